@@ -24,7 +24,12 @@ impl<T: Transfer> Inner<T> {
     /// Makes the device copy of `at` Valid, or Filling with every byte enqueued. May drop the lock and take it again.
     ///
     /// The caller has claimed the tensor (a lease, a pin or a fetch), so its number stays its own.
-    pub(crate) fn bring_in<'a>(&'a self, mut books: Guard<'a, T>, at: u32, effort: Effort) -> (Guard<'a, T>, Result<Found, SwapError>) {
+    pub(crate) fn bring_in<'a>(
+        &'a self,
+        mut books: Guard<'a, T>,
+        at: u32,
+        effort: Effort,
+    ) -> (Guard<'a, T>, Result<Found, SwapError>) {
         let mut found = Found::Here;
         loop {
             books.reap();
@@ -87,7 +92,12 @@ impl<T: Transfer> Inner<T> {
     }
 
     /// Takes room and fills it.
-    fn fetch<'a>(&'a self, books: Guard<'a, T>, at: u32, effort: Effort) -> (Guard<'a, T>, Result<(), SwapError>) {
+    fn fetch<'a>(
+        &'a self,
+        books: Guard<'a, T>,
+        at: u32,
+        effort: Effort,
+    ) -> (Guard<'a, T>, Result<(), SwapError>) {
         let bytes = books.entry(at).padded;
         let (mut books, block) = self.room(books, bytes, effort);
         let block = match block {
@@ -143,7 +153,11 @@ impl<T: Transfer> Inner<T> {
     }
 
     /// Reads the file's copy through staging. Only here is the lock dropped for I/O; the block is a wall meanwhile.
-    fn fill_from_file<'a>(&'a self, mut books: Guard<'a, T>, at: u32) -> (Guard<'a, T>, Result<(), SwapError>) {
+    fn fill_from_file<'a>(
+        &'a self,
+        mut books: Guard<'a, T>,
+        at: u32,
+    ) -> (Guard<'a, T>, Result<(), SwapError>) {
         let begun = self.begin_file_fill(&mut books, at);
         let (file, range) = match begun {
             Ok(begun) => begun,
@@ -235,7 +249,12 @@ impl<T: Transfer> Inner<T> {
     ///
     /// A flight waits for its own pieces before it waits for others', and holds no lock: two flights cannot starve
     /// each other.
-    pub(crate) fn staging_slice(&self, flight: &mut Flight<T>, lane: Lane, bytes: u64) -> Result<SliceOf<T>, SwapError> {
+    pub(crate) fn staging_slice(
+        &self,
+        flight: &mut Flight<T>,
+        lane: Lane,
+        bytes: u64,
+    ) -> Result<SliceOf<T>, SwapError> {
         loop {
             let wanted = bytes as usize;
             let full = match flight.is_full() {

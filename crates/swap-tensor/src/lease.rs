@@ -170,7 +170,9 @@ impl<T: Transfer> Lease<T> {
         queue: &T::Queue,
     ) -> Result<Vec<Lease<T>>, SwapError> {
         for (i, (tensor, mode)) in wanted.iter().enumerate() {
-            let again = wanted[..i].iter().any(|(t, m)| t.at() == tensor.at() && (*m, *mode) != (Mode::Read, Mode::Read));
+            let again = wanted[..i]
+                .iter()
+                .any(|(t, m)| t.at() == tensor.at() && (*m, *mode) != (Mode::Read, Mode::Read));
             if again {
                 return Err(SwapError::LeasedTwice { name: tensor.spec().name().to_owned() });
             }
@@ -262,7 +264,10 @@ impl<T: Transfer> Hold<T> {
             return Ok(());
         }
         let inner = &self.token.inner;
-        inner.device.read_now(&inner.buffer, self.range.start, into).map_err(|e| SwapError::device("read a tensor", e))
+        inner
+            .device
+            .read_now(&inner.buffer, self.range.start, into)
+            .map_err(|e| SwapError::device("read a tensor", e))
     }
 
     fn write_now(&mut self, data: &[u8]) -> Result<(), SwapError> {
@@ -336,7 +341,8 @@ impl<T: Transfer> Hold<T> {
             let padded = piece.next_multiple_of(inner.grain());
             result = inner.staging_slice(&mut flight, Lane::Upload, padded).and_then(|mut slice| {
                 let started = Instant::now();
-                slice.as_mut_slice()[..piece as usize].copy_from_slice(&data[done as usize..(done + piece) as usize]);
+                slice.as_mut_slice()[..piece as usize]
+                    .copy_from_slice(&data[done as usize..(done + piece) as usize]);
                 let ticket = inner
                     .device
                     .upload(slice, &mut buffer, self.range.start + done)
@@ -434,7 +440,12 @@ impl<T: Transfer> core::fmt::Debug for Hold<T> {
 impl<T: Transfer> Inner<T> {
     /// Counts leases on all of `wanted`, or on none: waits, holding nothing, until no other lease is in the way and
     /// the arena has room for everything leased or pinned at once.
-    fn claim<'a>(&'a self, mut books: Guard<'a, T>, wanted: &[(u32, Mode)], effort: Effort) -> Result<Guard<'a, T>, SwapError> {
+    fn claim<'a>(
+        &'a self,
+        mut books: Guard<'a, T>,
+        wanted: &[(u32, Mode)],
+        effort: Effort,
+    ) -> Result<Guard<'a, T>, SwapError> {
         let arena = books.arena.stats().size;
         loop {
             books.reap();
@@ -537,11 +548,13 @@ impl<T: Transfer> Inner<T> {
         loop {
             let entry = books.entry(at);
             let here = entry.device.state == SlotState::Valid;
-            if entry.padded == 0 || (here && !(entry.valid_below() && books.is_changing(entry.device.block))) {
+            if entry.padded == 0 || (here && !(entry.valid_below() && books.is_changing(entry.device.block)))
+            {
                 return (books, Ok(()));
             }
             let job = books.jobs.iter().find(|job| job.entry == at).map(|job| job.ticket.event().clone());
-            let change = || books.changes.iter().find(|(_, b)| Some(*b) == entry.device.block).map(|(e, _)| e.clone());
+            let change =
+                || books.changes.iter().find(|(_, b)| Some(*b) == entry.device.block).map(|(e, _)| e.clone());
             match job.or_else(change) {
                 Some(event) => books = self.wait_for(books, &event),
                 None => {
@@ -555,7 +568,13 @@ impl<T: Transfer> Inner<T> {
         }
     }
 
-    fn seat(&self, books: &mut Books<T>, at: u32, mode: Mode, queue: &T::Queue) -> Result<Range<u64>, SwapError> {
+    fn seat(
+        &self,
+        books: &mut Books<T>,
+        at: u32,
+        mode: Mode,
+        queue: &T::Queue,
+    ) -> Result<Range<u64>, SwapError> {
         let Some(block) = books.entry(at).device.block else { return Ok(0..0) };
         let range = books.arena.range(block)?;
         let access = if mode == Mode::Write { Access::Write } else { Access::Read };

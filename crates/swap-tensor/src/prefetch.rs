@@ -1,10 +1,6 @@
 //! Fetching ahead: one thread brings tensors in, in the order they were asked for.
 
-use crate::{
-    fill::Found,
-    room::Effort,
-    tensor::Token,
-};
+use crate::{fill::Found, room::Effort, tensor::Token};
 use pinned_host::Transfer;
 use std::{
     collections::VecDeque,

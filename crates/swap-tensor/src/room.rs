@@ -7,7 +7,7 @@ use crate::{
 };
 use allocator_core::{AllocError, ApplyError, DeviceBuffer, Handle, Request};
 use core::ops::Range;
-use pinned_host::{Access, Event, HostError, Lane, Queue, QueuedBuffer, SliceOf, Transfer};
+use pinned_host::{Access, Event, HostError, Lane, Queue, SliceOf, Transfer};
 use std::time::Instant;
 
 /// How far a search for room may go.
@@ -31,7 +31,12 @@ enum Evicted {
 
 impl<T: Transfer> Inner<T> {
     /// A block of `bytes` for a tensor that is about to come in. May drop the lock and take it again.
-    pub(crate) fn room<'a>(&'a self, mut books: Guard<'a, T>, bytes: u64, effort: Effort) -> (Guard<'a, T>, Result<Handle, SwapError>) {
+    pub(crate) fn room<'a>(
+        &'a self,
+        mut books: Guard<'a, T>,
+        bytes: u64,
+        effort: Effort,
+    ) -> (Guard<'a, T>, Result<Handle, SwapError>) {
         let request = Request::new(bytes);
         let prefetch = effort.wait_until.is_none();
         let failures = books.counters.failed_transfers;
@@ -156,7 +161,12 @@ impl<T: Transfer> Inner<T> {
     }
 
     /// Makes `queue` wait for everything that must come before `books.accesses`.
-    pub(crate) fn order(&self, books: &mut Books<T>, queue: &T::Queue, operation: &'static str) -> Result<(), SwapError> {
+    pub(crate) fn order(
+        &self,
+        books: &mut Books<T>,
+        queue: &T::Queue,
+        operation: &'static str,
+    ) -> Result<(), SwapError> {
         books.waits.clear();
         let mut waits = core::mem::take(&mut books.waits);
         books.hazards.before(&books.accesses, &mut waits);
@@ -171,7 +181,14 @@ impl<T: Transfer> Inner<T> {
     }
 
     /// [`order`](Self::order) for one range.
-    pub(crate) fn order_one(&self, books: &mut Books<T>, queue: &T::Queue, range: Range<u64>, access: Access, operation: &'static str) -> Result<(), SwapError> {
+    pub(crate) fn order_one(
+        &self,
+        books: &mut Books<T>,
+        queue: &T::Queue,
+        range: Range<u64>,
+        access: Access,
+        operation: &'static str,
+    ) -> Result<(), SwapError> {
         books.accesses.clear();
         books.accesses.push((range, access));
         self.order(books, queue, operation)
@@ -269,7 +286,9 @@ impl<T: Transfer> Inner<T> {
                 Err(full @ (HostError::Full { .. } | HostError::TooLarge { .. })) => {
                     return Err(SwapError::HostBudget { requested: bytes, source: full });
                 }
-                Err(other) => return Err(SwapError::Host { purpose: "a host copy", source: Box::new(other) }),
+                Err(other) => {
+                    return Err(SwapError::Host { purpose: "a host copy", source: Box::new(other) });
+                }
             }
         }
     }
@@ -301,7 +320,8 @@ impl<T: Transfer> Books<T> {
             let entry = books.entry(at);
             let on_device = entry.device.state == SlotState::Valid && !books.is_changing(entry.device.block);
             let twin = entry.file_is_valid() || on_device;
-            let spare = entry.host.state == SlotState::Stale || (entry.host.state == SlotState::Valid && twin);
+            let spare =
+                entry.host.state == SlotState::Stale || (entry.host.state == SlotState::Valid && twin);
             spare && entry.host.slice.is_some() && !entry.busy
         };
         let Some(at) = self.live().map(|(at, _)| at).find(|&at| spare(self, at)) else { return false };
@@ -336,4 +356,3 @@ impl<T: Transfer> Inner<T> {
         self.buffer.grain().max(1)
     }
 }
-

@@ -275,7 +275,12 @@ impl<T: Transfer> Tensor<T> {
 
 impl<T: Transfer> Inner<T> {
     /// Waits for whatever uses the tensor: its transfer, or somebody's lease until the pool's deadline.
-    fn wait_for_tensor<'a>(&'a self, books: Guard<'a, T>, at: u32, since: Instant) -> Result<Guard<'a, T>, SwapError> {
+    fn wait_for_tensor<'a>(
+        &'a self,
+        books: Guard<'a, T>,
+        at: u32,
+        since: Instant,
+    ) -> Result<Guard<'a, T>, SwapError> {
         let transfer = books.jobs.iter().find(|job| job.entry == at).map(|job| job.ticket.event().clone());
         match transfer {
             Some(event) => Ok(self.wait_for(books, &event)),
@@ -319,6 +324,9 @@ impl<T: Transfer> Clone for Tensor<T> {
 
 impl<T: Transfer> std::fmt::Debug for Tensor<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tensor").field("spec", &self.token.spec).field("residency", &self.residency()).finish()
+        f.debug_struct("Tensor")
+            .field("spec", &self.token.spec)
+            .field("residency", &self.residency())
+            .finish()
     }
 }
