@@ -7,7 +7,7 @@ use crate::{
 };
 use allocator_core::{AllocError, ApplyError, DeviceBuffer, Handle, Request};
 use core::ops::Range;
-use pinned_host::{Access, Event, HostError, Lane, Queue, SliceOf, Transfer};
+use pinned_host::{Access, Event, HostError, Lane, Queue, QueueError, SliceOf, Transfer};
 use std::time::Instant;
 
 /// How far a search for room may go.
@@ -134,9 +134,9 @@ impl<T: Transfer> Inner<T> {
         }
     }
 
-    /// Records the event behind enqueued moves. Without one they are waited for here; if that fails too, they are torn.
+    /// Records the event behind enqueued moves. If none is to be had, and waiting fails too, they are torn.
     fn seal_moves(&self, books: &mut Books<T>, moves: &[allocator_core::Move]) -> Result<(), SwapError> {
-        match self.queue.record() {
+        match self.record(&self.queue) {
             Ok(event) => {
                 let accesses = core::mem::take(&mut books.accesses);
                 books.hazards.after(&accesses, &event);
@@ -146,18 +146,21 @@ impl<T: Transfer> Inner<T> {
                 }
                 Ok(())
             }
-            Err(_) => match self.queue.drain() {
-                Ok(()) => Ok(()),
-                Err(error) => {
-                    let error = SwapError::device("wait for a move", error);
-                    books.note(&error);
-                    for m in moves {
-                        books.tear(m.handle);
-                    }
-                    Err(error)
+            Err(error) => {
+                let error = SwapError::device("wait for a move", error);
+                books.note(&error);
+                for m in moves {
+                    books.tear(m.handle);
                 }
-            },
+                Err(error)
+            }
         }
+    }
+
+    /// An event behind everything on `queue`. If recording fails, the work is waited for and recording tried again: only
+    /// an event tells whether the work went well.
+    pub(crate) fn record(&self, queue: &T::Queue) -> Result<T::Event, QueueError<T::Queue>> {
+        queue.record().or_else(|_| queue.drain().and_then(|()| queue.record()))
     }
 
     /// Makes `queue` wait for everything that must come before `books.accesses`.
@@ -312,6 +315,11 @@ impl<T: Transfer> Books<T> {
     pub(crate) fn job_in_flight(&self) -> Option<T::Event> {
         let leaving = |job: &&Job<T>| self.entry(job.entry).device.leaving;
         self.jobs.iter().find(leaving).or(self.jobs.first()).map(|job| job.ticket.event().clone())
+    }
+
+    /// The event of the transfer in flight for one tensor.
+    pub(crate) fn job_of(&self, at: u32) -> Option<T::Event> {
+        self.jobs.iter().find(|job| job.entry == at).map(|job| job.ticket.event().clone())
     }
 
     /// Frees host memory that nothing depends on: a stale copy, or one that a file or the device also holds.

@@ -171,7 +171,10 @@ fn program(seed: u64, file: &Path, contents: &[Vec<u8>]) -> Totals {
         }
     }
     let steps = 20 + world.rng.below(60) as u64;
-    for _ in 0..steps {
+    for step in 0..steps {
+        if std::env::var_os("SOAK_TRACE").is_some() {
+            eprintln!("-- step {step} {:?} {:?}", world.weather, world.pool.stats());
+        }
         world.step();
         world.check();
     }
