@@ -4,7 +4,7 @@ use crate::CpuError;
 use crate::buffer::Memory;
 use crate::event::{CpuEvent, Timeline};
 use crate::sync::{lock, spin_until};
-use pinned_host::Queue;
+use pinned_host::{Event, Queue};
 use std::any::Any;
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -107,15 +107,7 @@ impl Queue for CpuQueue {
     }
 
     fn drain(&self) -> Result<(), CpuError> {
-        let shared = self.shared();
-        let target = shared.submitted.load(SeqCst);
-        if !shared.timeline.reached(target) {
-            if shared.timeline.is_mine() {
-                return Err(CpuError::WaitsForItself { operation: target });
-            }
-            shared.timeline.await_value(target);
-        }
-        Ok(())
+        self.record()?.synchronize()
     }
 }
 

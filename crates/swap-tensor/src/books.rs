@@ -29,6 +29,8 @@ pub(crate) struct Books<T: Transfer> {
     pub(crate) jobs: Vec<Job<T>>,
     /// Work in flight that changes a block in place, moves and writes under a lease: the event behind it, and the block.
     pub(crate) changes: Vec<(T::Event, Handle)>,
+    /// Tensors leased for writing now.
+    pub(crate) writers: Vec<u32>,
     /// Device bytes under lease or pin; never more than the arena.
     pub(crate) held: u64,
     /// Device bytes that write-backs in flight will give back.
@@ -118,6 +120,7 @@ impl<T: Transfer> Books<T> {
             lru: Lru::new(),
             jobs: Vec::new(),
             changes: Vec::new(),
+            writers: Vec::new(),
             held: 0,
             leaving: 0,
             fault: None,
@@ -210,11 +213,10 @@ impl<T: Transfer> Books<T> {
         if entry.live || entry.jobs > 0 || entry.readers > 0 || entry.writer || entry.busy {
             return;
         }
-        self.release_device(at);
-        let entry = self.entry_mut(at);
-        if entry.device.block.is_some() {
+        if !self.release_device(at) {
             return; // still in use by work whose end cannot be known; the number stays taken
         }
+        let entry = self.entry_mut(at);
         entry.host.slice = None;
         entry.host.state = SlotState::Absent;
         entry.file = None;
@@ -222,12 +224,13 @@ impl<T: Transfer> Books<T> {
         self.vacant.push(at);
     }
 
-    /// Gives the device room of an unused tensor back. Work still in flight on it is ordered by the hazards.
-    pub(crate) fn release_device(&mut self, at: u32) {
+    /// Gives the device room of an unused tensor back. Work still in flight on it is ordered by the hazards. `false`: the
+    /// block is a wall, because a lease is on it or some use of it never ended properly.
+    pub(crate) fn release_device(&mut self, at: u32) -> bool {
         let entry = &mut self.entries[at as usize];
-        let Some(block) = entry.device.block else { return };
+        let Some(block) = entry.device.block else { return true };
         if self.arena.release(block).is_err() {
-            return; // a wall: some use of it never ended properly
+            return false;
         }
         entry.device.block = None;
         entry.device.ordered = false;
@@ -240,6 +243,32 @@ impl<T: Transfer> Books<T> {
         }
         entry.fetched_ahead = false;
         self.lru.remove(at);
+        true
+    }
+
+    /// Whether no lease, and no work that nobody can wait for, holds the block in place.
+    pub(crate) fn is_free_to_go(&self, block: Option<Handle>) -> bool {
+        block.is_some_and(|block| self.arena.block(block).is_ok_and(|b| b.leases == 0))
+    }
+
+    /// Makes a bad copy's room hold new contents, of which nothing is known yet: whoever asked will write them all. `false`
+    /// if somebody else still uses it.
+    pub(crate) fn reuse_room(&mut self, at: u32) -> bool {
+        if !self.is_free_to_go(self.entry(at).device.block) {
+            return false;
+        }
+        let entry = &mut self.entries[at as usize];
+        for state in [SlotState::Absent, SlotState::Reserved, SlotState::Filling, SlotState::Valid] {
+            entry.device.state.step(state);
+        }
+        true
+    }
+
+    /// Work that nobody can wait for uses the block: it stays where it is for good.
+    pub(crate) fn wall(&mut self, at: u32) {
+        if let Some(block) = self.entry(at).device.block {
+            let _ = self.arena.lease(block);
+        }
     }
 
     /// A use of the tensor: its room is not given back after a write-back in flight.
@@ -247,6 +276,16 @@ impl<T: Transfer> Books<T> {
         let entry = &mut self.entries[at as usize];
         if core::mem::take(&mut entry.device.leaving) {
             self.leaving -= entry.padded;
+        }
+    }
+
+    /// An event was recorded on some queue. If it fails, work under any write lease of the moment may be what failed: the
+    /// first event after a failure reports it, and no later one.
+    pub(crate) fn witness(&mut self, event: &T::Event) {
+        for &at in &self.writers {
+            if let Some(block) = self.entries[at as usize].device.block {
+                self.changes.push((event.clone(), block));
+            }
         }
     }
 
@@ -338,7 +377,7 @@ impl<T: Transfer> Books<T> {
                 let entry = self.entry_mut(at);
                 match failed.slice {
                     Some(slice) => entry.host.slice = Some(slice),
-                    None => entry.host.state.step(SlotState::Absent),
+                    None => entry.host.state.step(SlotState::Lost),
                 }
                 if entry.device.state == SlotState::Filling {
                     entry.device.state.step(SlotState::Torn);
@@ -365,8 +404,12 @@ impl<T: Transfer> Books<T> {
                 entry.host.slice = Some(slice);
                 let current = entry.version == version;
                 entry.host.state.step(if current { SlotState::Valid } else { SlotState::Stale });
-                if leaving && current && entry.idle() && entry.device.state == SlotState::Valid {
-                    self.release_device(at);
+                if leaving
+                    && current
+                    && entry.idle()
+                    && entry.device.state == SlotState::Valid
+                    && self.release_device(at)
+                {
                     self.counters.evictions += 1;
                 }
             }

@@ -239,16 +239,18 @@ impl<T: Transfer> Hold<T> {
 
     fn wait(&self) -> Result<(), SwapError> {
         let since = Instant::now();
-        let waited = self.queue.record().and_then(|event| event.synchronize());
-        let mut books = self.token.inner.lock();
+        let inner = &self.token.inner;
+        let recorded = inner.record(&mut inner.lock(), &self.queue);
+        let waited = recorded.and_then(|event| event.map_or(Ok(()), |event| event.synchronize()));
+        let mut books = inner.lock();
         books.counters.stall += since.elapsed();
         books.reap();
-        if let Err(error) = waited {
+        self.verdict(&books)?;
+        waited.map_err(|error| {
             let error = SwapError::device("wait for a lease", error);
             books.note(&error);
-            return Err(error);
-        }
-        self.verdict(&books)
+            error
+        })
     }
 
     /// Whether the copy that was leased is still known to be good.
@@ -305,9 +307,12 @@ impl<T: Transfer> Hold<T> {
         self.order_lane(inner.device.lane(Lane::Download))?;
         let mut flight = Flight::new();
         let copied = self.download_pieces(&mut flight, into);
-        let (landed, _) = flight.finish();
-        copied.and(landed)?;
+        let (landed, settled) = flight.finish();
         let mut books = inner.lock();
+        if settled == Settled::No {
+            books.wall(self.token.at);
+        }
+        copied.and(landed)?;
         books.counters.downloaded_bytes += self.range.end - self.range.start;
         books.reap();
         self.verdict(&books)
@@ -327,12 +332,9 @@ impl<T: Transfer> Hold<T> {
                     Err(_) => inner.staging_slice(flight, Lane::Download, padded)?,
                 };
                 let started = Instant::now();
-                let ticket = inner
-                    .device
-                    .download(&inner.buffer, self.range.start + asked, slice)
-                    .map_err(|refused| SwapError::device("download", refused.error))?;
-                inner.meter_begin(ticket.event(), padded, started);
-                flight.push(ticket);
+                let sent = inner.device.download(&inner.buffer, self.range.start + asked, slice);
+                let sent = sent.inspect(|ticket| inner.meter_begin(ticket.event(), padded, started));
+                flight.push(sent, "download")?;
                 asked += piece_at(asked);
             }
             let Some(slice) = flight.pop_oldest()? else { break };
@@ -359,13 +361,7 @@ impl<T: Transfer> Hold<T> {
                 let started = Instant::now();
                 slice.as_mut_slice()[..piece as usize]
                     .copy_from_slice(&data[done as usize..(done + piece) as usize]);
-                let ticket = inner
-                    .device
-                    .upload(slice, &mut buffer, self.range.start + done)
-                    .map_err(|refused| SwapError::device("upload", refused.error))?;
-                inner.meter_begin(ticket.event(), padded, started);
-                flight.push(ticket);
-                Ok(())
+                inner.send(&mut flight, slice, &mut buffer, self.range.start + done, started)
             });
             done += piece;
         }
@@ -373,9 +369,8 @@ impl<T: Transfer> Hold<T> {
         let (landed, settled) = flight.finish();
         let result = result.and(landed);
         let mut books = inner.lock();
-        if let (Settled::No, Some(block)) = (settled, books.entry(self.token.at).device.block) {
-            // A piece may land at any time: the block stays a wall for good.
-            let _ = books.arena.lease(block);
+        if settled == Settled::No {
+            books.wall(self.token.at);
         }
         books.counters.uploaded_bytes += self.range.end - self.range.start;
         if let Err(error) = &result {
@@ -390,28 +385,30 @@ impl<T: Transfer> Hold<T> {
 
     /// Orders a lane behind the lease's queue, which is ordered behind everything that made the copy.
     fn order_lane(&self, lane: &T::Queue) -> Result<(), SwapError> {
-        let ordered = self.queue.record().and_then(|event| lane.wait(&event));
+        let inner = &self.token.inner;
+        let recorded = inner.record(&mut inner.lock(), &self.queue);
+        let ordered = recorded.and_then(|event| event.map_or(Ok(()), |event| lane.wait(&event)));
         ordered.map_err(|e| SwapError::device("order a copy behind a lease", e))
     }
 
     fn end(&mut self, event: Option<T::Event>) -> Result<(), SwapError> {
         self.ended = true;
         let inner = &*self.token.inner;
-        let recorded = match event {
-            Some(event) => Ok(Some(event)),
-            None if self.range.is_empty() => Ok(None),
-            None => inner.record(&self.queue).map(Some),
-        };
-        let mut books = inner.lock();
         let at = self.token.at;
+        let mut books = inner.lock();
+        let recorded = match event {
+            Some(event) => {
+                books.witness(&event);
+                Ok(Some(event))
+            }
+            None if self.range.is_empty() => Ok(None),
+            None => inner.record(&mut books, &self.queue),
+        };
         match recorded {
             Ok(event) => {
                 if let (Some(event), false) = (event, self.range.is_empty()) {
                     let access = if self.mode == Mode::Write { Access::Write } else { Access::Read };
                     books.hazards.after(&[(self.range.clone(), access)], &event);
-                    if let (Mode::Write, Some(block)) = (self.mode, books.entry(at).device.block) {
-                        books.changes.push((event, block));
-                    }
                 }
                 if let Some(block) = books.entry(at).device.block {
                     let _ = books.arena.unlease(block);
@@ -492,7 +489,10 @@ impl<T: Transfer> Inner<T> {
                     let (held, padded) = (entry.held(), entry.padded);
                     match mode {
                         Mode::Read => entry.readers += 1,
-                        Mode::Write => entry.writer = true,
+                        Mode::Write => {
+                            entry.writer = true;
+                            books.writers.push(at);
+                        }
                     }
                     books.held += if held { 0 } else { padded };
                     books.stay(at);
@@ -518,6 +518,10 @@ impl<T: Transfer> Inner<T> {
             Mode::Read => entry.readers -= 1,
             Mode::Write => entry.writer = false,
         }
+        if mode == Mode::Write {
+            books.writers.retain(|&w| w != at);
+        }
+        let entry = books.entry(at);
         let (held, padded) = (entry.held(), entry.padded);
         books.held -= if held { 0 } else { padded };
         books.recover(at);

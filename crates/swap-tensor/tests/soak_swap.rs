@@ -72,7 +72,10 @@ enum Weather {
 
 impl Weather {
     fn faults(self) -> FaultPlan {
-        let calm = FaultPlan::none().randomly(Call::Any, 20, Fault::Delay);
+        let late = |plan: FaultPlan, call| plan.randomly(call, 20, Fault::Delay);
+        let calm = [Call::Upload, Call::Download, Call::CopyWithin, Call::Launch]
+            .into_iter()
+            .fold(FaultPlan::none(), late);
         match self {
             Weather::Calm => FaultPlan::none(),
             Weather::Refusals => calm
@@ -151,7 +154,7 @@ fn program(seed: u64, file: &Path, contents: &[Vec<u8>]) -> Totals {
         .deadline(Duration::ZERO)
         .build();
     let pool = match built {
-        Err(error) if weather == Weather::Storm && error.is_device_lost() => return Totals::default(),
+        Err(_) if weather == Weather::Storm => return Totals::default(),
         built => built.unwrap(),
     };
     let queues = vec![pool.queue().clone(), pool.device().new_queue(), pool.device().new_queue()];
@@ -183,7 +186,11 @@ fn program(seed: u64, file: &Path, contents: &[Vec<u8>]) -> Totals {
 
 impl World {
     fn step(&mut self) {
-        match self.rng.below(16) {
+        let op = self.rng.below(16);
+        if std::env::var_os("SOAK_TRACE").is_some() {
+            eprintln!("op {op}, {} held", self.held.len());
+        }
+        match op {
             0 | 1 => self.create(),
             2 => self.drop_tensor(),
             3 | 4 | 5 => self.read(),
@@ -425,6 +432,9 @@ impl World {
     }
 
     fn expected(&mut self, error: &SwapError) {
+        if std::env::var_os("SOAK_TRACE").is_some() {
+            eprintln!("   {error}");
+        }
         self.failures += 1;
         let room = matches!(
             error,
