@@ -346,8 +346,9 @@ mod tests {
         hazards.after(&[(0..100, Access::Write)], &event(1, &fired));
         hazards.after(&[(40..60, Access::Write)], &event(2, &fired));
         assert_eq!(hazards.len(), 3, "left, right and the new one");
+        hazards.after(&[(30..70, Access::Read)], &event(2, &fired));
         hazards.after(&[(0..100, Access::Write)], &event(3, &fired));
-        assert_eq!(hazards.len(), 1);
+        assert_eq!(hazards.len(), 1, "readers and writers alike");
         hazards.after(&[(7..7, Access::Write)], &event(4, &fired));
         assert_eq!(hazards.len(), 1, "nothing touches no bytes");
     }

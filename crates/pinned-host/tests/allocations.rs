@@ -1,5 +1,7 @@
 //! What must not touch the heap once warm: taking and giving back slices, and ordering operations.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on stops where it stands")]
+
 use pinned_host::{Access, DeviceError, ErrorKind, Event, Hazards, HostPool, OsLocker, PageLocker};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

@@ -2,6 +2,7 @@
 //!
 //! A process of its own, and one test: the counts and limits looked at are the whole process's.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on stops where it stands")]
 #![cfg(target_os = "linux")]
 
 use pinned_host::{

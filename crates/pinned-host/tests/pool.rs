@@ -1,5 +1,7 @@
 //! The pool and the ring against a shadow model, and under threads.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on stops where it stands")]
+
 use pinned_host::{
     HostError, HostPool, HostRegion, Lane, LockPolicy, OsLocker, OsRegion, PageLocker, PinnedSlice,
     StagingConfig, StagingError, StagingRing,
