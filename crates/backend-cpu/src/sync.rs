@@ -8,7 +8,7 @@ pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Polls `done` for some tens of microseconds; returns whether it came true.
+/// Polls `done` for some fifty microseconds; returns whether it came true.
 ///
 /// A transfer of a few kilobytes takes less time than putting a thread to sleep and waking it, so whoever waits
 /// looks for a moment first. It does not yield meanwhile: a yield enters the kernel, which in a virtual machine can

@@ -1,5 +1,7 @@
 //! The suites of the two floors below, on both devices: `<device>::<suite>::<promise>`.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop where it stands")]
+
 use allocator_core::conformance::Harness as BufferHarness;
 use pinned_host::{Queue, QueuedBuffer, Transfer};
 

@@ -1,5 +1,7 @@
 //! Faults of the simulated device: each does what it says, at any call, and nothing is lost or left over.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop where it stands")]
+
 use allocator_core::DeviceBuffer;
 use backend_cpu::sim::{Call, Fault, FaultPlan, LeakReport, SimConfig, SimDevice, SimError, SimRegion};
 use pinned_host::{DeviceError, ErrorKind, Event, HostPool, Lane, PageLocker, Queue, Transfer};
