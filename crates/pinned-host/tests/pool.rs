@@ -1,5 +1,7 @@
 //! The pool and the ring against a shadow model, and under threads.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on stops where it stands")]
+
 use pinned_host::{
     HostError, HostPool, HostRegion, Lane, LockPolicy, OsLocker, OsRegion, PageLocker, PinnedSlice,
     StagingConfig, StagingError, StagingRing,
@@ -238,8 +240,10 @@ fn a_waiter_that_gives_up_lets_the_next_one_through() {
     let held = pool.allocate(4096).unwrap();
     std::thread::scope(|scope| {
         // It can only time out: `held` stays until the end. Who stands behind it fits beside `held`.
-        let deadline = Instant::now() + std::time::Duration::from_millis(100);
-        let large = scope.spawn(|| pool.allocate_deadline(8192, Some(deadline)).map(|slice| slice.len()));
+        let large = scope.spawn(|| {
+            let deadline = Instant::now() + std::time::Duration::from_millis(100);
+            pool.allocate_deadline(8192, Some(deadline)).map(|slice| slice.len())
+        });
         while pool.stats().waiters == 0 && !large.is_finished() {
             std::thread::yield_now();
         }

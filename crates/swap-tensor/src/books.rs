@@ -76,6 +76,7 @@ pub(crate) struct Entry<T: Transfer> {
     pub(crate) token: Weak<Token<T>>,
 }
 
+#[derive(Default)]
 pub(crate) struct DeviceSlot {
     pub(crate) state: SlotState,
     /// `Some` iff the state holds room.
@@ -84,6 +85,8 @@ pub(crate) struct DeviceSlot {
     pub(crate) ordered: bool,
     /// A write-back is in flight after which the room is given back, unless somebody uses the tensor first.
     pub(crate) leaving: bool,
+    /// Work that nobody can wait for reads or writes the block: it may not move, leave or be written.
+    pub(crate) stuck: bool,
 }
 
 pub(crate) struct HostSlot<T: Transfer> {
@@ -168,7 +171,7 @@ impl<T: Transfer> Books<T> {
             readers: 0,
             writer: false,
             pins: 0,
-            device: DeviceSlot { state: SlotState::Absent, block: None, ordered: false, leaving: false },
+            device: DeviceSlot::default(),
             host: HostSlot { state: SlotState::Absent, slice: None },
             file: None,
             busy: false,
@@ -266,8 +269,9 @@ impl<T: Transfer> Books<T> {
 
     /// Work that nobody can wait for uses the block: it stays where it is for good.
     pub(crate) fn wall(&mut self, at: u32) {
-        if let Some(block) = self.entry(at).device.block {
-            let _ = self.arena.lease(block);
+        let slot = &mut self.entries[at as usize].device;
+        if let (Some(block), false) = (slot.block, slot.stuck) {
+            slot.stuck = self.arena.lease(block).is_ok();
         }
     }
 
@@ -337,11 +341,16 @@ impl<T: Transfer> Books<T> {
     /// A move of `block`, or a write to it, was cut half-way.
     pub(crate) fn tear(&mut self, block: Handle) {
         let Some(at) = self.entries.iter().position(|e| e.device.block == Some(block)) else { return };
-        let slot = &mut self.entries[at].device;
+        self.spoil(at as u32);
+        self.recover(at as u32);
+    }
+
+    /// The device copy's contents are not to be trusted any more.
+    pub(crate) fn spoil(&mut self, at: u32) {
+        let slot = &mut self.entry_mut(at).device;
         if slot.state.can_become(SlotState::Torn) {
             slot.state.step(SlotState::Torn);
         }
-        self.recover(at as u32);
     }
 
     /// A bad device copy that nobody uses goes if a good copy lies below.

@@ -196,6 +196,7 @@ impl<T: Transfer> Lease<T> {
                         mode: *mode,
                         queue: queue.clone(),
                         range,
+                        blank: false,
                         ended: false,
                     };
                     leases.push(match mode {
@@ -224,6 +225,8 @@ struct Hold<T: Transfer> {
     queue: T::Queue,
     /// The whole block, padding included.
     range: Range<u64>,
+    /// The contents are unspecified, and nothing has been written yet.
+    blank: bool,
     ended: bool,
 }
 
@@ -234,7 +237,14 @@ impl<T: Transfer> Hold<T> {
         let effort = Effort { wait_until: Some(since + inner.deadline), since };
         let books = inner.claim(inner.lock(), &[(token.at, mode)], effort)?;
         let (_books, range) = inner.occupy(books, (token.at, mode, want), queue, effort);
-        Ok(Hold { token: Arc::clone(token), mode, queue: queue.clone(), range: range?, ended: false })
+        Ok(Hold {
+            token: Arc::clone(token),
+            mode,
+            queue: queue.clone(),
+            range: range?,
+            blank: want == Want::Room,
+            ended: false,
+        })
     }
 
     fn wait(&self) -> Result<(), SwapError> {
@@ -348,39 +358,44 @@ impl<T: Transfer> Hold<T> {
     fn upload(&mut self, data: &[u8]) -> Result<(), SwapError> {
         self.token.check_length(data.len())?;
         let inner = &self.token.inner;
-        let lane = inner.device.lane(Lane::Upload);
-        self.order_lane(lane)?;
-        let mut flight = Flight::new();
-        let mut buffer = inner.buffer.clone();
-        let (mut done, total) = (0u64, data.len() as u64);
-        let mut result = Ok(());
-        while done < total && result.is_ok() {
-            let piece = inner.piece.min(total - done);
-            let padded = piece.next_multiple_of(inner.grain());
-            result = inner.staging_slice(&mut flight, Lane::Upload, padded).and_then(|mut slice| {
-                let started = Instant::now();
-                slice.as_mut_slice()[..piece as usize]
-                    .copy_from_slice(&data[done as usize..(done + piece) as usize]);
-                inner.send(&mut flight, slice, &mut buffer, self.range.start + done, started)
-            });
-            done += piece;
+        if let Err(error) = self.order_lane(inner.device.lane(Lane::Upload)) {
+            if self.blank {
+                inner.lock().spoil(self.token.at);
+            }
+            return Err(error);
         }
+        let mut flight = Flight::new();
+        let uploaded = self.upload_pieces(&mut flight, data);
         // Every piece has landed when this returns: the queue needs no event to be ordered behind them.
         let (landed, settled) = flight.finish();
-        let result = result.and(landed);
+        let result = uploaded.and(landed);
         let mut books = inner.lock();
+        books.counters.uploaded_bytes += self.range.end - self.range.start;
         if settled == Settled::No {
             books.wall(self.token.at);
         }
-        books.counters.uploaded_bytes += self.range.end - self.range.start;
         if let Err(error) = &result {
             books.note(error);
-            let slot = &mut books.entry_mut(self.token.at).device.state;
-            if slot.can_become(SlotState::Torn) {
-                slot.step(SlotState::Torn);
-            }
+            books.spoil(self.token.at);
         }
+        drop(books);
+        self.blank &= result.is_err();
         result
+    }
+
+    fn upload_pieces(&self, flight: &mut Flight<T>, data: &[u8]) -> Result<(), SwapError> {
+        let inner = &self.token.inner;
+        let mut buffer = inner.buffer.clone();
+        let mut at = self.range.start;
+        for piece in data.chunks(inner.piece as usize) {
+            let padded = (piece.len() as u64).next_multiple_of(inner.grain());
+            let mut slice = inner.staging_slice(flight, Lane::Upload, padded)?;
+            let started = Instant::now();
+            slice.as_mut_slice()[..piece.len()].copy_from_slice(piece);
+            inner.send(flight, slice, &mut buffer, at, started)?;
+            at += padded;
+        }
+        Ok(())
     }
 
     /// Orders a lane behind the lease's queue, which is ordered behind everything that made the copy.
@@ -410,19 +425,19 @@ impl<T: Transfer> Hold<T> {
                     let access = if self.mode == Mode::Write { Access::Write } else { Access::Read };
                     books.hazards.after(&[(self.range.clone(), access)], &event);
                 }
-                if let Some(block) = books.entry(at).device.block {
-                    let _ = books.arena.unlease(block);
-                }
             }
             Err(error) => {
-                // Nobody knows when the work ends: the block stays a wall, and what was written counts as torn.
+                // Nobody knows when the work ends, and what was written counts as torn.
                 let error = SwapError::device("end a lease", error);
                 books.note(&error);
-                let slot = &mut books.entry_mut(at).device.state;
-                if self.mode == Mode::Write && slot.can_become(SlotState::Torn) {
-                    slot.step(SlotState::Torn);
+                books.wall(at);
+                if self.mode == Mode::Write {
+                    books.spoil(at);
                 }
             }
+        }
+        if let Some(block) = books.entry(at).device.block {
+            let _ = books.arena.unlease(block);
         }
         let verdict = self.verdict(&books);
         inner.unclaim(&mut books, at, self.mode);
@@ -595,6 +610,9 @@ impl<T: Transfer> Inner<T> {
         queue: &T::Queue,
     ) -> Result<Range<u64>, SwapError> {
         let Some(block) = books.entry(at).device.block else { return Ok(0..0) };
+        if mode == Mode::Write && books.entry(at).device.stuck {
+            return Err(SwapError::Stuck { name: books.entry(at).spec.name().to_owned() });
+        }
         let range = books.arena.range(block)?;
         let access = if mode == Mode::Write { Access::Write } else { Access::Read };
         self.order_one(books, queue, range.clone(), access, "order a lease")?;

@@ -9,7 +9,7 @@
 use backend_cpu::sim::{Call, Fault, FaultPlan, SimConfig, SimDevice, SimQueue};
 use pinned_host::Queue;
 use std::{path::Path, time::Duration};
-use swap_tensor::{DType, Mode, ReadLease, SwapError, SwapPool, Tensor, TensorSpec, WriteLease};
+use swap_tensor::{DType, Lease, Mode, SwapError, SwapPool, Tensor, TensorSpec, WriteLease};
 
 #[test]
 fn soak_swap() {
@@ -127,17 +127,10 @@ struct Shadow {
     doubtful: bool,
 }
 
-enum Held {
-    Read(usize, ReadLease<SimDevice>),
-    Write(usize, WriteLease<SimDevice>),
-}
-
-impl Held {
-    fn tensor(&self) -> usize {
-        match self {
-            Held::Read(at, _) | Held::Write(at, _) => *at,
-        }
-    }
+/// A lease that outlives the step that took it.
+struct Held {
+    tensor: usize,
+    _lease: Lease<SimDevice>,
 }
 
 fn program(seed: u64, file: &Path, contents: &[Vec<u8>]) -> Totals {
@@ -226,13 +219,11 @@ impl World {
         if let Some(at) = self.pick() {
             // Leases keep their tensor alive.
             for held in &mut self.held {
-                if let Held::Read(t, _) | Held::Write(t, _) = held {
-                    if *t == at {
-                        return;
-                    }
-                    if *t == self.tensors.len() - 1 {
-                        *t = at;
-                    }
+                if held.tensor == at {
+                    return;
+                }
+                if held.tensor == self.tensors.len() - 1 {
+                    held.tensor = at;
                 }
             }
             self.tensors.swap_remove(at);
@@ -246,7 +237,7 @@ impl World {
             Ok(lease) => {
                 self.verify(at, |into| lease.read_now(into));
                 match self.rng.below(3) {
-                    0 => self.held.push(Held::Read(at, lease)),
+                    0 => self.held.push(Held { tensor: at, _lease: Lease::Read(lease) }),
                     1 => self.end(at, lease.queue().record(), |event| lease.finish(event)),
                     _ => drop(lease),
                 }
@@ -301,7 +292,7 @@ impl World {
             _ => {}
         }
         match self.rng.below(3) {
-            0 => self.held.push(Held::Write(at, lease)),
+            0 => self.held.push(Held { tensor: at, _lease: Lease::Write(lease) }),
             1 => self.end(at, lease.queue().record(), |event| lease.finish(event)),
             _ => drop(lease),
         }
@@ -379,8 +370,8 @@ impl World {
                 assert_eq!(leases.len(), wanted.len());
                 for (lease, &at) in leases.into_iter().zip(&wanted) {
                     match lease {
-                        swap_tensor::Lease::Read(lease) => self.verify(at, |into| lease.read_now(into)),
-                        swap_tensor::Lease::Write(lease) => self.write_under(at, lease),
+                        Lease::Read(lease) => self.verify(at, |into| lease.read_now(into)),
+                        Lease::Write(lease) => self.write_under(at, lease),
                     }
                 }
             }
