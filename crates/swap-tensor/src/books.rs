@@ -254,14 +254,14 @@ impl<T: Transfer> Books<T> {
         block.is_some_and(|block| self.arena.block(block).is_ok_and(|b| b.leases == 0))
     }
 
-    /// Makes a bad copy's room hold new contents, of which nothing is known yet: whoever asked will write them all. `false`
-    /// if somebody else still uses it.
+    /// Makes a bad copy's room ready for new contents, which whoever asked will write. `false` if somebody else still uses it.
     pub(crate) fn reuse_room(&mut self, at: u32) -> bool {
         if !self.is_free_to_go(self.entry(at).device.block) {
             return false;
         }
         let entry = &mut self.entries[at as usize];
-        for state in [SlotState::Absent, SlotState::Reserved, SlotState::Filling, SlotState::Valid] {
+        entry.device.ordered = false;
+        for state in [SlotState::Absent, SlotState::Reserved, SlotState::Filling] {
             entry.device.state.step(state);
         }
         true

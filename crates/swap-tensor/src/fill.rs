@@ -27,6 +27,8 @@ pub(crate) enum Found {
     Here,
     /// It had to come in.
     Fetched,
+    /// Room for it was taken; the slot is Filling until the caller has ordered what will write it.
+    Blank,
 }
 
 impl<T: Transfer> Inner<T> {
@@ -80,7 +82,7 @@ impl<T: Transfer> Inner<T> {
                     let (name, state) = (entry.spec.name().to_owned(), entry.device.state);
                     if entry.jobs == 0 {
                         if want == Want::Room && books.reuse_room(at) {
-                            continue;
+                            return (books, Ok(Found::Blank));
                         }
                         books.release_device(at);
                     }
@@ -112,6 +114,9 @@ impl<T: Transfer> Inner<T> {
                 books.note(&error);
                 return (books, Err(error));
             }
+            if want == Want::Room {
+                return (books, Ok(Found::Blank));
+            }
         }
     }
 
@@ -133,10 +138,8 @@ impl<T: Transfer> Inner<T> {
         entry.device.block = Some(block);
         entry.device.state.step(SlotState::Reserved);
         if want == Want::Room {
-            // Nothing to wait for: whatever is written is ordered behind the room's last use.
             entry.device.state.step(SlotState::Filling);
-            entry.device.state.step(SlotState::Valid);
-            books.lru.touch(at);
+            entry.device.ordered = false;
             return (books, Ok(()));
         }
         if entry.host.state == SlotState::Valid {

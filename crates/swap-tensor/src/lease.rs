@@ -2,7 +2,7 @@
 
 use crate::{
     SlotState, SwapError, Tensor, TensorSpec,
-    books::Books,
+    books::{Books, DeviceSlot},
     fill::{Flight, Found, Settled, Want},
     pool::{Guard, Inner},
     room::Effort,
@@ -555,15 +555,15 @@ impl<T: Transfer> Inner<T> {
         let (mut books, found) = self.bring_in(books, at, want, effort);
         let leased = match found {
             Ok(found) => {
-                let (guard, landed) = match mode {
-                    Mode::Read => (books, Ok(())),
-                    Mode::Write => self.land(books, at),
+                let (guard, landed) = match (mode, found) {
+                    (Mode::Read, _) | (_, Found::Blank) => (books, Ok(())),
+                    (Mode::Write, _) => self.land(books, at),
                 };
                 books = guard;
                 landed.and_then(|()| self.seat(&mut books, at, mode, queue)).inspect(|_| {
                     books.counters.leases += 1;
                     books.counters.hits += u64::from(found == Found::Here);
-                    if found == Found::Fetched {
+                    if found != Found::Here {
                         books.counters.stall += effort.since.elapsed();
                     }
                 })
@@ -571,6 +571,10 @@ impl<T: Transfer> Inner<T> {
             Err(error) => Err(error),
         };
         if leased.is_err() {
+            if matches!(books.entry(at).device, DeviceSlot { state: SlotState::Filling, ordered: false, .. })
+            {
+                books.spoil(at); // nothing will write it
+            }
             self.unclaim(&mut books, at, mode);
         }
         (books, leased)
@@ -620,6 +624,9 @@ impl<T: Transfer> Inner<T> {
         books.lru.touch(at);
         let entry = books.entry_mut(at);
         entry.fetched_ahead = false;
+        if entry.device.state == SlotState::Filling && !entry.device.ordered {
+            entry.device.state.step(SlotState::Valid); // its contents are what this lease will write
+        }
         if mode == Mode::Write {
             entry.version += 1;
             if entry.host.state == SlotState::Valid {
