@@ -19,3 +19,80 @@ pub trait DeviceError: core::error::Error + Send + Sync + 'static {
     /// The class; the value itself keeps the detail.
     fn kind(&self) -> ErrorKind;
 }
+
+/// Why host memory was not to be had. Sizes are bytes.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HostError {
+    /// The process may not lock that much memory.
+    #[error(
+        "cannot lock {asked} bytes: the limit on locked memory (RLIMIT_MEMLOCK) is {limit} bytes, {locked} of them in use; \
+         raise the limit (`ulimit -l`, or `memlock` in /etc/security/limits.conf) or give the process CAP_IPC_LOCK"
+    )]
+    LockLimit {
+        /// The soft limit.
+        limit: u64,
+        /// What was to be locked, whole pages.
+        asked: u64,
+        /// What the process had locked already.
+        locked: u64,
+    },
+    /// The system gave no address range.
+    #[error("cannot map {bytes} bytes: {source}")]
+    Map {
+        /// What was asked.
+        bytes: u64,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The system refused to lock memory for a reason other than the limit.
+    #[error("cannot lock {bytes} bytes: {source}")]
+    Lock {
+        /// What was asked, whole pages.
+        bytes: u64,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// There is no room now, or somebody has been waiting for it longer.
+    #[error(
+        "no room for {asked} bytes: {free} bytes free, the largest piece {largest} bytes, {waiters} callers waiting"
+    )]
+    Full {
+        /// What was asked.
+        asked: u64,
+        /// Free in all regions together.
+        free: u64,
+        /// The largest contiguous piece of it.
+        largest: u64,
+        /// Callers that wait for room and are not overtaken.
+        waiters: usize,
+    },
+    /// More than the pool can ever give in one slice.
+    #[error("{asked} bytes can never be given: the largest region has {capacity} bytes")]
+    TooLarge {
+        /// What was asked.
+        asked: u64,
+        /// The largest slice the pool can give when empty.
+        capacity: u64,
+    },
+    /// The deadline passed before there was room.
+    #[error("no room for {asked} bytes within {waited:?}")]
+    Timeout {
+        /// What was asked.
+        asked: u64,
+        /// How long the caller waited.
+        waited: core::time::Duration,
+    },
+    /// A region or slice of no bytes.
+    #[error("a length of zero bytes was asked for")]
+    ZeroSize,
+    /// The grain of a pool is not a power of two.
+    #[error("the grain of {grain} bytes is not a power of two")]
+    BadGrain {
+        /// What was asked.
+        grain: u64,
+    },
+    /// The allocator that divides a region refused for a reason not named above.
+    #[error("cannot divide a region: {0}")]
+    Alloc(#[from] allocator_core::AllocError),
+}

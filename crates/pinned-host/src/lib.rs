@@ -1,1 +1,61 @@
-//! pinned-host
+//! Page-locked host memory, and the contracts of queues, events and transfers.
+//!
+//! A device copies fastest, and without the CPU, between its own memory and host memory whose pages cannot move.
+//! Such memory is scarce, slow to make and easily leaked. This crate makes it once, divides it without rounding to
+//! powers of two, bounds what is in flight, and never frees what a device still uses. It also says what a device
+//! is: the traits every backend implements, and the suites that prove it did.
+//!
+//! # Which
+//! | to | use |
+//! |---|---|
+//! | divide a few regions into many slices | [`HostPool`], [`PinnedSlice`], [`HostStats`] |
+//! | bound the memory of copies in flight | [`StagingRing`], [`StagingConfig`], [`LockPolicy`] |
+//! | get memory from the operating system | [`OsLocker`], [`OsRegion`] |
+//! | know how much there is and may be locked | [`LockLimit`], [`SystemMemory`] |
+//! | order operations on a buffer | [`Hazards`], [`Access`] |
+//! | copy, and own the memory meanwhile | [`Transfer`], [`Ticket`], [`Lane`] |
+//! | write a backend | [`Event`], [`Queue`], [`QueuedBuffer`], [`Transfer`], [`HostRegion`], [`PageLocker`], [`Parking`] |
+//! | prove it | `conformance` (feature `conformance`) |
+//!
+//! Why not a locked block per request, as DeepSpeed's pinned-tensor manager has it? Locking costs 0.4 s per GiB,
+//! and whoever forgets to free leaks locked pages. Why not powers of two, as PyTorch's host cache? 20 GiB asked
+//! become 32 GiB locked. Here a slice takes what it asks for plus at most a grain, and dropping it frees it.
+//!
+//! Units are bytes: `usize` for lengths of host memory, `u64` for everything else.
+//!
+//! ```
+//! use pinned_host::{HostError, LockPolicy, Lane, OsLocker, StagingConfig};
+//!
+//! // 1 MiB each way; what the lock limit does not allow is pageable, and `stats` says how much.
+//! let config = StagingConfig { read: 1 << 20, write: 1 << 20, lock: LockPolicy::WithinAllowance };
+//! let ring = config.build(&OsLocker)?;
+//! let stats = ring.stats();
+//! assert_eq!(stats.locked() + stats.pageable(), 2 << 20);
+//! let mut chunk = ring.acquire(Lane::Upload, 256 << 10, None)?;
+//! chunk.as_mut_slice().fill(1);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod error;
+mod hazards;
+mod limits;
+mod os;
+mod pool;
+mod queue;
+mod region;
+mod slice;
+mod staging;
+mod ticket;
+mod transfer;
+
+pub use error::{DeviceError, ErrorKind, HostError};
+pub use hazards::{Access, Hazards};
+pub use limits::{LockLimit, SystemMemory};
+pub use os::{OsLocker, OsRegion};
+pub use pool::{HostPool, HostStats};
+pub use queue::{Event, Queue, QueueError, QueuedBuffer};
+pub use region::{HostRegion, PageLocker};
+pub use slice::PinnedSlice;
+pub use staging::{LockPolicy, StagingConfig, StagingError, StagingRing, StagingStats};
+pub use ticket::{Parking, Ticket};
+pub use transfer::{ChainError, DeviceMemory, Lane, Refused, RegionOf, SliceOf, Transfer, TransferFailed};

@@ -59,10 +59,10 @@ impl<T: Transfer> Ticket<T> {
 
 impl<T: Transfer> Drop for Ticket<T> {
     fn drop(&mut self) {
-        if let Some(slice) = self.slice.take() {
-            if !self.event.is_settled() {
-                self.parking.park(self.event.clone(), slice);
-            }
+        if let Some(slice) = self.slice.take()
+            && !self.event.is_settled()
+        {
+            self.parking.park(self.event.clone(), slice);
         }
     }
 }

@@ -55,13 +55,23 @@ pub trait Transfer: Sized + Send + Sync + 'static {
     ///
     /// # Errors
     /// A range or the device refuses; the slice comes back.
-    fn upload(&self, src: SliceOf<Self>, dst: &mut Self::Buffer, at: u64) -> Result<Ticket<Self>, Refused<Self>>;
+    fn upload(
+        &self,
+        src: SliceOf<Self>,
+        dst: &mut Self::Buffer,
+        at: u64,
+    ) -> Result<Ticket<Self>, Refused<Self>>;
 
     /// Enqueues the copy of `dst.len()` bytes from byte offset `from` of `src`, on the download lane.
     ///
     /// # Errors
     /// A range or the device refuses; the slice comes back.
-    fn download(&self, src: &Self::Buffer, from: u64, dst: SliceOf<Self>) -> Result<Ticket<Self>, Refused<Self>>;
+    fn download(
+        &self,
+        src: &Self::Buffer,
+        from: u64,
+        dst: SliceOf<Self>,
+    ) -> Result<Ticket<Self>, Refused<Self>>;
 
     /// Enqueues an upload of a slice that a transfer still in flight fills or reads.
     ///
@@ -70,7 +80,12 @@ pub trait Transfer: Sized + Send + Sync + 'static {
     ///
     /// # Errors
     /// The earlier transfer failed, or as [`upload`](Self::upload).
-    fn upload_after(&self, earlier: Ticket<Self>, dst: &mut Self::Buffer, at: u64) -> Result<Ticket<Self>, ChainError<Self>> {
+    fn upload_after(
+        &self,
+        earlier: Ticket<Self>,
+        dst: &mut Self::Buffer,
+        at: u64,
+    ) -> Result<Ticket<Self>, ChainError<Self>> {
         let slice = earlier.wait().map_err(ChainError::Earlier)?;
         self.upload(slice, dst, at).map_err(ChainError::Upload)
     }
@@ -151,7 +166,10 @@ impl<T: Transfer> core::fmt::Debug for Refused<T> {
 
 impl<T: Transfer> core::fmt::Debug for TransferFailed<T> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("TransferFailed").field("slice", &self.slice.is_some()).field("error", &self.error).finish()
+        f.debug_struct("TransferFailed")
+            .field("slice", &self.slice.is_some())
+            .field("error", &self.error)
+            .finish()
     }
 }
 

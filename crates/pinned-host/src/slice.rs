@@ -1,0 +1,112 @@
+//! A piece of a pool's memory, owned by one.
+
+use crate::HostRegion;
+use crate::pool::Shared;
+use allocator_core::Handle;
+use std::sync::Arc;
+
+/// Exclusive owner of a piece of a [`HostPool`](crate::HostPool)'s memory.
+///
+/// Dropping it gives the piece back, without a heap allocation, and wakes who waits for room. It keeps its
+/// region alive: the pool may go first. For memory in flight see [`Ticket`](crate::Ticket), which owns the slice
+/// until the device is done.
+pub struct PinnedSlice<R: HostRegion> {
+    shared: Arc<Shared<R>>,
+    region: usize,
+    handle: Handle,
+    /// Invariant: `offset..offset + len` lies within the region and belongs to `handle`.
+    offset: usize,
+    len: usize,
+}
+
+impl<R: HostRegion> PinnedSlice<R> {
+    pub(crate) fn new(
+        shared: Arc<Shared<R>>,
+        region: usize,
+        handle: Handle,
+        offset: usize,
+        len: usize,
+    ) -> Self {
+        debug_assert!(offset + len <= shared.regions[region].len());
+        PinnedSlice { shared, region, handle, offset, len }
+    }
+
+    /// Length in bytes: exactly what was asked for, at least 1.
+    // A slice of no bytes is never given, so `is_empty` would always say `false`.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// First byte. Valid until the slice is dropped or forgotten, and derived from the region's own pointer:
+    /// moving the slice does not invalidate it.
+    pub fn as_ptr(&self) -> *const u8 {
+        self.first().cast_const()
+    }
+
+    /// First byte, for writing. As [`as_ptr`](Self::as_ptr).
+    pub fn as_mut_ptr(&mut self) -> *mut u8 {
+        self.first()
+    }
+
+    /// The bytes.
+    pub fn as_slice(&self) -> &[u8] {
+        // SAFETY: the region's bytes are initialised and live as long as `shared`; `offset..offset + len` lies
+        // within them and belongs to this slice alone, so nobody writes while `self` is borrowed.
+        unsafe { core::slice::from_raw_parts(self.first(), self.len) }
+    }
+
+    /// The bytes, for writing.
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        // SAFETY: as in `as_slice`; and `&mut self` excludes every other access to this slice's bytes.
+        unsafe { core::slice::from_raw_parts_mut(self.first(), self.len) }
+    }
+
+    /// Whether the pages are locked.
+    pub fn is_locked(&self) -> bool {
+        self.region().is_locked()
+    }
+
+    /// The region it is a piece of: a backend finds its native handle there.
+    pub fn region(&self) -> &R {
+        &self.shared.regions[self.region]
+    }
+
+    /// Where in its region it starts, in bytes.
+    pub fn offset(&self) -> usize {
+        self.offset
+    }
+
+    fn first(&self) -> *mut u8 {
+        // SAFETY: `offset` lies within the region, one allocation that `shared` keeps alive.
+        unsafe { self.region().base().as_ptr().add(self.offset) }
+    }
+}
+
+impl<R: HostRegion> Drop for PinnedSlice<R> {
+    fn drop(&mut self) {
+        self.shared.free(self.region, self.handle);
+    }
+}
+
+impl<R: HostRegion> AsRef<[u8]> for PinnedSlice<R> {
+    fn as_ref(&self) -> &[u8] {
+        self.as_slice()
+    }
+}
+
+impl<R: HostRegion> AsMut<[u8]> for PinnedSlice<R> {
+    fn as_mut(&mut self) -> &mut [u8] {
+        self.as_mut_slice()
+    }
+}
+
+impl<R: HostRegion> core::fmt::Debug for PinnedSlice<R> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("PinnedSlice")
+            .field("region", &self.region)
+            .field("offset", &self.offset)
+            .field("len", &self.len)
+            .finish_non_exhaustive()
+    }
+}
