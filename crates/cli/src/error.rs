@@ -32,8 +32,8 @@ pub(crate) enum CliError {
     /// The library or the device failed at work that was properly asked for.
     #[error("{doing}: {why}")]
     Failed { doing: String, why: String },
-    #[error("{mismatches} of {checks} checks failed: bytes were lost or mixed up")]
-    Mismatches { mismatches: u64, checks: u64 },
+    #[error("{mismatches} of {checks} checks failed: bytes were lost or mixed up, first in {first}")]
+    Mismatches { mismatches: u64, checks: u64, first: String },
     #[error("cannot write to standard output: {0}")]
     Output(io::Error),
 }
@@ -57,11 +57,6 @@ impl CliError {
 
     pub(crate) fn file(what: &'static str, path: &Path) -> impl Fn(io::Error) -> CliError {
         move |source| CliError::File { what, path: path.to_owned(), source }
-    }
-
-    pub(crate) fn failed(doing: impl Into<String>) -> impl FnOnce(&dyn std::error::Error) -> CliError {
-        let doing = doing.into();
-        move |error| CliError::Failed { doing, why: chain(error) }
     }
 }
 

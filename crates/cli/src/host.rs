@@ -1,5 +1,6 @@
 //! What this machine offers, as far as a user may see. Every probe is soft: what cannot be told is `None`.
 
+use pinned_host::SystemMemory;
 use rustix::fs::{MemfdFlags, Mode, OFlags};
 use serde::Serialize;
 use std::fs;
@@ -8,9 +9,9 @@ use std::path::Path;
 /// Facts about the machine's memory and kernel.
 #[derive(Debug, Serialize)]
 pub(crate) struct Host {
-    /// Physical memory, in bytes.
+    /// Memory this process can draw on, in bytes: the machine's, or its control group's where that has less.
     pub(crate) memory_bytes: Option<u64>,
-    /// What can be had without swapping, in bytes.
+    /// What of it can be had without swapping.
     pub(crate) available_bytes: Option<u64>,
     pub(crate) page_bytes: u64,
     /// `always`, `madvise` or `never`.
@@ -37,12 +38,13 @@ pub(crate) struct Kernel {
 
 /// Looks around.
 pub(crate) fn probe() -> Host {
+    let memory = SystemMemory::current();
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let since = |wanted: (u32, u32)| version(&release).map(|version| version >= wanted);
     Host {
-        memory_bytes: meminfo_field(&meminfo, "MemTotal").map(|kib| kib * 1024),
-        available_bytes: meminfo_field(&meminfo, "MemAvailable").map(|kib| kib * 1024),
+        memory_bytes: memory.map(|memory| memory.total),
+        available_bytes: memory.map(|memory| memory.available),
         page_bytes: rustix::param::page_size() as u64,
         transparent_huge_pages: fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled")
             .ok()

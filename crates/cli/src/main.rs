@@ -6,12 +6,14 @@ mod args;
 mod error;
 mod expect;
 mod host;
+mod info;
 mod memcpy;
 mod model;
 mod output;
 mod pattern;
 mod progress;
 mod report;
+mod run;
 mod size;
 
 use args::{Cli, Command};
@@ -20,13 +22,12 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
-        Command::Run(_) => Ok(()),
-        Command::Info(_) => Ok(()),
+        Command::Run(args) => run::run(&args),
+        Command::Info(args) => info::info(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let error: error::CliError = error;
             output::complain(&error);
             ExitCode::from(error.exit_code())
         }

@@ -36,7 +36,7 @@ pub(crate) struct Report {
     pub(crate) evictions: u64,
     /// Checks that found other bytes than expected.
     pub(crate) mismatches: u64,
-    /// The walks, checks included.
+    /// The walks.
     pub(crate) seconds: f64,
     /// Time blocked in leases.
     pub(crate) stall_seconds: f64,

@@ -223,7 +223,9 @@ fn wrong_arguments() {
     assert_eq!(code, 2, "{stderr}");
     let (code, stderr) = refused(dir.path(), &["run", path, "--backend", "abacus"]);
     assert!(code == 2 && stderr.contains("abacus") && stderr.contains("cpu"), "{stderr}");
-    for args in [&["run", path, "--device-memory", "much"][..], &["run", path, "--passes", "0"], &["walk"], &[]] {
+    for args in
+        [&["run", path, "--device-memory", "much"][..], &["run", path, "--passes", "0"], &["walk"], &[]]
+    {
         let output = run(dir.path(), args);
         assert_eq!(output.status.code(), Some(2), "{args:?}");
         assert!(!output.stderr.is_empty() && output.stdout.is_empty());
@@ -242,7 +244,8 @@ fn a_host_budget_too_small_for_what_changed() {
 #[test]
 fn no_place_for_the_generated_model() {
     let dir = tempfile::tempdir().unwrap();
-    let output = command(dir.path()).args(["run"]).env_remove("XDG_CACHE_HOME").env_remove("HOME").output().unwrap();
+    let output =
+        command(dir.path()).args(["run"]).env_remove("XDG_CACHE_HOME").env_remove("HOME").output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{stderr}");
     assert!(stderr.contains("XDG_CACHE_HOME") && stderr.lines().count() == 1, "{stderr}");
@@ -266,7 +269,9 @@ fn a_file_that_shrinks() {
         .spawn()
         .unwrap();
     let fds = format!("/proc/{}/fd", child.id());
-    let opened = || fs::read_dir(&fds).unwrap().flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to == model));
+    let opened = || {
+        fs::read_dir(&fds).unwrap().flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to == model))
+    };
     while !opened() {
         assert!(child.try_wait().unwrap().is_none(), "ended before it opened the model");
         std::thread::yield_now();
