@@ -67,7 +67,8 @@ impl Listener {
             let counts = Counts { failed: 1, ..Counts::default() };
             // A program that dies before its first line, or a doc test build, leaves its trace in the last output.
             let output = self.suites.last().map(|suite| suite.output.clone()).unwrap_or_default();
-            self.suites.push(Suite { label: "cargo test".into(), counts, output, ..Suite::default() });
+            let label = if self.suites.is_empty() { "the build" } else { "cargo test" };
+            self.suites.push(Suite { label: label.into(), counts, output, ..Suite::default() });
         }
         self.suites
     }
@@ -181,6 +182,6 @@ mod tests {
         let mut listener = Listener::default();
         assert_eq!(listener.line("error[E0308]: mismatched types"), Some("error[E0308]: mismatched types"));
         let suites = listener.finish(false);
-        assert_eq!(suites[0].counts.failed, 1);
+        assert_eq!((suites[0].label.as_str(), suites[0].counts.failed), ("the build", 1));
     }
 }

@@ -60,7 +60,7 @@ pub(crate) fn run(options: &Options) -> bool {
             failed.push(format!("backend {} is required and absent: {why}", backend.name));
         }
     }
-    for backend in &present {
+    for backend in present.iter().filter(|_| suites.iter().any(|suite| !suite.tests.is_empty())) {
         // A suite that nobody calls would otherwise look like a suite that holds.
         if !suites
             .iter()
@@ -112,7 +112,7 @@ fn cargo_test(options: &Options, present: &[&Backend]) -> Option<Vec<Suite>> {
     for suite in &suites {
         let Counts { passed, failed, .. } = suite.counts;
         if failed > 0 {
-            println!("\n---- {} ----\n{}\n", suite.label, suite.output.join("\n"));
+            println!("\n---- FAILED: {} ----\n{}\n", suite.label, suite.output.join("\n"));
         } else if passed > 0 {
             println!("{passed:>6} passed  {}", suite.label);
         }
