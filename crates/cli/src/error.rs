@@ -14,10 +14,10 @@ pub(crate) enum CliError {
     #[error("no backend `{name}`; known: {known}")]
     UnknownBackend { name: String, known: String },
     #[error(
-        "{flag} {given} is too small: the largest tensor, `{tensor}`, needs {}; give at least --device-memory {needed}",
+        "an arena of {given} is smaller than the largest tensor: `{tensor}` needs {}; give at least --device-memory {needed}",
         Size(*needed)
     )]
-    TooSmall { flag: &'static str, given: Size, tensor: String, needed: u64 },
+    TooSmall { given: Size, tensor: String, needed: u64 },
     /// A combination of arguments that cannot work, in words of its own.
     #[error("{0}")]
     Usage(String),
@@ -30,7 +30,7 @@ pub(crate) enum CliError {
     )]
     NoCache,
     /// The library or the device failed at work that was properly asked for.
-    #[error("{doing}: {why}")]
+    #[error("cannot {doing}: {why}")]
     Failed { doing: String, why: String },
     #[error("{mismatches} of {checks} checks failed: bytes were lost or mixed up, first in {first}")]
     Mismatches { mismatches: u64, checks: u64, first: String },
@@ -72,4 +72,9 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text.replace('\n', " ")
+}
+
+/// Work that failed with `error`.
+pub(crate) fn failed(doing: impl Into<String>, error: &dyn std::error::Error) -> CliError {
+    CliError::Failed { doing: doing.into(), why: chain(error) }
 }

@@ -1,7 +1,7 @@
 //! `swap-tensor info`: which backends can be used, and what this machine offers them.
 
 use crate::args::InfoArgs;
-use crate::error::CliError;
+use crate::error::{CliError, failed};
 use crate::host::{self, Host};
 use crate::output;
 use crate::size::Size;
@@ -20,9 +20,7 @@ pub(crate) fn info(args: &InfoArgs) -> Result<(), CliError> {
         return output::line(info);
     }
     let json = serde_json::to_string(&info);
-    output::line(
-        json.map_err(|error| CliError::Failed { doing: "write the report".into(), why: error.to_string() })?,
-    )
+    output::line(json.map_err(|error| failed("write the report", &error))?)
 }
 
 #[derive(Debug, Serialize)]

@@ -15,6 +15,7 @@ mod progress;
 mod report;
 mod run;
 mod size;
+mod walk;
 
 use args::{Cli, Command};
 use clap::Parser;

@@ -16,6 +16,9 @@ pub(crate) struct Memcpy {
 }
 
 impl Memcpy {
+    /// How many samples a run takes.
+    pub(crate) const SAMPLES: usize = 5;
+
     /// Buffers larger than four times the last-level cache, with every page present, and `blocks` of these sizes.
     pub(crate) fn new(blocks: impl IntoIterator<Item = usize>) -> Memcpy {
         let mut blocks: Vec<usize> = blocks.into_iter().filter(|bytes| *bytes > 0).collect();
@@ -48,13 +51,11 @@ impl Memcpy {
         self.samples.push(copied as f64 / started.elapsed().as_secs_f64().max(1e-9) / 1e9);
     }
 
-    /// How many samples there are.
-    pub(crate) fn samples(&self) -> usize {
-        self.samples.len()
-    }
-
-    /// The median rate in GB/s (10^9 bytes); 0 without samples.
-    pub(crate) fn gb_per_s(&self) -> f64 {
+    /// The median rate in GB/s (10^9 bytes), of samples taken now if a short run took fewer than all.
+    pub(crate) fn gb_per_s(&mut self) -> f64 {
+        while self.samples.len() < Self::SAMPLES {
+            self.sample();
+        }
         let mut sorted = self.samples.clone();
         sorted.sort_by(f64::total_cmp);
         sorted.get(sorted.len() / 2).copied().unwrap_or_default()
@@ -83,14 +84,10 @@ mod tests {
     #[test]
     fn the_median_of_the_samples() {
         let mut memcpy = Memcpy::new([0, 3, 70_000, 5 << 20]);
-        assert_eq!(memcpy.gb_per_s(), 0.0);
-        for _ in 0..3 {
-            memcpy.sample();
-        }
-        assert_eq!(memcpy.samples(), 3);
         assert!(memcpy.gb_per_s() > 0.0);
+        assert_eq!(memcpy.samples.len(), Memcpy::SAMPLES);
         assert!(memcpy.from.len() > 4 * last_level_cache());
-        memcpy.samples = vec![5.0, 1.0, 3.0];
+        memcpy.samples = vec![5.0, 1.0, 3.0, 2.0, 4.0];
         assert_eq!(memcpy.gb_per_s(), 3.0);
     }
 
