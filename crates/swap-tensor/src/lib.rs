@@ -1,1 +1,78 @@
-//! swap-tensor
+//! Tensors that swap between a device, host memory and files, without ever losing the last valid copy.
+//!
+//! A [`SwapPool`] owns one arena on a device. A [`Tensor`] is a name for bytes that may be on the device, in host
+//! memory or in an attached safetensors file; a lease ([`ReadLease`], [`WriteLease`]) brings it to the device and keeps
+//! it there, at one address, ordered on a queue. When room is short the pool moves blocks if that is enough, drops
+//! clean copies, and writes dirty ones back.
+//!
+//! ```
+//! use backend_cpu::CpuDevice;
+//! use swap_tensor::{DType, SwapPool, TensorSpec};
+//!
+//! let pool = SwapPool::builder(CpuDevice::new()?).device_memory(1 << 20).host_memory(8 << 20).build()?;
+//! let layers: Vec<_> = (0..6u8)
+//!     .map(|i| pool.create(TensorSpec::new(format!("layer.{i}"), DType::U8, [400 << 10])?, &vec![i; 400 << 10]))
+//!     .collect::<Result<_, _>>()?;
+//!
+//! for (i, layer) in layers.iter().enumerate() {
+//!     pool.prefetch(&[&layers[(i + 1) % layers.len()]]);
+//!     let mut lease = layer.write()?; // two fit at a time; the others make way
+//!     let mut weights = vec![0; 400 << 10];
+//!     lease.read_now(&mut weights)?;
+//!     weights.iter_mut().for_each(|w| *w += 100);
+//!     lease.write_now(&weights)?;
+//! }
+//! let mut weights = vec![0; 400 << 10];
+//! layers[3].copy_to(&mut weights)?;
+//! assert!(weights.iter().all(|&w| w == 103));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # The copy set
+//! Each tensor has a version and, per tier, a slot in one of the states of [`SlotState`], whose table says which step
+//! follows which. These hold after every call ([`SwapPool::check`] looks):
+//! 1. an undropped tensor has a valid copy of its version, unless every copy is torn, poisoned or lost, and then every
+//!    access says so ([`SwapError::NoValidCopy`]);
+//! 2. copies never exceed a tier's budget;
+//! 3. no room is used again by work that is not ordered after its last use;
+//! 4. at most one transfer fills a tensor's slot;
+//! 5. a leased address never changes, and every waiter ends, with a lease or an error.
+//!
+//! # Why not unified memory, or a cache of device buffers?
+//! Page migration moves 4 KiB to 2 MiB at a time, on demand, when the kernel already waits; here whole tensors move
+//! ahead of time. A cache that allocates and frees device buffers fragments; here one arena moves blocks instead.
+//!
+//! # Features
+//! `cpu` (default): host memory as a device, [`backend_cpu`]. The pool itself is generic over
+//! [`Transfer`](pinned_host::Transfer): any implementation works, compiled in here or not.
+#![forbid(unsafe_code)]
+
+pub mod backends;
+mod books;
+mod check;
+mod contiguous;
+mod dtype;
+mod error;
+mod file;
+mod fill;
+mod lease;
+mod lru;
+mod meter;
+mod pool;
+mod prefetch;
+mod room;
+mod slot;
+mod spec;
+mod stats;
+mod tensor;
+
+pub use contiguous::{ContiguousAllocator, ParamView, TensorId};
+pub use dtype::{DType, Element};
+pub use error::{BoxedError, SwapError};
+pub use lease::{Lease, Mode, ReadLease, WriteLease};
+pub use meter::TransferTime;
+pub use pool::{PoolBuilder, SwapPool};
+pub use slot::{Residency, SlotState};
+pub use spec::TensorSpec;
+pub use stats::Stats;
+pub use tensor::Tensor;

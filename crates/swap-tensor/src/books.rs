@@ -1,0 +1,456 @@
+//! The books of a pool: which copy of which tensor is where, in what state, and who uses it.
+//!
+//! Everything here happens under the pool's one lock, in short sections: no wait, no I/O, no copy of payload. What
+//! needs the device only *enqueues*.
+
+use crate::{Residency, SlotState, SwapError, TensorSpec, file::FileCopy, lru::Lru, stats::Counters, tensor::Token};
+use allocator_core::{Arena, Handle, Plan};
+use core::ops::Range;
+use pinned_host::{Access, Event, Hazards, SliceOf, Ticket, Transfer};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+/// Everything the lock guards.
+pub(crate) struct Books<T: Transfer> {
+    pub(crate) arena: Arena<T::Buffer>,
+    /// Who must wait for whom on which bytes of the arena's buffer.
+    pub(crate) hazards: Hazards<T::Event>,
+    entries: Vec<Entry<T>>,
+    /// Numbers of entries that are not in use.
+    vacant: Vec<u32>,
+    pub(crate) names: HashMap<String, u32>,
+    pub(crate) lru: Lru,
+    /// Transfers in flight that own a host copy's memory.
+    pub(crate) jobs: Vec<Job<T>>,
+    /// Work in flight that changes a block in place, moves and writes under a lease: the event behind it, and the block.
+    pub(crate) changes: Vec<(T::Event, Handle)>,
+    /// Device bytes under lease or pin; never more than the arena.
+    pub(crate) held: u64,
+    /// Device bytes that write-backs in flight will give back.
+    pub(crate) leaving: u64,
+    /// The first write-back failure nobody has been told of yet.
+    pub(crate) fault: Option<SwapError>,
+    /// Whether the device is gone.
+    pub(crate) lost: bool,
+    /// Threads that sleep until something changes.
+    pub(crate) sleepers: u32,
+    pub(crate) counters: Counters,
+    /// Scratch, kept so that a transfer allocates nothing.
+    pub(crate) plan: Plan,
+    pub(crate) waits: Vec<T::Event>,
+    pub(crate) accesses: Vec<(Range<u64>, Access)>,
+}
+
+/// One tensor's copy set.
+pub(crate) struct Entry<T: Transfer> {
+    pub(crate) spec: Arc<TensorSpec>,
+    /// Its other names.
+    pub(crate) aliases: Vec<String>,
+    /// Bytes of a device or host copy: the tensor's, rounded up to the device's grain.
+    pub(crate) padded: u64,
+    /// Whether a tensor handle still names it.
+    pub(crate) live: bool,
+    /// Raised by every write; a copy is valid iff it has this version.
+    pub(crate) version: u64,
+    pub(crate) readers: u32,
+    pub(crate) writer: bool,
+    pub(crate) pins: u32,
+    pub(crate) device: DeviceSlot,
+    pub(crate) host: HostSlot<T>,
+    /// Its place in an attached file, which holds version 0.
+    pub(crate) file: Option<FileCopy>,
+    /// A thread is bringing it to the device, or reading its host copy: nobody else starts to.
+    pub(crate) busy: bool,
+    /// Fetched ahead and not used since.
+    pub(crate) fetched_ahead: bool,
+    /// Transfers in flight for it.
+    pub(crate) jobs: u32,
+    /// The tensor's handle, shared by all who hold it.
+    pub(crate) token: Weak<Token<T>>,
+}
+
+pub(crate) struct DeviceSlot {
+    pub(crate) state: SlotState,
+    /// `Some` iff the state holds room.
+    pub(crate) block: Option<Handle>,
+    /// While filling: every byte is enqueued, so a queue can be ordered behind it.
+    pub(crate) ordered: bool,
+    /// A write-back is in flight after which the room is given back, unless somebody uses the tensor first.
+    pub(crate) leaving: bool,
+}
+
+pub(crate) struct HostSlot<T: Transfer> {
+    pub(crate) state: SlotState,
+    /// `None` if the state holds no room, and while a transfer or a thread has the slice.
+    pub(crate) slice: Option<SliceOf<T>>,
+}
+
+/// A transfer in flight between a host copy and the device.
+pub(crate) struct Job<T: Transfer> {
+    pub(crate) entry: u32,
+    pub(crate) kind: JobKind,
+    /// The version it carries.
+    pub(crate) version: u64,
+    pub(crate) ticket: Ticket<T>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum JobKind {
+    /// Host copy to device.
+    SwapIn,
+    /// Device to host copy.
+    WriteBack,
+}
+
+impl<T: Transfer> Books<T> {
+    pub(crate) fn new(arena: Arena<T::Buffer>) -> Self {
+        Books {
+            arena,
+            hazards: Hazards::new(),
+            entries: Vec::new(),
+            vacant: Vec::new(),
+            names: HashMap::new(),
+            lru: Lru::new(),
+            jobs: Vec::new(),
+            changes: Vec::new(),
+            held: 0,
+            leaving: 0,
+            fault: None,
+            lost: false,
+            sleepers: 0,
+            counters: Counters::default(),
+            plan: Plan::default(),
+            waits: Vec::new(),
+            accesses: Vec::new(),
+        }
+    }
+
+    /// The entry of a live tensor or of a job: numbers come from [`insert`](Self::insert) only.
+    pub(crate) fn entry(&self, at: u32) -> &Entry<T> {
+        &self.entries[at as usize]
+    }
+
+    pub(crate) fn entry_mut(&mut self, at: u32) -> &mut Entry<T> {
+        &mut self.entries[at as usize]
+    }
+
+    pub(crate) fn live(&self) -> impl Iterator<Item = (u32, &Entry<T>)> {
+        self.entries.iter().enumerate().filter(|(_, e)| e.live).map(|(at, e)| (at as u32, e))
+    }
+
+    /// Enters a tensor without copies under its name.
+    pub(crate) fn insert(&mut self, spec: TensorSpec, grain: u64) -> Result<u32, SwapError> {
+        if self.names.contains_key(spec.name()) {
+            return Err(SwapError::DuplicateName { name: spec.name().to_owned() });
+        }
+        let Some(padded) = spec.bytes().checked_next_multiple_of(grain) else {
+            return Err(SwapError::Shape {
+                name: spec.name().to_owned(),
+                dtype: spec.dtype(),
+                shape: spec.shape().to_vec(),
+            });
+        };
+        let name = spec.name().to_owned();
+        let entry = Entry {
+            spec: Arc::new(spec),
+            aliases: Vec::new(),
+            padded,
+            live: true,
+            version: 0,
+            readers: 0,
+            writer: false,
+            pins: 0,
+            device: DeviceSlot {
+                state: SlotState::Absent,
+                block: None,
+                ordered: false,
+                leaving: false,
+            },
+            host: HostSlot { state: SlotState::Absent, slice: None },
+            file: None,
+            busy: false,
+            fetched_ahead: false,
+            jobs: 0,
+            token: Weak::new(),
+        };
+        let at = match self.vacant.pop() {
+            Some(at) => {
+                self.entries[at as usize] = entry;
+                at
+            }
+            None => {
+                self.entries.push(entry);
+                (self.entries.len() - 1) as u32
+            }
+        };
+        self.names.insert(name, at);
+        Ok(at)
+    }
+
+    /// The last handle of a tensor is gone: its room goes as soon as no transfer uses it.
+    pub(crate) fn retire(&mut self, at: u32) {
+        let entry = &mut self.entries[at as usize];
+        entry.live = false;
+        self.names.remove(entry.spec.name());
+        for alias in entry.aliases.drain(..) {
+            self.names.remove(&alias);
+        }
+        if entry.pins > 0 {
+            entry.pins = 0;
+            if entry.readers == 0 && !entry.writer {
+                self.held -= self.entry(at).padded;
+            }
+        }
+        self.dispose_if_done(at);
+    }
+
+    /// Gives back everything a retired entry holds, once it is idle.
+    pub(crate) fn dispose_if_done(&mut self, at: u32) {
+        let entry = self.entry(at);
+        if entry.live || entry.jobs > 0 || entry.readers > 0 || entry.writer || entry.busy {
+            return;
+        }
+        self.release_device(at);
+        let entry = self.entry_mut(at);
+        if entry.device.block.is_some() {
+            return; // still in use by work whose end cannot be known; the number stays taken
+        }
+        entry.host.slice = None;
+        entry.host.state = SlotState::Absent;
+        entry.file = None;
+        self.lru.remove(at);
+        self.vacant.push(at);
+    }
+
+    /// Gives the device room of an unused tensor back. Work still in flight on it is ordered by the hazards.
+    pub(crate) fn release_device(&mut self, at: u32) {
+        let entry = &mut self.entries[at as usize];
+        let Some(block) = entry.device.block else { return };
+        if self.arena.release(block).is_err() {
+            return; // a wall: some use of it never ended properly
+        }
+        entry.device.block = None;
+        entry.device.ordered = false;
+        if entry.device.state != SlotState::Lost {
+            entry.device.state.step(SlotState::Absent);
+        }
+        if entry.device.leaving {
+            entry.device.leaving = false;
+            self.leaving -= entry.padded;
+        }
+        entry.fetched_ahead = false;
+        self.lru.remove(at);
+    }
+
+    /// A use of the tensor: its room is not given back after a write-back in flight.
+    pub(crate) fn stay(&mut self, at: u32) {
+        let entry = &mut self.entries[at as usize];
+        if core::mem::take(&mut entry.device.leaving) {
+            self.leaving -= entry.padded;
+        }
+    }
+
+    /// The range of a tensor's device copy.
+    pub(crate) fn range(&self, at: u32) -> Result<Range<u64>, SwapError> {
+        match self.entry(at).device.block {
+            Some(block) => Ok(self.arena.range(block)?),
+            None => Ok(0..0),
+        }
+    }
+
+    /// Takes note of every transfer, move and write that has ended. O(in flight).
+    pub(crate) fn reap(&mut self) {
+        self.reap_changes();
+        let mut i = 0;
+        while i < self.jobs.len() {
+            if matches!(self.jobs[i].ticket.is_done(), Ok(false)) {
+                i += 1;
+            } else {
+                let job = self.jobs.swap_remove(i);
+                self.finish(job);
+            }
+        }
+    }
+
+    /// Changes come before transfers: a transfer that read a torn block must not publish it.
+    fn reap_changes(&mut self) {
+        let mut i = 0;
+        while i < self.changes.len() {
+            match self.changes[i].0.query() {
+                Ok(false) => i += 1,
+                Ok(true) => {
+                    self.changes.swap_remove(i);
+                }
+                Err(error) => {
+                    let (_, block) = self.changes.swap_remove(i);
+                    self.note(&SwapError::device("change a block", error));
+                    self.tear(block);
+                }
+            }
+        }
+    }
+
+    /// Whether work in flight still changes `block`.
+    pub(crate) fn is_changing(&self, block: Option<Handle>) -> bool {
+        self.changes.iter().any(|&(_, changed)| Some(changed) == block)
+    }
+
+    /// A move of `block`, or a write to it, was cut half-way.
+    pub(crate) fn tear(&mut self, block: Handle) {
+        let Some(at) = self.entries.iter().position(|e| e.device.block == Some(block)) else { return };
+        let slot = &mut self.entries[at].device;
+        if slot.state.can_become(SlotState::Torn) {
+            slot.state.step(SlotState::Torn);
+        }
+        self.recover(at as u32);
+    }
+
+    /// A bad device copy that nobody uses goes if a good copy lies below.
+    pub(crate) fn recover(&mut self, at: u32) {
+        let entry = self.entry(at);
+        let bad = matches!(entry.device.state, SlotState::Torn | SlotState::Poisoned);
+        if bad && entry.idle() && entry.jobs == 0 && entry.valid_below() {
+            self.release_device(at);
+        }
+    }
+
+    fn finish(&mut self, job: Job<T>) {
+        let at = job.entry;
+        self.entry_mut(at).jobs -= 1;
+        match job.kind {
+            JobKind::SwapIn => self.finish_swap_in(at, job.ticket),
+            JobKind::WriteBack => self.finish_write_back(at, job.version, job.ticket),
+        }
+        self.recover(at);
+        self.dispose_if_done(at);
+    }
+
+    fn finish_swap_in(&mut self, at: u32, ticket: Ticket<T>) {
+        match ticket.wait() {
+            Ok(slice) => {
+                let entry = self.entry_mut(at);
+                entry.host.slice = Some(slice);
+                if entry.device.state == SlotState::Filling {
+                    entry.device.state.step(SlotState::Valid);
+                }
+            }
+            Err(failed) => {
+                let entry = self.entry_mut(at);
+                match failed.slice {
+                    Some(slice) => entry.host.slice = Some(slice),
+                    None => entry.host.state.step(SlotState::Absent),
+                }
+                if entry.device.state == SlotState::Filling {
+                    entry.device.state.step(SlotState::Torn);
+                }
+                self.counters.failed_transfers += 1;
+                self.note(&SwapError::device("upload", failed.error));
+            }
+        }
+    }
+
+    fn finish_write_back(&mut self, at: u32, version: u64, ticket: Ticket<T>) {
+        let leaving = self.entry(at).device.leaving;
+        self.stay(at);
+        match ticket.wait() {
+            Ok(slice) => {
+                // What the copy read had been written before it ran: by now that is known to be good or bad.
+                self.reap_changes();
+                let entry = self.entry_mut(at);
+                let bad = matches!(entry.device.state, SlotState::Torn | SlotState::Poisoned);
+                if bad && entry.version == version {
+                    entry.host.state.step(SlotState::Absent);
+                    return;
+                }
+                entry.host.slice = Some(slice);
+                let current = entry.version == version;
+                entry.host.state.step(if current { SlotState::Valid } else { SlotState::Stale });
+                if leaving && current && entry.idle() && entry.device.state == SlotState::Valid {
+                    self.release_device(at);
+                    self.counters.evictions += 1;
+                }
+            }
+            Err(failed) => {
+                // The source stays valid; a slice that did not come back is leaked and its room with it.
+                drop(failed.slice);
+                self.entry_mut(at).host.state.step(SlotState::Absent);
+                self.counters.failed_transfers += 1;
+                let error = SwapError::device("write a tensor back", failed.error);
+                self.note(&error);
+                self.fault.get_or_insert(error);
+            }
+        }
+    }
+
+    /// Looks at an error: a lost device loses every copy on it.
+    pub(crate) fn note(&mut self, error: &SwapError) {
+        if !error.is_device_lost() || self.lost {
+            return;
+        }
+        self.lost = true;
+        for entry in &mut self.entries {
+            // A bad copy stays known as bad: what was read from it must not be published.
+            let bad = matches!(entry.device.state, SlotState::Torn | SlotState::Poisoned);
+            if entry.device.state.holds_room() && !bad {
+                entry.device.state.step(SlotState::Lost);
+            }
+        }
+    }
+}
+
+impl<T: Transfer> Entry<T> {
+    /// Neither leased nor pinned, nor being brought in.
+    pub(crate) fn idle(&self) -> bool {
+        self.readers == 0 && !self.writer && self.pins == 0 && !self.busy
+    }
+
+    /// Whether anything holds its device room.
+    pub(crate) fn held(&self) -> bool {
+        self.readers > 0 || self.writer || self.pins > 0
+    }
+
+    pub(crate) fn file_is_valid(&self) -> bool {
+        self.version == 0 && self.file.as_ref().is_some_and(|f| !f.file.is_broken())
+    }
+
+    /// Whether the current version can be read without the device copy.
+    pub(crate) fn valid_below(&self) -> bool {
+        self.host.state == SlotState::Valid || self.file_is_valid()
+    }
+
+    /// Whether new contents may come in from the host now.
+    pub(crate) fn may_load(&self) -> bool {
+        self.readers == 0 && !self.writer && !self.busy && self.jobs == 0
+    }
+
+    pub(crate) fn residency(&self) -> Residency {
+        match self.device.state {
+            _ if self.padded == 0 => Residency::Device,
+            SlotState::Valid => Residency::Device,
+            SlotState::Reserved | SlotState::Filling => Residency::SwappingIn,
+            _ if self.host.state == SlotState::Valid => Residency::Host,
+            _ if self.file_is_valid() => Residency::File,
+            _ => Residency::Nowhere,
+        }
+    }
+
+    pub(crate) fn no_valid_copy(&self) -> SwapError {
+        SwapError::NoValidCopy {
+            name: self.spec.name().to_owned(),
+            device: self.device.state,
+            host: self.host.state,
+        }
+    }
+
+    pub(crate) fn leased(&self, waited: Duration) -> SwapError {
+        SwapError::Leased {
+            name: self.spec.name().to_owned(),
+            readers: self.readers,
+            writer: self.writer,
+            waited,
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Everything that can go wrong, with what, how much and where.
+
+use crate::{DType, SlotState};
+use allocator_core::AllocError;
+use pinned_host::{DeviceError, ErrorKind, HostError};
+use std::{path::PathBuf, time::Duration};
+
+/// A backend's own error, kept whole as the source.
+pub type BoxedError = Box<dyn std::error::Error + Send + Sync + 'static>;
+
+/// The error of this crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SwapError {
+    /// A shape whose size overflows or is no whole number of bytes.
+    #[error("tensor {name:?}: shape {shape:?} of {dtype} has no size in whole bytes below 2^64")]
+    Shape {
+        /// The tensor.
+        name: String,
+        /// Its element type.
+        dtype: DType,
+        /// Its dimensions.
+        shape: Vec<u64>,
+    },
+    /// Bytes given or asked for that are not exactly the tensor's.
+    #[error("tensor {name:?} has {expected} bytes, not {given}")]
+    Length {
+        /// The tensor.
+        name: String,
+        /// Its size in bytes.
+        expected: u64,
+        /// What the caller brought.
+        given: u64,
+    },
+    /// A tensor that the whole device budget could not hold.
+    #[error("tensor {name:?} needs {bytes} bytes of device memory, the arena has {arena}")]
+    LargerThanArena {
+        /// The tensor.
+        name: String,
+        /// Bytes it needs on the device.
+        bytes: u64,
+        /// Bytes of the arena.
+        arena: u64,
+    },
+    /// Leases and pins hold so much of the arena that this one does not fit, and none ended in time.
+    #[error(
+        "no device room for {requested} bytes within {waited:?}: {leased} of {arena} bytes are leased or pinned, {free} are free"
+    )]
+    DeviceBudget {
+        /// Bytes wanted.
+        requested: u64,
+        /// Bytes under lease or pin.
+        leased: u64,
+        /// Free bytes.
+        free: u64,
+        /// Bytes of the arena.
+        arena: u64,
+        /// How long it waited.
+        waited: Duration,
+    },
+    /// The host tier has no room for a copy that must not be dropped.
+    #[error("no host room for {requested} bytes: {source}")]
+    HostBudget {
+        /// Bytes wanted.
+        requested: u64,
+        /// What the host pool said.
+        source: HostError,
+    },
+    /// Another lease on the tensor did not end in time.
+    #[error("tensor {name:?} stayed leased for {waited:?}: {readers} readers, writer: {writer}")]
+    Leased {
+        /// The tensor.
+        name: String,
+        /// Read leases on it.
+        readers: u32,
+        /// Whether a write lease is on it.
+        writer: bool,
+        /// How long this one waited.
+        waited: Duration,
+    },
+    /// No valid copy of the tensor is left: a move or write was cut half-way, a checksum failed, or a device is gone.
+    #[error("tensor {name:?} has no valid copy left (device: {device}, host: {host})")]
+    NoValidCopy {
+        /// The tensor.
+        name: String,
+        /// State of its device copy.
+        device: SlotState,
+        /// State of its host copy.
+        host: SlotState,
+    },
+    /// The contents this lease was given turned out bad: the copy or move that made them failed.
+    #[error("the device copy of tensor {name:?} is {state}: the copy or move that made it failed")]
+    BadCopy {
+        /// The tensor.
+        name: String,
+        /// State of the copy.
+        state: SlotState,
+    },
+    /// Two tensors of one name.
+    #[error("the pool already has a tensor called {name:?}")]
+    DuplicateName {
+        /// The name.
+        name: String,
+    },
+    /// A tensor, a lease or a queue of another pool.
+    #[error("tensor {name:?} belongs to another pool")]
+    ForeignTensor {
+        /// The tensor.
+        name: String,
+    },
+    /// The same tensor twice in one request for leases, at least once for writing.
+    #[error("tensor {name:?} is asked for twice at once, and not only for reading")]
+    LeasedTwice {
+        /// The tensor.
+        name: String,
+    },
+    /// The device or its driver refused or failed.
+    #[error("{operation}: {source}")]
+    Device {
+        /// What was being done.
+        operation: &'static str,
+        /// The class of the error.
+        kind: ErrorKind,
+        /// The backend's error.
+        source: BoxedError,
+    },
+    /// Page-locked or pageable host memory could not be had.
+    #[error("host memory for {purpose}: {source}")]
+    Host {
+        /// What it was for.
+        purpose: &'static str,
+        /// The locker's or pool's error.
+        source: BoxedError,
+    },
+    /// The arena refused; its books and the pool's disagree, or a configuration is out of range.
+    #[error("arena: {0}")]
+    Arena(#[from] AllocError),
+    /// A file could not be opened or read.
+    #[error("{}: {operation} at byte {offset}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What was being done.
+        operation: &'static str,
+        /// Where in the file.
+        offset: u64,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// A file that is no safetensors file, or a damaged one.
+    #[error("{}: not a valid safetensors file: {reason}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// The rule it breaks.
+        reason: String,
+    },
+    /// An attached file is no longer the one that was attached.
+    #[error("{}: changed while attached: {len} bytes, was {expected}", path.display())]
+    FileChanged {
+        /// The file.
+        path: PathBuf,
+        /// Its length when attached.
+        expected: u64,
+        /// Its length now.
+        len: u64,
+    },
+    /// A backend that is not compiled in, or unknown.
+    #[error("no backend {name:?}; compiled in: {available}")]
+    NoBackend {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        available: String,
+    },
+    /// A configuration that cannot work.
+    #[error("{what}: {why}")]
+    Config {
+        /// The setting.
+        what: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+impl SwapError {
+    /// A backend's error, met while doing `operation`.
+    pub(crate) fn device<E: DeviceError>(operation: &'static str, source: E) -> Self {
+        SwapError::Device { operation, kind: source.kind(), source: Box::new(source) }
+    }
+
+    /// Whether the device is gone.
+    pub fn is_device_lost(&self) -> bool {
+        matches!(self, SwapError::Device { kind: ErrorKind::DeviceLost, .. })
+    }
+}

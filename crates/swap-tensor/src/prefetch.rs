@@ -1,0 +1,150 @@
+//! Fetching ahead: one thread brings tensors in, in the order they were asked for.
+
+use crate::{
+    fill::Found,
+    room::Effort,
+    tensor::Token,
+};
+use pinned_host::Transfer;
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread::JoinHandle,
+    time::Instant,
+};
+
+/// The queue of wishes and the thread that serves it, started with the first wish.
+pub(crate) struct Fetcher<T: Transfer> {
+    shared: Arc<Shared<T>>,
+    worker: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Shared<T: Transfer> {
+    state: Mutex<State<T>>,
+    changed: Condvar,
+}
+
+struct State<T: Transfer> {
+    wishes: VecDeque<Arc<Token<T>>>,
+    /// The worker is serving a wish it has taken off the queue.
+    serving: bool,
+    closed: bool,
+}
+
+impl<T: Transfer> Fetcher<T> {
+    pub(crate) fn new() -> Self {
+        let state = State { wishes: VecDeque::new(), serving: false, closed: false };
+        let shared = Shared { state: Mutex::new(state), changed: Condvar::new() };
+        Fetcher { shared: Arc::new(shared), worker: Mutex::new(None) }
+    }
+
+    /// Adds wishes; one that is waiting already is not added again.
+    pub(crate) fn ask<'a>(&self, tokens: impl Iterator<Item = &'a Arc<Token<T>>>)
+    where
+        T: 'a,
+    {
+        let mut state = self.shared.lock();
+        for token in tokens {
+            if !state.wishes.iter().any(|w| Arc::ptr_eq(w, token)) {
+                state.wishes.push_back(Arc::clone(token));
+            }
+        }
+        if state.wishes.is_empty() {
+            return;
+        }
+        drop(state);
+        self.start();
+        self.shared.changed.notify_all();
+    }
+
+    /// Blocks until every wish has been served or given up.
+    pub(crate) fn wait_idle(&self) {
+        let mut state = self.shared.lock();
+        while state.serving || !state.wishes.is_empty() {
+            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn start(&self) {
+        let mut worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
+        if worker.is_some() {
+            return;
+        }
+        let shared = Arc::clone(&self.shared);
+        match std::thread::Builder::new().name("prefetch".into()).spawn(move || shared.serve()) {
+            Ok(handle) => *worker = Some(handle),
+            // A wish is a hint: without a thread nobody serves it.
+            Err(_) => self.shared.lock().wishes.clear(),
+        }
+    }
+}
+
+impl<T: Transfer> Shared<T> {
+    fn serve(&self) {
+        let mut state = self.lock();
+        loop {
+            if state.closed {
+                return;
+            }
+            if let Some(token) = state.wishes.pop_front() {
+                state.serving = true;
+                drop(state);
+                token.fetch_ahead();
+                drop(token);
+                state = self.lock();
+                state.serving = false;
+                self.changed.notify_all();
+            } else {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T: Transfer> Drop for Fetcher<T> {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.closed = true;
+        let unserved = core::mem::take(&mut state.wishes);
+        drop(state);
+        drop(unserved);
+        self.shared.changed.notify_all();
+        let worker = self.worker.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(worker) = worker {
+            let _ = worker.join();
+        }
+    }
+}
+
+impl<T: Transfer> Token<T> {
+    /// Brings the tensor in if that disturbs nobody.
+    fn fetch_ahead(&self) {
+        let books = self.inner.lock();
+        let entry = books.entry(self.at);
+        if entry.held() || entry.busy {
+            return; // in use, or on its way
+        }
+        let effort = Effort { wait_until: None, since: Instant::now() };
+        let (mut books, found) = self.inner.bring_in(books, self.at, effort);
+        match found {
+            Ok(Found::Fetched) => {
+                let unused = !books.entry(self.at).held();
+                books.entry_mut(self.at).fetched_ahead = unused;
+                books.counters.prefetches += 1;
+            }
+            // It stays, whatever write-back it was waiting to leave after.
+            Ok(Found::Here) => {
+                books.stay(self.at);
+                books.lru.touch(self.at);
+                let unused = !books.entry(self.at).held();
+                books.entry_mut(self.at).fetched_ahead = unused;
+            }
+            Err(_) => {}
+        }
+        self.inner.wake(&books);
+    }
+}

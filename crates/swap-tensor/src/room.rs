@@ -1,0 +1,339 @@
+//! Room on the device: free room first, then moves, then evictions, then waiting.
+
+use crate::{
+    SlotState, SwapError,
+    books::{Books, Job, JobKind},
+    pool::{Guard, Inner},
+};
+use allocator_core::{AllocError, ApplyError, DeviceBuffer, Handle, Request};
+use core::ops::Range;
+use pinned_host::{Access, Event, HostError, Lane, Queue, QueuedBuffer, SliceOf, Transfer};
+use std::time::Instant;
+
+/// How far a search for room may go.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Effort {
+    /// Whether to wait for other people's leases to end, and until when.
+    pub(crate) wait_until: Option<Instant>,
+    /// When the request came, for the error's sake.
+    pub(crate) since: Instant,
+}
+
+/// What an attempt to evict one tensor came to.
+enum Evicted {
+    /// Its room is free.
+    Freed,
+    /// It is being written back; its room is free after that.
+    Started,
+    /// Nobody can go. The reason, if a candidate was refused by the host tier.
+    Nobody(Option<SwapError>),
+}
+
+impl<T: Transfer> Inner<T> {
+    /// A block of `bytes` for a tensor that is about to come in. May drop the lock and take it again.
+    pub(crate) fn room<'a>(&'a self, mut books: Guard<'a, T>, bytes: u64, effort: Effort) -> (Guard<'a, T>, Result<Handle, SwapError>) {
+        let request = Request::new(bytes);
+        let prefetch = effort.wait_until.is_none();
+        let failures = books.counters.failed_transfers;
+        loop {
+            books.reap();
+            if books.lost {
+                let error = self.lost();
+                return (books, Err(error));
+            }
+            let free = match books.arena.allocate_in_place(request) {
+                Ok(block) => return (books, Ok(block)),
+                Err(AllocError::OutOfMemory { free, .. }) => free,
+                Err(other) => return (books, Err(other.into())),
+            };
+            if free >= bytes {
+                match self.move_for(&mut books, request) {
+                    Ok(true) => continue,
+                    Ok(false) => {}
+                    Err(error) => return (books, Err(error)),
+                }
+            }
+            if books.counters.failed_transfers > failures {
+                if let Some(fault) = books.fault.take() {
+                    return (books, Err(fault));
+                }
+            }
+            let mut refusal = None;
+            if books.leaving == 0 || free + books.leaving < bytes {
+                match self.evict_one(&mut books, prefetch) {
+                    Ok(Evicted::Freed | Evicted::Started) => continue,
+                    Ok(Evicted::Nobody(why)) => refusal = why,
+                    Err(error) => return (books, Err(error)),
+                }
+            }
+            // What is in flight may become room, or evictable, when it ends.
+            if let Some(event) = books.job_in_flight() {
+                books = self.wait_for(books, &event);
+                continue;
+            }
+            if let Some(error) = refusal {
+                return (books, Err(error));
+            }
+            let (waited, held, arena) = (effort.since.elapsed(), books.held, books.arena.stats().size);
+            let full = SwapError::DeviceBudget { requested: bytes, leased: held, free, arena, waited };
+            match effort.wait_until {
+                Some(until) if Instant::now() < until => books = self.sleep(books, until),
+                _ => return (books, Err(full)),
+            }
+        }
+    }
+
+    /// Moves blocks so that `request` finds one hole. `false`: no plan, leased blocks are in the way.
+    fn move_for(&self, books: &mut Books<T>, request: Request) -> Result<bool, SwapError> {
+        let mut plan = core::mem::take(&mut books.plan);
+        let planned = books.arena.plan_room_into(request, &mut plan).is_ok() && !plan.is_empty();
+        let moved = if planned { self.apply(books, &plan) } else { Ok(()) };
+        books.plan = plan;
+        moved.map(|()| planned)
+    }
+
+    /// Runs a plan as one operation on the buffer's queue: all waits, the copies in order, one event.
+    fn apply(&self, books: &mut Books<T>, plan: &allocator_core::Plan) -> Result<(), SwapError> {
+        books.accesses.clear();
+        for m in plan.moves() {
+            books.accesses.push((m.src.clone(), Access::Read));
+            books.accesses.push((m.dst..m.dst + (m.src.end - m.src.start), Access::Write));
+        }
+        let queue = &self.queue;
+        self.order(books, queue, "order a move")?;
+        let mut refused = None;
+        let mut done = 0;
+        for m in plan.moves() {
+            let applied = books.arena.apply(m, |buffer, m| buffer.copy_within(m.src.clone(), m.dst));
+            match applied {
+                Ok(()) => done += 1,
+                Err(ApplyError::Alloc(error)) => refused = Some(SwapError::from(error)),
+                Err(ApplyError::Run(error)) => refused = Some(SwapError::device("move a block", error)),
+                Err(_) => refused = Some(self.lost()),
+            }
+            if refused.is_some() {
+                break;
+            }
+            books.counters.moved_bytes += m.src.end - m.src.start;
+        }
+        books.accesses.truncate(2 * done);
+        if done > 0 {
+            self.seal_moves(books, &plan.moves()[..done])?;
+        }
+        match refused {
+            Some(error) => {
+                books.note(&error);
+                Err(error)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Records the event behind enqueued moves. Without one they are waited for here; if that fails too, they are torn.
+    fn seal_moves(&self, books: &mut Books<T>, moves: &[allocator_core::Move]) -> Result<(), SwapError> {
+        match self.queue.record() {
+            Ok(event) => {
+                let accesses = core::mem::take(&mut books.accesses);
+                books.hazards.after(&accesses, &event);
+                books.accesses = accesses;
+                for m in moves {
+                    books.changes.push((event.clone(), m.handle));
+                }
+                Ok(())
+            }
+            Err(_) => match self.queue.drain() {
+                Ok(()) => Ok(()),
+                Err(error) => {
+                    let error = SwapError::device("wait for a move", error);
+                    books.note(&error);
+                    for m in moves {
+                        books.tear(m.handle);
+                    }
+                    Err(error)
+                }
+            },
+        }
+    }
+
+    /// Makes `queue` wait for everything that must come before `books.accesses`.
+    pub(crate) fn order(&self, books: &mut Books<T>, queue: &T::Queue, operation: &'static str) -> Result<(), SwapError> {
+        books.waits.clear();
+        let mut waits = core::mem::take(&mut books.waits);
+        books.hazards.before(&books.accesses, &mut waits);
+        let ordered = waits.iter().try_for_each(|event| queue.wait(event));
+        waits.clear();
+        books.waits = waits;
+        ordered.map_err(|error| {
+            let error = SwapError::device(operation, error);
+            books.note(&error);
+            error
+        })
+    }
+
+    /// [`order`](Self::order) for one range.
+    pub(crate) fn order_one(&self, books: &mut Books<T>, queue: &T::Queue, range: Range<u64>, access: Access, operation: &'static str) -> Result<(), SwapError> {
+        books.accesses.clear();
+        books.accesses.push((range, access));
+        self.order(books, queue, operation)
+    }
+
+    /// Evicts the tensor unused for longest: a clean one at once, a dirty one by way of a write-back.
+    fn evict_one(&self, books: &mut Books<T>, prefetch: bool) -> Result<Evicted, SwapError> {
+        let mut refusal = None;
+        // What was fetched ahead goes last, and never for the sake of another fetch.
+        for spare_fetched in [true, false] {
+            if prefetch && !spare_fetched {
+                break;
+            }
+            while let Some((at, clean)) = books.victim(spare_fetched, refusal.is_some()) {
+                if clean {
+                    books.release_device(at);
+                    books.counters.evictions += 1;
+                    return Ok(Evicted::Freed);
+                }
+                match self.write_back(books, at) {
+                    Ok(()) => {
+                        let entry = books.entry_mut(at);
+                        entry.device.leaving = true;
+                        let padded = entry.padded;
+                        books.leaving += padded;
+                        return Ok(Evicted::Started);
+                    }
+                    // A clean tensor further up may still go.
+                    Err(error @ SwapError::HostBudget { .. }) => {
+                        if refusal.replace(error).is_some() {
+                            break;
+                        }
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(Evicted::Nobody(refusal))
+    }
+
+    /// Enqueues the copy of a valid device copy to the host tier.
+    pub(crate) fn write_back(&self, books: &mut Books<T>, at: u32) -> Result<(), SwapError> {
+        let slice = self.host_slice(books, at)?;
+        let range = books.range(at)?;
+        let lane = self.device.lane(Lane::Download);
+        let sent = match self.order_one(books, lane, range.clone(), Access::Read, "order a write-back") {
+            Ok(()) => {
+                let started = Instant::now();
+                self.device
+                    .download(books.arena.buffer(), range.start, slice)
+                    .map(|ticket| (ticket, started))
+                    .map_err(|refused| SwapError::device("write a tensor back", refused.error))
+            }
+            Err(error) => Err(error),
+        };
+        let entry = books.entry_mut(at);
+        match sent {
+            Ok((ticket, started)) => {
+                entry.host.state.step(SlotState::Filling);
+                entry.jobs += 1;
+                let (version, bytes) = (entry.version, entry.padded);
+                books.hazards.after(&[(range, Access::Read)], ticket.event());
+                self.meter_begin(ticket.event(), bytes, started);
+                books.jobs.push(Job { entry: at, kind: JobKind::WriteBack, version, ticket });
+                books.counters.write_backs += 1;
+                books.counters.downloaded_bytes += bytes;
+                Ok(())
+            }
+            Err(error) => {
+                entry.host.state.step(SlotState::Absent);
+                books.note(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Memory for a host copy of `at`, whose slot becomes Reserved: its stale copy's, or new, or a clean copy's of another.
+    pub(crate) fn host_slice(&self, books: &mut Books<T>, at: u32) -> Result<SliceOf<T>, SwapError> {
+        let entry = books.entry_mut(at);
+        if let Some(slice) = entry.host.slice.take() {
+            if entry.host.state == SlotState::Valid {
+                entry.host.state.step(SlotState::Stale);
+            }
+            entry.host.state.step(SlotState::Reserved);
+            return Ok(slice);
+        }
+        let bytes = entry.padded;
+        loop {
+            match self.host.allocate(bytes as usize) {
+                Ok(slice) => {
+                    books.entry_mut(at).host.state.step(SlotState::Reserved);
+                    return Ok(slice);
+                }
+                Err(HostError::Full { .. }) if books.drop_spare_host_copy() => {}
+                Err(full @ (HostError::Full { .. } | HostError::TooLarge { .. })) => {
+                    return Err(SwapError::HostBudget { requested: bytes, source: full });
+                }
+                Err(other) => return Err(SwapError::Host { purpose: "a host copy", source: Box::new(other) }),
+            }
+        }
+    }
+}
+
+impl<T: Transfer> Books<T> {
+    /// The least recently used tensor that may go, and whether it is clean.
+    fn victim(&self, spare_fetched: bool, clean_only: bool) -> Option<(u32, bool)> {
+        self.lru.iter().find_map(|at| {
+            let entry = self.entry(at);
+            let may_go = entry.device.state == SlotState::Valid
+                && entry.idle()
+                && entry.jobs == 0
+                && !(spare_fetched && entry.fetched_ahead);
+            let clean = entry.valid_below();
+            (may_go && (clean || !clean_only)).then_some((at, clean))
+        })
+    }
+
+    /// The event of a transfer in flight, if there is one: write-backs that make room first.
+    pub(crate) fn job_in_flight(&self) -> Option<T::Event> {
+        let leaving = |job: &&Job<T>| self.entry(job.entry).device.leaving;
+        self.jobs.iter().find(leaving).or(self.jobs.first()).map(|job| job.ticket.event().clone())
+    }
+
+    /// Frees host memory that nothing depends on: a stale copy, or one that a file or the device also holds.
+    fn drop_spare_host_copy(&mut self) -> bool {
+        let spare = |books: &Self, at: u32| {
+            let entry = books.entry(at);
+            let on_device = entry.device.state == SlotState::Valid && !books.is_changing(entry.device.block);
+            let twin = entry.file_is_valid() || on_device;
+            let spare = entry.host.state == SlotState::Stale || (entry.host.state == SlotState::Valid && twin);
+            spare && entry.host.slice.is_some() && !entry.busy
+        };
+        let Some(at) = self.live().map(|(at, _)| at).find(|&at| spare(self, at)) else { return false };
+        let entry = self.entry_mut(at);
+        entry.host.slice = None;
+        entry.host.state.step(SlotState::Absent);
+        true
+    }
+}
+
+impl<T: Transfer> Inner<T> {
+    /// Waits for an event with the lock dropped.
+    pub(crate) fn wait_for<'a>(&'a self, books: Guard<'a, T>, event: &T::Event) -> Guard<'a, T> {
+        drop(books);
+        // A failure is found again, with its owner, when the job is reaped.
+        let _ = event.synchronize();
+        let mut books = self.lock();
+        books.reap();
+        books
+    }
+
+    pub(crate) fn lost(&self) -> SwapError {
+        SwapError::Device {
+            operation: "use the device",
+            kind: pinned_host::ErrorKind::DeviceLost,
+            source: "the device was lost earlier".into(),
+        }
+    }
+
+    /// Bytes a buffer's ranges are multiples of.
+    pub(crate) fn grain(&self) -> u64 {
+        self.buffer.grain().max(1)
+    }
+}
+
