@@ -35,7 +35,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), CliError> {
         model.expect(&path, args.passes, |bytes| progress.advance(bytes))?
     };
     let job = Job { args, path, model, expected };
-    let done = backends::with(&args.backend, job)
+    let done = backends::open(&args.backend, job)
         .map_err(|error| CliError::Unusable { name: args.backend.clone(), why: chain(&error) })??;
 
     if args.json {
