@@ -125,7 +125,7 @@ fn check_span(size: u64, grain: u64, start: u64, len: u64) -> Result<(), RangeEr
     if start.checked_add(len).is_none_or(|end| end > size) {
         return Err(RangeError::OutOfBounds { start, len, size });
     }
-    if grain > 1 && (start % grain != 0 || len % grain != 0) {
+    if grain > 1 && (!start.is_multiple_of(grain) || !len.is_multiple_of(grain)) {
         return Err(RangeError::OffGrain { start, len, grain });
     }
     Ok(())

@@ -1,0 +1,4 @@
+//! The suites every backend must pass, as code.
+
+mod vec_buffer;
+pub use vec_buffer::VecBuffer;

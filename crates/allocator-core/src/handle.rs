@@ -1,0 +1,61 @@
+//! Names of blocks that outlive the block without ever naming another.
+
+use core::fmt;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+/// The name of a live block: stays valid while the block moves, and is refused once it is freed.
+///
+/// A handle is a slot number, the slot's generation when the block was made, and the number of the
+/// allocator that made it. Freeing a block raises the slot's generation, and a slot whose generations are
+/// used up is never used again: a stale handle is an error for ever, never someone else's block. A
+/// handle of another allocator is an error too (allocators are numbered by a 32-bit counter per process).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Handle {
+    index: u32,
+    generation: u32,
+    owner: u32,
+}
+
+impl Handle {
+    /// The slot number: small, dense and reused after the block is freed. Use it to index a table beside
+    /// the allocator, and store the whole handle in the table to tell a slot's tenants apart.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.index as usize
+    }
+
+    pub(crate) const fn new(index: u32, generation: u32, owner: u32) -> Self {
+        Self { index, generation, owner }
+    }
+
+    pub(crate) const fn slot(self) -> u32 {
+        self.index
+    }
+
+    pub(crate) const fn generation(self) -> u32 {
+        self.generation
+    }
+
+    pub(crate) const fn owner(self) -> u32 {
+        self.owner
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Handle({self})")
+    }
+}
+
+/// `slot.generation@allocator`, short enough for a log line.
+impl fmt::Display for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}@{}", self.index, self.generation, self.owner)
+    }
+}
+
+/// A number for a new allocator; repeats only after 2^32 of them.
+pub(crate) fn next_owner() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}

@@ -1,0 +1,197 @@
+//! Checking and committing single moves.
+
+use core::ops::Range;
+
+use crate::blocks::{Kind, NIL};
+use crate::{AllocError, Handle, Move, MoveFault, OffsetAllocator};
+
+impl<P> OffsetAllocator<P> {
+    /// Whether a move can be made now: the block is where the move says, is not leased, and its destination
+    /// is aligned and free but for the part the block itself covers.
+    ///
+    /// O(distance), counted in blocks and holes passed on the way.
+    ///
+    /// # Errors
+    /// A stale or foreign handle, [`AllocError::Leased`], [`AllocError::BadMove`],
+    /// [`AllocError::TooManyBlocks`].
+    pub fn check_move(&self, step: &Move) -> Result<(), AllocError> {
+        self.destination(step).map(|_| ())
+    }
+
+    /// Records that a block has moved. The bytes are the caller's business; see
+    /// [`Arena::apply`](crate::Arena::apply) for both together. O(distance) as
+    /// [`check_move`](Self::check_move).
+    ///
+    /// # Errors
+    /// As [`check_move`](Self::check_move).
+    pub fn commit_move(&mut self, step: &Move) -> Result<(), AllocError> {
+        let mut hole = self.destination(step)?;
+        let slot = step.handle.slot();
+        let neighbours = {
+            let node = self.space.blocks.node(slot);
+            [node.prev, node.next]
+        };
+        self.space.vacate(slot);
+        // Joining holes may have merged the destination's hole into its neighbour, or made it.
+        if hole == NIL || neighbours.contains(&hole) {
+            hole = self.hole_around(step.src.start, neighbours);
+        }
+        self.space.occupy(hole, step.dst, slot, step.len());
+        self.counts.moves += 1;
+        self.counts.moved_bytes += step.len();
+        self.epoch += 1;
+        Ok(())
+    }
+
+    /// The hole that has the part of the destination outside the block, `NIL` when there is none.
+    fn destination(&self, step: &Move) -> Result<u32, AllocError> {
+        let Move { handle, ref src, dst } = *step;
+        let slot = self.slot(handle)?;
+        let node = self.space.blocks.node(slot);
+        if node.leases > 0 {
+            return Err(AllocError::Leased { handle, leases: node.leases });
+        }
+        if *src != node.range() {
+            return Err(bad_move(handle, src, dst, MoveFault::NotAtSource));
+        }
+        let Some(end) = dst.checked_add(node.len).filter(|end| *end <= self.size) else {
+            return Err(bad_move(handle, src, dst, MoveFault::OutOfBounds));
+        };
+        if !dst.is_multiple_of(node.align()) {
+            return Err(bad_move(handle, src, dst, MoveFault::Misaligned));
+        }
+        self.check_slots()?;
+        // What must be free: the destination but for the block itself, on one side of the block.
+        let (need, below) = match () {
+            () if dst < src.start => (dst..end.min(src.start), true),
+            () => (dst.max(src.end)..end, false),
+        };
+        if need.is_empty() || dst == src.start {
+            return Ok(NIL);
+        }
+        let blocks = &self.space.blocks;
+        let found = if below {
+            blocks.downwards(node.prev).find(|(_, node)| node.offset <= need.start)
+        } else {
+            blocks.upwards(node.next).find(|(_, node)| node.end() >= need.end)
+        };
+        match found {
+            Some((hole, node))
+                if node.kind == Kind::Hole && node.offset <= need.start && node.end() >= need.end =>
+            {
+                Ok(hole)
+            }
+            _ => Err(bad_move(handle, src, dst, MoveFault::Occupied)),
+        }
+    }
+
+    /// The hole that now covers `offset`, left behind by a block that stood between `neighbours`.
+    fn hole_around(&self, offset: u64, neighbours: [u32; 2]) -> u32 {
+        let blocks = &self.space.blocks;
+        let covers = |slot: u32| {
+            blocks.get(slot).is_some_and(|node| node.kind == Kind::Hole && node.range().contains(&offset))
+        };
+        let [below, above] = neighbours;
+        if covers(below) {
+            return below;
+        }
+        if covers(above) {
+            return above;
+        }
+        // No hole was beside the block, so one was made between its neighbours.
+        match blocks.get(below) {
+            Some(node) => node.next,
+            None => blocks.first(),
+        }
+    }
+}
+
+fn bad_move(handle: Handle, src: &Range<u64>, dst: u64, fault: MoveFault) -> AllocError {
+    let len = src.end.saturating_sub(src.start);
+    AllocError::BadMove { handle, from: src.start, to: dst, len, fault }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Request;
+    use alloc::vec::Vec;
+
+    fn allocator(size: u64, sizes: &[u64]) -> (OffsetAllocator, Vec<Handle>) {
+        let mut allocator = OffsetAllocator::new(size).unwrap();
+        let handles = sizes.iter().map(|size| allocator.allocate(Request::new(*size)).unwrap()).collect();
+        (allocator, handles)
+    }
+
+    fn to(allocator: &OffsetAllocator, handle: Handle, dst: u64) -> Move {
+        Move { handle, src: allocator.block(handle).unwrap().range, dst }
+    }
+
+    fn fault(result: Result<(), AllocError>) -> MoveFault {
+        match result {
+            Err(AllocError::BadMove { fault, .. }) => fault,
+            other => unreachable!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_destination_that_is_free_is_allowed_and_no_other() {
+        // Blocks of 2, 3, 2 with a hole on each side, moved to every offset: exactly the free ones pass.
+        for middle in 1..3 {
+            for dst in 0..16 {
+                let (mut allocator, blocks) = allocator(14, &[1, 2, 1, 3, 2, 2]);
+                allocator.free(blocks[0]).unwrap();
+                allocator.free(blocks[2]).unwrap();
+                allocator.free(blocks[4]).unwrap();
+                let handle = blocks[2 * middle - 1];
+                let step = to(&allocator, handle, dst);
+                let free = dst + step.len() <= 14
+                    && allocator
+                        .blocks()
+                        .filter(|other| other.handle != handle)
+                        .all(|other| other.range.end <= dst || other.range.start >= dst + step.len());
+                let before = allocator.stats();
+                assert_eq!(allocator.check_move(&step).is_ok(), free, "{step:?}");
+                assert_eq!(allocator.commit_move(&step).is_ok(), free);
+                allocator.check().unwrap();
+                let moved = allocator.block(handle).unwrap().range;
+                assert_eq!(moved, if free { step.dst_range() } else { step.src.clone() });
+                assert_eq!(allocator.stats().free, before.free);
+            }
+        }
+    }
+
+    #[test]
+    fn each_fault_has_its_name() {
+        let (mut allocator, blocks) = allocator(16, &[4, 4, 4]);
+        let step = to(&allocator, blocks[2], 12);
+        assert_eq!(fault(allocator.check_move(&to(&allocator, blocks[0], 2))), MoveFault::Occupied);
+        assert_eq!(fault(allocator.check_move(&to(&allocator, blocks[0], 13))), MoveFault::OutOfBounds);
+        assert_eq!(fault(allocator.check_move(&to(&allocator, blocks[0], u64::MAX))), MoveFault::OutOfBounds);
+        allocator.commit_move(&step).unwrap();
+        assert_eq!(fault(allocator.commit_move(&step)), MoveFault::NotAtSource);
+        let inverted = Move { handle: blocks[2], src: core::ops::Range { start: 16, end: 12 }, dst: 0 };
+        assert_eq!(fault(allocator.check_move(&inverted)), MoveFault::NotAtSource);
+        let back = to(&allocator, blocks[2], 8);
+        allocator.lease(blocks[2]).unwrap();
+        assert_eq!(allocator.commit_move(&back), Err(AllocError::Leased { handle: blocks[2], leases: 1 }));
+        allocator.unlease(blocks[2]).unwrap();
+        allocator.free(blocks[2]).unwrap();
+        assert_eq!(allocator.commit_move(&back), Err(AllocError::StaleHandle { handle: blocks[2] }));
+        let aligned = allocator.allocate(Request::new(4).align(8)).unwrap();
+        assert_eq!(fault(allocator.check_move(&to(&allocator, aligned, 12))), MoveFault::Misaligned);
+    }
+
+    #[test]
+    fn moves_need_slots_and_say_so() {
+        let mut allocator = OffsetAllocator::with_limit(16, 1, crate::BestFit, 5).unwrap();
+        let one = allocator.allocate(Request::new(2)).unwrap();
+        allocator.allocate(Request::new(2)).unwrap();
+        assert_eq!(allocator.check_move(&to(&allocator, one, 8)), Ok(()));
+        allocator.allocate(Request::new(2)).unwrap();
+        let full = AllocError::TooManyBlocks { limit: 5 };
+        assert_eq!(allocator.check_move(&to(&allocator, one, 8)), Err(full));
+        assert_eq!(allocator.allocate(Request::new(2)), Err(full));
+        allocator.check().unwrap();
+    }
+}

@@ -1,0 +1,26 @@
+//! Hearing what happens in an arena.
+
+use crate::{Block, Move};
+
+/// Hears allocations, releases and moves of an [`Arena`](crate::Arena), after each was made.
+///
+/// It is called under whatever lock the arena is under, so it must be quick and must not call back. The
+/// empty observer is `()`.
+pub trait Observer {
+    /// A block was allocated.
+    fn on_alloc(&mut self, block: &Block) {
+        let _ = block;
+    }
+
+    /// A block was released; it is described as it was.
+    fn on_free(&mut self, block: &Block) {
+        let _ = block;
+    }
+
+    /// A block moved.
+    fn on_move(&mut self, step: &Move) {
+        let _ = step;
+    }
+}
+
+impl Observer for () {}

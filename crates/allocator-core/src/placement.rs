@@ -1,0 +1,151 @@
+//! Which hole a request gets.
+
+use core::ops::Range;
+
+use crate::bins::Class;
+use crate::blocks::Kind;
+use crate::space::Space;
+use crate::{Fit, Lifetime};
+
+/// Chooses the spot for a block: a strategy of an [`OffsetAllocator`](crate::OffsetAllocator).
+///
+/// Implementations must be deterministic in their arguments. A spot that is not inside one hole or not
+/// aligned is refused as [`Misplaced`](crate::AllocError::Misplaced), so a faulty placement cannot
+/// corrupt an allocator.
+///
+/// ```
+/// use allocator_core::{Fit, Holes, OffsetAllocator, Placement, Request, Spot};
+///
+/// /// Always from the top of the highest hole that fits.
+/// struct Topmost;
+///
+/// impl Placement for Topmost {
+///     fn place(&self, holes: Holes<'_>, fit: &Fit) -> Option<Spot> {
+///         holes.by_address().filter_map(|hole| Some(hole.at(fit.highest_in(&hole.range())?))).last()
+///     }
+/// }
+///
+/// let mut allocator = OffsetAllocator::with_placement(1024, 1, Topmost)?;
+/// let block = allocator.allocate(Request::new(24))?;
+/// assert_eq!(allocator.block(block)?.range, 1000..1024);
+/// # Ok::<(), allocator_core::AllocError>(())
+/// ```
+pub trait Placement {
+    /// The spot for a block of `fit`, or `None` when no hole fits.
+    fn place(&self, holes: Holes<'_>, fit: &Fit) -> Option<Spot>;
+}
+
+/// Best fit: the smallest hole the block fits into, ties to the lowest offset. The default.
+///
+/// Size classes find the first class that can serve in O(1); inside it up to 64 holes are compared
+/// exactly. Only when none of those fits are the rest looked at, so a refusal is always true. The block takes the low end of its hole, or the high end when the request says
+/// [`Lifetime::Short`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct BestFit;
+
+impl Placement for BestFit {
+    fn place(&self, holes: Holes<'_>, fit: &Fit) -> Option<Spot> {
+        let best = |class: SizeClass<'_>, skip: usize, limit: usize| {
+            let fitting = class.holes().skip(skip).take(limit).filter_map(|hole| {
+                let offset = match fit.lifetime {
+                    Lifetime::Short => fit.highest_in(&hole.range)?,
+                    Lifetime::Unknown | Lifetime::Long => fit.lowest_in(&hole.range)?,
+                };
+                Some((hole.range.end - hole.range.start, hole.at(offset)))
+            });
+            fitting.min_by_key(|(len, spot)| (*len, spot.offset)).map(|(_, spot)| spot)
+        };
+        holes
+            .by_size(fit.size)
+            .find_map(|class| best(class, 0, SCAN))
+            .or_else(|| holes.by_size(fit.size).find_map(|class| best(class, SCAN, usize::MAX)))
+    }
+}
+
+/// First fit from below: the lowest offset that fits. O(blocks and holes below it).
+///
+/// Keeps the top of an arena free, at the price of a walk per allocation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LowestOffset;
+
+impl Placement for LowestOffset {
+    fn place(&self, holes: Holes<'_>, fit: &Fit) -> Option<Spot> {
+        holes.by_address().find_map(|hole| Some(hole.at(fit.lowest_in(&hole.range)?)))
+    }
+}
+
+/// The holes of an allocator, by size or by address.
+#[derive(Clone, Copy)]
+pub struct Holes<'a> {
+    space: &'a Space,
+}
+
+impl<'a> Holes<'a> {
+    pub(crate) fn new(space: &'a Space) -> Self {
+        Self { space }
+    }
+
+    /// The non-empty size classes, shortest first, from the one that holes of `len` bytes belong to. That
+    /// first class may hold shorter ones too; all later classes hold only longer ones. O(1) per class.
+    pub fn by_size(self, len: u64) -> impl Iterator<Item = SizeClass<'a>> {
+        let space = self.space;
+        let mut next = space.bins.at_or_above(space.class_of(len));
+        core::iter::from_fn(move || {
+            let class = next?;
+            next = space.bins.at_or_above(class.above());
+            Some(SizeClass { space, class })
+        })
+    }
+
+    /// All holes from the lowest offset up. O(1) per block or hole passed.
+    pub fn by_address(self) -> impl Iterator<Item = Hole> + 'a {
+        let blocks = &self.space.blocks;
+        let holes = blocks.upwards(blocks.first()).filter(|(_, node)| node.kind == Kind::Hole);
+        holes.map(|(slot, node)| Hole { slot, range: node.range() })
+    }
+}
+
+/// Holes of nearly the same length: within one class they differ by at most 1/32.
+#[derive(Clone, Copy)]
+pub struct SizeClass<'a> {
+    space: &'a Space,
+    class: Class,
+}
+
+impl<'a> SizeClass<'a> {
+    /// Its holes, the latest made first.
+    pub fn holes(self) -> impl Iterator<Item = Hole> + 'a {
+        self.space.in_class(self.class).map(|(slot, node)| Hole { slot, range: node.range() })
+    }
+}
+
+/// A hole a block may be placed in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hole {
+    slot: u32,
+    range: Range<u64>,
+}
+
+impl Hole {
+    /// The free bytes.
+    #[must_use]
+    pub fn range(&self) -> Range<u64> {
+        self.range.clone()
+    }
+
+    /// The spot at `offset` (counted from the start of the arena) in this hole.
+    #[must_use]
+    pub fn at(&self, offset: u64) -> Spot {
+        Spot { slot: self.slot, offset }
+    }
+}
+
+/// A place for a block: an offset in a hole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spot {
+    pub(crate) slot: u32,
+    pub(crate) offset: u64,
+}
+
+/// Holes compared per size class before a longer class is tried.
+const SCAN: usize = 64;

@@ -1,0 +1,141 @@
+//! The planner's own copy of where the blocks are, in address order, that it can rearrange.
+
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use super::Move;
+use crate::blocks::Kind;
+use crate::request::{align_down, align_up};
+use crate::{Fit, Handle, OffsetAllocator};
+
+/// A block as the planner sees it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Item {
+    pub(super) handle: Handle,
+    pub(super) offset: u64,
+    pub(super) len: u64,
+    pub(super) align: u64,
+    /// Leased: neither moves nor lets others pass.
+    pub(super) wall: bool,
+    /// Bytes in the blocks before this one.
+    pub(super) before: u64,
+}
+
+impl Item {
+    pub(super) fn end(&self) -> u64 {
+        self.offset + self.len
+    }
+
+    pub(super) fn to(&self, dst: u64) -> Move {
+        Move { handle: self.handle, src: self.offset..self.end(), dst }
+    }
+}
+
+/// Blocks `0..n` in address order; gap `i` lies before block `i`, gap `n` after the last.
+///
+/// ```text
+///   gap 0 │ block 0 │ gap 1 │ block 1 │ … │ block n-1 │ gap n        a gap may be empty
+///         └──── run 0..2 ───────────┘
+///   └────────── extent of run 0..2 ───────────┘                      what is between its neighbours
+/// ```
+#[derive(Debug, Clone, Default)]
+pub(super) struct Layout {
+    pub(super) items: Vec<Item>,
+    pub(super) size: u64,
+}
+
+impl Layout {
+    /// Copies the blocks of `allocator`; with `walls` off, leases are ignored. O(blocks + holes).
+    pub(super) fn load<P>(&mut self, allocator: &OffsetAllocator<P>, walls: bool) {
+        self.items.clear();
+        self.size = allocator.size;
+        let mut before = 0;
+        for (slot, node) in allocator.nodes(Kind::Block) {
+            self.items.push(Item {
+                handle: Handle::new(slot, node.generation, allocator.owner),
+                offset: node.offset,
+                len: node.len,
+                align: node.align(),
+                wall: walls && node.leases > 0,
+                before,
+            });
+            before += node.len;
+        }
+    }
+
+    /// Whether `fit` has room in a gap. O(blocks).
+    pub(super) fn holds(&self, fit: &Fit) -> bool {
+        (0..=self.len()).any(|gap| lowest(&self.gap(gap), fit.size, fit.align).is_some())
+    }
+
+    /// Moves every block that `may` move down as far as it goes and tells `emit` each move. O(blocks).
+    pub(super) fn slide_down(&mut self, mut may: impl FnMut(&Item) -> bool, mut emit: impl FnMut(Move)) {
+        let mut free_from = 0;
+        for item in &mut self.items {
+            if !item.wall
+                && let Some(dst) = lowest(&(free_from..item.end()), item.len, item.align)
+                && dst < item.offset
+                && may(item)
+            {
+                emit(item.to(dst));
+                item.offset = dst;
+            }
+            free_from = item.end();
+        }
+    }
+
+    /// Length of the longest gap. O(blocks).
+    pub(super) fn longest_gap(&self) -> u64 {
+        let gaps = (0..=self.len()).map(|index| self.gap(index));
+        gaps.map(|gap| gap.end - gap.start).max().unwrap_or(0)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// The free bytes before block `index`, or after the last.
+    pub(super) fn gap(&self, index: usize) -> Range<u64> {
+        self.extent(index, index)
+    }
+
+    /// Everything between the neighbours of the run of blocks `from..to`: its blocks and the gaps around.
+    pub(super) fn extent(&self, from: usize, to: usize) -> Range<u64> {
+        let start = from.checked_sub(1).map_or(0, |below| self.items[below].end());
+        let end = self.items.get(to).map_or(self.size, |above| above.offset);
+        start..end
+    }
+
+    /// Bytes in the blocks of a run.
+    pub(super) fn bytes(&self, from: usize, to: usize) -> u64 {
+        let last = self.items.get(to.wrapping_sub(1)).map_or(0, |item| item.before + item.len);
+        if to > from { last - self.items[from].before } else { 0 }
+    }
+
+    /// The next stretch of blocks without a wall at or after `from`, which may be empty.
+    pub(super) fn segment(&self, from: usize) -> Range<usize> {
+        let walls = self.items[from..].iter().position(|item| item.wall);
+        from..walls.map_or(self.len(), |walls| from + walls)
+    }
+
+    /// All stretches between walls, in address order.
+    pub(super) fn segments(&self) -> impl Iterator<Item = Range<usize>> {
+        let mut from = Some(0);
+        core::iter::from_fn(move || {
+            let segment = self.segment(from?);
+            from = (segment.end < self.len()).then_some(segment.end + 1);
+            Some(segment)
+        })
+    }
+}
+
+/// Where a block fits lowest in `gap`.
+pub(super) fn lowest(gap: &Range<u64>, size: u64, align: u64) -> Option<u64> {
+    let offset = align_up(gap.start, align)?;
+    (offset.checked_add(size)? <= gap.end).then_some(offset)
+}
+
+/// Where a block that ends at or below `limit` starts highest. The caller knows that it fits.
+pub(super) fn highest_below(limit: u64, size: u64, align: u64) -> u64 {
+    align_down(limit - size, align)
+}

@@ -1,0 +1,134 @@
+//! Numbers about an allocator, and the walk that proves its invariants.
+
+use crate::blocks::{Kind, NIL};
+use crate::{Inconsistency, OffsetAllocator};
+
+/// An allocator in numbers; all lengths in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Length of the whole range.
+    pub size: u64,
+    /// Bytes in holes.
+    pub free: u64,
+    /// Bytes in blocks: `size - free`.
+    pub live: u64,
+    /// Bytes asked for by the live blocks; `live - requested` is lost to the grain.
+    pub requested: u64,
+    /// Length of the largest hole.
+    pub largest_hole: u64,
+    /// Number of live blocks.
+    pub blocks: u64,
+    /// Number of holes.
+    pub holes: u64,
+    /// The most `live` has ever been.
+    pub high_water: u64,
+    /// Number of live blocks with at least one lease.
+    pub leased_blocks: u64,
+    /// Bytes in them.
+    pub leased_bytes: u64,
+    /// Moves committed since the allocator was made.
+    pub moves: u64,
+    /// Bytes they moved.
+    pub moved_bytes: u64,
+}
+
+impl<P> OffsetAllocator<P> {
+    /// The allocator in numbers. O(1), but for the largest hole: O(holes in its size class).
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let counts = &self.counts;
+        Stats {
+            size: self.size,
+            free: counts.free,
+            live: self.size - counts.free,
+            requested: counts.requested,
+            largest_hole: self.space.largest_hole(),
+            blocks: counts.blocks,
+            holes: self.space.holes(),
+            high_water: counts.high_water,
+            leased_blocks: counts.leased_blocks,
+            leased_bytes: counts.leased_bytes,
+            moves: counts.moves,
+            moved_bytes: counts.moved_bytes,
+        }
+    }
+
+    /// Walks every structure and proves that they agree: address order, size classes, counters, slots.
+    /// For tests: O(slots + size classes). It cannot see whether the bytes are where the blocks are.
+    ///
+    /// # Errors
+    /// The first invariant that does not hold.
+    pub fn check(&self) -> Result<(), Inconsistency> {
+        let linked = self.check_order()?;
+        let listed = self.check_classes()?;
+        let rule = |holds: bool, rule, at| if holds { Ok(()) } else { Err(Inconsistency { rule, at }) };
+        let kinds = |kind| self.space.blocks.slots().iter().filter(|node| node.kind == kind).count() as u64;
+        rule(
+            kinds(Kind::Hole) + kinds(Kind::Block) == linked,
+            "a live slot is not in address order",
+            linked,
+        )?;
+        rule(kinds(Kind::Hole) == listed, "a hole is in no size class", listed)?;
+        rule(listed == self.space.holes(), "the number of holes is wrong", listed)?;
+        rule(kinds(Kind::Block) == self.counts.blocks, "the number of blocks is wrong", self.counts.blocks)?;
+        rule(self.counts.high_water >= self.size - self.counts.free, "high water below live", self.size)
+    }
+
+    /// Every byte in one node, neighbours linked both ways, sums as counted; the number of nodes.
+    fn check_order(&self) -> Result<u64, Inconsistency> {
+        let blocks = &self.space.blocks;
+        let (mut end, mut before, mut nodes) = (0, NIL, 0_u64);
+        let (mut free, mut requested, mut leased) = (0, 0, (0, 0));
+        let mut after_hole = false;
+        for (slot, node) in blocks.upwards(blocks.first()) {
+            let rule = |holds: bool, rule| if holds { Ok(()) } else { Err(Inconsistency { rule, at: end }) };
+            rule(nodes < blocks.slots().len() as u64, "the address order has a cycle")?;
+            rule(node.offset == end, "a gap or an overlap between neighbours")?;
+            rule(node.prev == before, "a neighbour is not linked back")?;
+            rule(node.len > 0 && node.len.is_multiple_of(self.grain), "a length is zero or off the grain")?;
+            let hole = node.kind == Kind::Hole;
+            rule(hole || node.kind == Kind::Block, "a vacant slot in address order")?;
+            rule(!(hole && after_hole), "two holes side by side")?;
+            if hole {
+                free += node.len;
+            } else {
+                rule(node.offset.is_multiple_of(node.align()), "a block is misaligned")?;
+                rule(node.generation < u32::MAX, "a block in a slot without generations")?;
+                let waste = node.len.checked_sub(node.requested);
+                rule(waste.is_some_and(|waste| waste < self.grain), "a block wastes a grain")?;
+                requested += node.requested;
+                leased.0 += u64::from(node.leases > 0);
+                leased.1 += if node.leases > 0 { node.len } else { 0 };
+            }
+            (end, before, nodes, after_hole) = (node.end(), slot, nodes + 1, hole);
+        }
+        let counts = &self.counts;
+        let rule = |holds: bool, rule| if holds { Ok(()) } else { Err(Inconsistency { rule, at: end }) };
+        rule(end == self.size, "the nodes do not reach the end")?;
+        rule(free == counts.free, "free bytes are miscounted")?;
+        rule(requested == counts.requested, "requested bytes are miscounted")?;
+        rule(leased == (counts.leased_blocks, counts.leased_bytes), "leases are miscounted")?;
+        Ok(nodes)
+    }
+
+    /// Every listed hole in the list of its length, linked both ways; the number of listed holes.
+    fn check_classes(&self) -> Result<u64, Inconsistency> {
+        let space = &self.space;
+        let rule = |holds: bool, rule, at| if holds { Ok(()) } else { Err(Inconsistency { rule, at }) };
+        rule(space.bins.bits_hold(), "a size class bit is wrong", 0)?;
+        let (mut listed, mut next) = (0, space.bins.at_or_above(space.class_of(0)));
+        while let Some(class) = next {
+            let mut before = NIL;
+            for (slot, node) in space.in_class(class) {
+                rule(listed < space.holes(), "a size class has a cycle", node.offset)?;
+                rule(node.kind == Kind::Hole, "a size class lists what is no hole", node.offset)?;
+                rule(space.class_of(node.len) == class, "a hole in the wrong size class", node.offset)?;
+                rule(node.bin_prev == before, "a size class is not linked back", node.offset)?;
+                (before, listed) = (slot, listed + 1);
+            }
+            next = space.bins.at_or_above(class.above());
+        }
+        Ok(listed)
+    }
+}
