@@ -29,7 +29,7 @@ struct Held {
     sleepers: usize,
 }
 
-/// Invariant: two spans of different owners overlap only if neither is exclusive.
+/// Invariant: not empty; two spans of different owners overlap only if neither is exclusive.
 struct Span {
     range: Range<u64>,
     exclusive: bool,
@@ -81,7 +81,7 @@ impl RangeLock {
         }
         held.owner += 1;
         let owner = held.owner;
-        for (range, exclusive) in wants {
+        for (range, exclusive) in wants.iter().filter(|(range, _)| !range.is_empty()) {
             held.spans.push(Span { range: range.clone(), exclusive: *exclusive, owner });
         }
         HELD_HERE.set(HELD_HERE.get() + 1);
@@ -91,6 +91,9 @@ impl RangeLock {
 
 impl Held {
     fn blocks(&self, (range, exclusive): &Want) -> bool {
+        if range.is_empty() {
+            return false;
+        }
         let overlaps = |span: &Span| span.range.start < range.end && range.start < span.range.end;
         self.spans.iter().any(|span| (span.exclusive || *exclusive) && overlaps(span))
     }

@@ -3,7 +3,9 @@
 //! Everything here happens under the pool's one lock, in short sections: no wait, no I/O, no copy of payload. What
 //! needs the device only *enqueues*.
 
-use crate::{Residency, SlotState, SwapError, TensorSpec, file::FileCopy, lru::Lru, stats::Counters, tensor::Token};
+use crate::{
+    Residency, SlotState, SwapError, TensorSpec, file::FileCopy, lru::Lru, stats::Counters, tensor::Token,
+};
 use allocator_core::{Arena, Handle, Plan};
 use core::ops::Range;
 use pinned_host::{Access, Event, Hazards, SliceOf, Ticket, Transfer};
@@ -163,12 +165,7 @@ impl<T: Transfer> Books<T> {
             readers: 0,
             writer: false,
             pins: 0,
-            device: DeviceSlot {
-                state: SlotState::Absent,
-                block: None,
-                ordered: false,
-                leaving: false,
-            },
+            device: DeviceSlot { state: SlotState::Absent, block: None, ordered: false, leaving: false },
             host: HostSlot { state: SlotState::Absent, slice: None },
             file: None,
             busy: false,

@@ -19,7 +19,10 @@ impl<T: Transfer> Books<T> {
             let name = entry.spec.name();
             let (on_device, in_host) = (entry.device.state, entry.host.state);
             if on_device.holds_room() != entry.device.block.is_some() && on_device != SlotState::Lost {
-                return Err(format!("{name}: device copy is {on_device}, its block {:?}", entry.device.block));
+                return Err(format!(
+                    "{name}: device copy is {on_device}, its block {:?}",
+                    entry.device.block
+                ));
             }
             if let Some(block) = entry.device.block {
                 if !blocks.insert(block) {
@@ -27,7 +30,11 @@ impl<T: Transfer> Books<T> {
                 }
                 let range = self.arena.range(block).map_err(|e| format!("{name}: {e}"))?;
                 if range.end - range.start != entry.padded {
-                    return Err(format!("{name}: {} bytes in a block of {}", entry.padded, range.end - range.start));
+                    return Err(format!(
+                        "{name}: {} bytes in a block of {}",
+                        entry.padded,
+                        range.end - range.start
+                    ));
                 }
                 device += entry.padded;
             }
@@ -40,7 +47,10 @@ impl<T: Transfer> Books<T> {
             let filling = jobs.clone().filter(|job| job.kind == JobKind::SwapIn).count();
             let writing = jobs.clone().filter(|job| job.kind == JobKind::WriteBack).count();
             if filling > 1 || writing > 1 || (filling + writing) as u32 != entry.jobs {
-                return Err(format!("{name}: {filling} uploads and {writing} write-backs at once, {} counted", entry.jobs));
+                return Err(format!(
+                    "{name}: {filling} uploads and {writing} write-backs at once, {} counted",
+                    entry.jobs
+                ));
             }
             let lent = filling > 0 || entry.busy;
             if in_host == SlotState::Valid && entry.host.slice.is_none() && !lent {
@@ -56,21 +66,32 @@ impl<T: Transfer> Books<T> {
             let new = entry.version == 0 && entry.file.is_none();
             let broken = entry.file.as_ref().is_some_and(|f| f.file.is_broken());
             if !valid && !known_bad && !entry.busy && !new && !broken {
-                return Err(format!("{name}: no valid copy, and nothing says so (device {on_device}, host {in_host})"));
+                return Err(format!(
+                    "{name}: no valid copy, and nothing says so (device {on_device}, host {in_host})"
+                ));
             }
         }
         let arena = self.arena.stats();
         if device > arena.size - arena.free {
-            return Err(format!("tensors hold {device} bytes of the arena, {} are taken", arena.size - arena.free));
+            return Err(format!(
+                "tensors hold {device} bytes of the arena, {} are taken",
+                arena.size - arena.free
+            ));
         }
         if held != self.held || held > arena.size {
-            return Err(format!("{held} bytes are leased or pinned, {} are counted, the arena has {}", self.held, arena.size));
+            return Err(format!(
+                "{held} bytes are leased or pinned, {} are counted, the arena has {}",
+                self.held, arena.size
+            ));
         }
         if leaving > self.leaving {
             return Err(format!("{leaving} bytes are leaving, {} are counted", self.leaving));
         }
         if host.in_use > host.capacity {
-            return Err(format!("{} bytes of the host tier are in use, it has {}", host.in_use, host.capacity));
+            return Err(format!(
+                "{} bytes of the host tier are in use, it has {}",
+                host.in_use, host.capacity
+            ));
         }
         Ok(())
     }

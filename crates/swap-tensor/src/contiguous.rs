@@ -1,7 +1,9 @@
 //! The face of DeepSpeed's `ContiguousMemoryAllocator` over an arena: tensors and parameters counted in elements.
 
 use crate::{Element, SwapError};
-use allocator_core::{ApplyError, Arena, ArenaError, Compaction, DeviceBuffer, Handle, Observer, ParamId, Request};
+use allocator_core::{
+    ApplyError, Arena, ArenaError, Compaction, DeviceBuffer, Handle, Observer, ParamId, Request,
+};
 use core::{marker::PhantomData, ops::Range};
 use pinned_host::ErrorKind;
 use std::collections::HashMap;
@@ -90,8 +92,9 @@ impl<B: DeviceBuffer, E: Element> ContiguousAllocator<B, E> {
         for m in plan.moves() {
             let applied = self.arena.apply(m, |buffer, m| buffer.copy_within(m.src.clone(), m.dst));
             applied.map_err(|error| match error {
-                ApplyError::Run(error) => arena_error(ArenaError::Device(error)),
+                ApplyError::Run(error) => device_error(error),
                 ApplyError::Alloc(error) => error.into(),
+                other => device_error(other),
             })?;
         }
         Ok(plan.bytes() / width::<E>())
@@ -111,7 +114,12 @@ impl<B: DeviceBuffer, E: Element> ContiguousAllocator<B, E> {
     ///
     /// # Errors
     /// A shape of another number of elements, more than the tensor has, or a tensor that is gone.
-    pub fn assign_to_param(&mut self, tensor: TensorId, numel: u64, shape: impl Into<Vec<u64>>) -> Result<ParamId, SwapError> {
+    pub fn assign_to_param(
+        &mut self,
+        tensor: TensorId,
+        numel: u64,
+        shape: impl Into<Vec<u64>>,
+    ) -> Result<ParamId, SwapError> {
         let shape = shape.into();
         if shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d)) != Some(numel) {
             return Err(SwapError::Shape { name: "parameter".into(), dtype: E::DTYPE, shape });
@@ -210,9 +218,11 @@ fn elements<E>(bytes: Range<u64>) -> Range<u64> {
 fn arena_error<D: std::error::Error + Send + Sync + 'static>(error: ArenaError<D>) -> SwapError {
     match error {
         ArenaError::Alloc(error) => error.into(),
-        ArenaError::Device(error) => {
-            SwapError::Device { operation: "move a block", kind: ErrorKind::Failed, source: Box::new(error) }
-        }
-        other => SwapError::Device { operation: "use the arena", kind: ErrorKind::Failed, source: other.to_string().into() },
+        ArenaError::Device(error) => device_error(error),
+        other => device_error(other),
     }
+}
+
+fn device_error(error: impl std::error::Error + Send + Sync + 'static) -> SwapError {
+    SwapError::Device { operation: "move a block", kind: ErrorKind::Failed, source: Box::new(error) }
 }

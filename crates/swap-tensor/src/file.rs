@@ -56,8 +56,9 @@ pub(crate) fn open(path: &Path) -> Result<Vec<(TensorSpec, FileCopy)>, SwapError
     let mut tensors = Vec::with_capacity(metadata.offset_keys().len());
     for name in metadata.offset_keys() {
         let Some(info) = metadata.info(&name) else { continue };
-        let dtype = DType::try_from(info.dtype)
-            .map_err(|d| format(path, &std::format!("tensor {name:?} has dtype {d}, which is not supported")))?;
+        let dtype = DType::try_from(info.dtype).map_err(|d| {
+            format(path, &std::format!("tensor {name:?} has dtype {d}, which is not supported"))
+        })?;
         let shape: Vec<u64> = info.shape.iter().map(|&d| d as u64).collect();
         let spec = TensorSpec::new(name, dtype, shape)?;
         let offset = data_start + info.data_offsets.0 as u64;
@@ -114,7 +115,9 @@ impl AttachedFile {
         if header_len > MAX_HEADER || header_len > room {
             return Err(format(
                 path,
-                &std::format!("its header claims {header_len} bytes, {room} follow (at most {MAX_HEADER} are allowed)"),
+                &std::format!(
+                    "its header claims {header_len} bytes, {room} follow (at most {MAX_HEADER} are allowed)"
+                ),
             ));
         }
         let mut header = vec![0; header_len as usize];
@@ -126,7 +129,10 @@ impl AttachedFile {
         if data_start.checked_add(data_len) != Some(self.len) {
             return Err(format(
                 path,
-                &std::format!("its header describes {data_len} bytes of tensors, {} follow", self.len - data_start),
+                &std::format!(
+                    "its header describes {data_len} bytes of tensors, {} follow",
+                    self.len - data_start
+                ),
             ));
         }
         Ok((data_start, metadata))

@@ -11,6 +11,15 @@ use core::ops::Range;
 use pinned_host::{Access, Lane, SliceOf, Ticket, Transfer};
 use std::time::Instant;
 
+/// What is wanted on the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Want {
+    /// The tensor's current contents.
+    Contents,
+    /// Room for new contents: the old ones are not brought in.
+    Room,
+}
+
 /// How a tensor was found when it was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Found {
@@ -24,7 +33,13 @@ impl<T: Transfer> Inner<T> {
     /// Makes the device copy of `at` Valid, or Filling with every byte enqueued. May drop the lock and take it again.
     ///
     /// The caller has claimed the tensor (a lease, a pin or a fetch), so its number stays its own.
-    pub(crate) fn bring_in<'a>(&'a self, mut books: Guard<'a, T>, at: u32, effort: Effort) -> (Guard<'a, T>, Result<Found, SwapError>) {
+    pub(crate) fn bring_in<'a>(
+        &'a self,
+        mut books: Guard<'a, T>,
+        at: u32,
+        want: Want,
+        effort: Effort,
+    ) -> (Guard<'a, T>, Result<Found, SwapError>) {
         let mut found = Found::Here;
         loop {
             books.reap();
@@ -58,24 +73,35 @@ impl<T: Transfer> Inner<T> {
                 }
                 _ => {
                     // Torn or poisoned: replaced from below, unless somebody still uses it.
-                    let better = entry.valid_below() && entry.jobs == 0;
-                    let error = entry.no_valid_copy();
-                    if better {
+                    if want == Want::Contents && !entry.valid_below() {
+                        let error = entry.no_valid_copy();
+                        return (books, Err(error));
+                    }
+                    let (name, state) = (entry.spec.name().to_owned(), entry.device.state);
+                    if entry.jobs == 0 {
                         books.release_device(at);
                     }
-                    if books.entry(at).device.block.is_some() {
-                        return (books, Err(error));
+                    if books.entry(at).device.block.is_none() {
+                        continue;
+                    }
+                    if let Some(event) = books.job_of(at) {
+                        books = self.wait_for(books, &event);
+                        continue;
+                    }
+                    match effort.wait_until {
+                        Some(until) if Instant::now() < until => books = self.sleep(books, until),
+                        _ => return (books, Err(SwapError::BadCopy { name, state })),
                     }
                     continue;
                 }
             }
-            if !entry.valid_below() {
+            if want == Want::Contents && !entry.valid_below() {
                 let error = entry.no_valid_copy();
                 return (books, Err(error));
             }
             found = Found::Fetched;
             books.entry_mut(at).busy = true;
-            let (guard, fetched) = self.fetch(books, at, effort);
+            let (guard, fetched) = self.fetch(books, at, want, effort);
             books = guard;
             books.entry_mut(at).busy = false;
             self.wake(&books);
@@ -87,7 +113,13 @@ impl<T: Transfer> Inner<T> {
     }
 
     /// Takes room and fills it.
-    fn fetch<'a>(&'a self, books: Guard<'a, T>, at: u32, effort: Effort) -> (Guard<'a, T>, Result<(), SwapError>) {
+    fn fetch<'a>(
+        &'a self,
+        books: Guard<'a, T>,
+        at: u32,
+        want: Want,
+        effort: Effort,
+    ) -> (Guard<'a, T>, Result<(), SwapError>) {
         let bytes = books.entry(at).padded;
         let (mut books, block) = self.room(books, bytes, effort);
         let block = match block {
@@ -97,6 +129,13 @@ impl<T: Transfer> Inner<T> {
         let entry = books.entry_mut(at);
         entry.device.block = Some(block);
         entry.device.state.step(SlotState::Reserved);
+        if want == Want::Room {
+            // Nothing to wait for: whatever is written is ordered behind the room's last use.
+            entry.device.state.step(SlotState::Filling);
+            entry.device.state.step(SlotState::Valid);
+            books.lru.touch(at);
+            return (books, Ok(()));
+        }
         if entry.host.state == SlotState::Valid {
             let sent = self.swap_in(&mut books, at);
             if sent.is_err() && books.entry(at).device.state == SlotState::Reserved {
@@ -143,7 +182,11 @@ impl<T: Transfer> Inner<T> {
     }
 
     /// Reads the file's copy through staging. Only here is the lock dropped for I/O; the block is a wall meanwhile.
-    fn fill_from_file<'a>(&'a self, mut books: Guard<'a, T>, at: u32) -> (Guard<'a, T>, Result<(), SwapError>) {
+    fn fill_from_file<'a>(
+        &'a self,
+        mut books: Guard<'a, T>,
+        at: u32,
+    ) -> (Guard<'a, T>, Result<(), SwapError>) {
         let begun = self.begin_file_fill(&mut books, at);
         let (file, range) = match begun {
             Ok(begun) => begun,
@@ -235,7 +278,12 @@ impl<T: Transfer> Inner<T> {
     ///
     /// A flight waits for its own pieces before it waits for others', and holds no lock: two flights cannot starve
     /// each other.
-    pub(crate) fn staging_slice(&self, flight: &mut Flight<T>, lane: Lane, bytes: u64) -> Result<SliceOf<T>, SwapError> {
+    pub(crate) fn staging_slice(
+        &self,
+        flight: &mut Flight<T>,
+        lane: Lane,
+        bytes: u64,
+    ) -> Result<SliceOf<T>, SwapError> {
         loop {
             let wanted = bytes as usize;
             let full = match flight.is_full() {

@@ -3,7 +3,7 @@
 use crate::{
     SlotState, SwapError, Tensor, TensorSpec,
     books::Books,
-    fill::{Flight, Found, Settled},
+    fill::{Flight, Found, Settled, Want},
     pool::{Guard, Inner},
     room::Effort,
     tensor::Token,
@@ -156,11 +156,15 @@ impl<T: Transfer> Lease<T> {
     }
 
     pub(crate) fn read(tensor: &Tensor<T>, queue: &T::Queue) -> Result<ReadLease<T>, SwapError> {
-        Hold::take(&tensor.token, Mode::Read, queue).map(ReadLease)
+        Hold::take(&tensor.token, Mode::Read, Want::Contents, queue).map(ReadLease)
     }
 
     pub(crate) fn write(tensor: &Tensor<T>, queue: &T::Queue) -> Result<WriteLease<T>, SwapError> {
-        Hold::take(&tensor.token, Mode::Write, queue).map(WriteLease)
+        Hold::take(&tensor.token, Mode::Write, Want::Contents, queue).map(WriteLease)
+    }
+
+    pub(crate) fn overwrite(tensor: &Tensor<T>, queue: &T::Queue) -> Result<WriteLease<T>, SwapError> {
+        Hold::take(&tensor.token, Mode::Write, Want::Room, queue).map(WriteLease)
     }
 
     /// All of `wanted` or none.
@@ -170,7 +174,9 @@ impl<T: Transfer> Lease<T> {
         queue: &T::Queue,
     ) -> Result<Vec<Lease<T>>, SwapError> {
         for (i, (tensor, mode)) in wanted.iter().enumerate() {
-            let again = wanted[..i].iter().any(|(t, m)| t.at() == tensor.at() && (*m, *mode) != (Mode::Read, Mode::Read));
+            let again = wanted[..i]
+                .iter()
+                .any(|(t, m)| t.at() == tensor.at() && (*m, *mode) != (Mode::Read, Mode::Read));
             if again {
                 return Err(SwapError::LeasedTwice { name: tensor.spec().name().to_owned() });
             }
@@ -181,7 +187,7 @@ impl<T: Transfer> Lease<T> {
         let mut books = inner.claim(inner.lock(), &claims, effort)?;
         let mut leases = Vec::with_capacity(wanted.len());
         for (i, (tensor, mode)) in wanted.iter().enumerate() {
-            let (guard, range) = inner.occupy(books, tensor.at(), *mode, queue, effort);
+            let (guard, range) = inner.occupy(books, (tensor.at(), *mode, Want::Contents), queue, effort);
             books = guard;
             match range {
                 Ok(range) => {
@@ -222,12 +228,12 @@ struct Hold<T: Transfer> {
 }
 
 impl<T: Transfer> Hold<T> {
-    fn take(token: &Arc<Token<T>>, mode: Mode, queue: &T::Queue) -> Result<Self, SwapError> {
+    fn take(token: &Arc<Token<T>>, mode: Mode, want: Want, queue: &T::Queue) -> Result<Self, SwapError> {
         let inner = &token.inner;
         let since = Instant::now();
         let effort = Effort { wait_until: Some(since + inner.deadline), since };
         let books = inner.claim(inner.lock(), &[(token.at, mode)], effort)?;
-        let (_books, range) = inner.occupy(books, token.at, mode, queue, effort);
+        let (_books, range) = inner.occupy(books, (token.at, mode, want), queue, effort);
         Ok(Hold { token: Arc::clone(token), mode, queue: queue.clone(), range: range?, ended: false })
     }
 
@@ -258,24 +264,39 @@ impl<T: Transfer> Hold<T> {
     fn read_now(&self, into: &mut [u8]) -> Result<(), SwapError> {
         self.token.check_length(into.len())?;
         self.wait()?;
-        if into.is_empty() {
-            return Ok(());
-        }
         let inner = &self.token.inner;
-        inner.device.read_now(&inner.buffer, self.range.start, into).map_err(|e| SwapError::device("read a tensor", e))
+        let read = |bytes: &mut [u8]| inner.device.read_now(&inner.buffer, self.range.start, bytes);
+        let done = match self.padding() {
+            _ if into.is_empty() => Ok(()),
+            0 => read(into),
+            more => {
+                let mut padded = vec![0; into.len() + more];
+                read(&mut padded).map(|()| into.copy_from_slice(&padded[..into.len()]))
+            }
+        };
+        done.map_err(|e| SwapError::device("read a tensor", e))
     }
 
     fn write_now(&mut self, data: &[u8]) -> Result<(), SwapError> {
         self.token.check_length(data.len())?;
         self.wait()?;
-        if data.is_empty() {
-            return Ok(());
-        }
         let inner = &self.token.inner;
-        inner
-            .device
-            .write_now(&mut inner.buffer.clone(), self.range.start, data)
-            .map_err(|e| SwapError::device("write a tensor", e))
+        let write = |bytes: &[u8]| inner.device.write_now(&mut inner.buffer.clone(), self.range.start, bytes);
+        let done = match self.padding() {
+            _ if data.is_empty() => Ok(()),
+            0 => write(data),
+            more => {
+                let mut padded = data.to_vec();
+                padded.resize(data.len() + more, 0);
+                write(&padded)
+            }
+        };
+        done.map_err(|e| SwapError::device("write a tensor", e))
+    }
+
+    /// Bytes between the tensor's end and its block's.
+    fn padding(&self) -> usize {
+        (self.range.end - self.range.start - self.token.spec.bytes()) as usize
     }
 
     fn download(&self, into: &mut [u8]) -> Result<(), SwapError> {
@@ -336,7 +357,8 @@ impl<T: Transfer> Hold<T> {
             let padded = piece.next_multiple_of(inner.grain());
             result = inner.staging_slice(&mut flight, Lane::Upload, padded).and_then(|mut slice| {
                 let started = Instant::now();
-                slice.as_mut_slice()[..piece as usize].copy_from_slice(&data[done as usize..(done + piece) as usize]);
+                slice.as_mut_slice()[..piece as usize]
+                    .copy_from_slice(&data[done as usize..(done + piece) as usize]);
                 let ticket = inner
                     .device
                     .upload(slice, &mut buffer, self.range.start + done)
@@ -378,8 +400,7 @@ impl<T: Transfer> Hold<T> {
         let recorded = match event {
             Some(event) => Ok(Some(event)),
             None if self.range.is_empty() => Ok(None),
-            // Without an event the work is waited for here: then nothing is left to be ordered.
-            None => self.queue.record().map(Some).or_else(|_| self.queue.drain().map(|()| None)),
+            None => inner.record(&self.queue).map(Some),
         };
         let mut books = inner.lock();
         let at = self.token.at;
@@ -434,7 +455,12 @@ impl<T: Transfer> core::fmt::Debug for Hold<T> {
 impl<T: Transfer> Inner<T> {
     /// Counts leases on all of `wanted`, or on none: waits, holding nothing, until no other lease is in the way and
     /// the arena has room for everything leased or pinned at once.
-    fn claim<'a>(&'a self, mut books: Guard<'a, T>, wanted: &[(u32, Mode)], effort: Effort) -> Result<Guard<'a, T>, SwapError> {
+    fn claim<'a>(
+        &'a self,
+        mut books: Guard<'a, T>,
+        wanted: &[(u32, Mode)],
+        effort: Effort,
+    ) -> Result<Guard<'a, T>, SwapError> {
         let arena = books.arena.stats().size;
         loop {
             books.reap();
@@ -503,12 +529,11 @@ impl<T: Transfer> Inner<T> {
     fn occupy<'a>(
         &'a self,
         books: Guard<'a, T>,
-        at: u32,
-        mode: Mode,
+        (at, mode, want): (u32, Mode, Want),
         queue: &T::Queue,
         effort: Effort,
     ) -> (Guard<'a, T>, Result<Range<u64>, SwapError>) {
-        let (mut books, found) = self.bring_in(books, at, effort);
+        let (mut books, found) = self.bring_in(books, at, want, effort);
         let leased = match found {
             Ok(found) => {
                 let (guard, landed) = match mode {
@@ -537,17 +562,20 @@ impl<T: Transfer> Inner<T> {
         loop {
             let entry = books.entry(at);
             let here = entry.device.state == SlotState::Valid;
-            if entry.padded == 0 || (here && !(entry.valid_below() && books.is_changing(entry.device.block))) {
+            if entry.padded == 0 || (here && !(entry.valid_below() && books.is_changing(entry.device.block)))
+            {
                 return (books, Ok(()));
             }
-            let job = books.jobs.iter().find(|job| job.entry == at).map(|job| job.ticket.event().clone());
-            let change = || books.changes.iter().find(|(_, b)| Some(*b) == entry.device.block).map(|(e, _)| e.clone());
-            match job.or_else(change) {
+            let change =
+                || books.changes.iter().find(|(_, b)| Some(*b) == entry.device.block).map(|(e, _)| e.clone());
+            match books.job_of(at).or_else(change) {
                 Some(event) => books = self.wait_for(books, &event),
                 None => {
                     let error = match entry.device.state {
                         SlotState::Lost => self.lost(),
-                        _ => entry.no_valid_copy(),
+                        _ if !entry.valid_below() => entry.no_valid_copy(),
+                        // Another try brings it in again.
+                        state => SwapError::BadCopy { name: entry.spec.name().to_owned(), state },
                     };
                     return (books, Err(error));
                 }
@@ -555,7 +583,13 @@ impl<T: Transfer> Inner<T> {
         }
     }
 
-    fn seat(&self, books: &mut Books<T>, at: u32, mode: Mode, queue: &T::Queue) -> Result<Range<u64>, SwapError> {
+    fn seat(
+        &self,
+        books: &mut Books<T>,
+        at: u32,
+        mode: Mode,
+        queue: &T::Queue,
+    ) -> Result<Range<u64>, SwapError> {
         let Some(block) = books.entry(at).device.block else { return Ok(0..0) };
         let range = books.arena.range(block)?;
         let access = if mode == Mode::Write { Access::Write } else { Access::Read };

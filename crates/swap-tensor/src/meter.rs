@@ -51,11 +51,17 @@ struct State<E> {
 
 impl<E: Event> Meter<E> {
     pub(crate) fn new() -> Self {
-        let state =
-            State { flying: VecDeque::new(), since: None, until: None, total: TransferTime::default(), closed: false };
+        let state = State {
+            flying: VecDeque::new(),
+            since: None,
+            until: None,
+            total: TransferTime::default(),
+            closed: false,
+        };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
         let watched = Arc::clone(&shared);
-        let watcher = std::thread::Builder::new().name("transfer-meter".into()).spawn(move || watched.watch()).ok();
+        let watcher =
+            std::thread::Builder::new().name("transfer-meter".into()).spawn(move || watched.watch()).ok();
         Meter { shared, watcher }
     }
 

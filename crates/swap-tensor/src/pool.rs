@@ -13,7 +13,8 @@ use crate::{
 };
 use allocator_core::{Arena, DeviceBuffer};
 use pinned_host::{
-    HostPool, HostRegion, Lane, LockPolicy, PageLocker, QueuedBuffer, RegionOf, StagingConfig, StagingRing, Transfer,
+    HostPool, HostRegion, Lane, LockPolicy, PageLocker, QueuedBuffer, RegionOf, StagingConfig, StagingRing,
+    Transfer,
 };
 use std::{
     path::Path,
@@ -158,6 +159,11 @@ impl<T: Transfer> SwapPool<T> {
         self.fetcher.ask(tensors.iter().map(|t| &t.token));
     }
 
+    /// Blocks until everything asked for by [`prefetch`](Self::prefetch) so far is on its way, or was given up.
+    pub fn wait_prefetch(&self) {
+        self.fetcher.wait_idle();
+    }
+
     /// Blocks until no transfer of this pool is in flight: everything enqueued before is done, or has failed.
     ///
     /// # Errors
@@ -233,7 +239,11 @@ impl<T: Transfer> SwapPool<T> {
         let mut books = self.inner.lock();
         let arena = books.arena.stats().size;
         if spec.bytes() > arena {
-            return Err(SwapError::LargerThanArena { name: spec.name().to_owned(), bytes: spec.bytes(), arena });
+            return Err(SwapError::LargerThanArena {
+                name: spec.name().to_owned(),
+                bytes: spec.bytes(),
+                arena,
+            });
         }
         let at = books.insert(spec, grain)?;
         let entry = books.entry_mut(at);
@@ -261,8 +271,7 @@ impl<T: Transfer> Inner<T> {
     pub(crate) fn sleep<'a>(&'a self, mut books: Guard<'a, T>, until: Instant) -> Guard<'a, T> {
         let left = until.saturating_duration_since(Instant::now());
         books.sleepers += 1;
-        let (mut books, _) =
-            self.changed.wait_timeout(books, left).unwrap_or_else(PoisonError::into_inner);
+        let (mut books, _) = self.changed.wait_timeout(books, left).unwrap_or_else(PoisonError::into_inner);
         books.sleepers -= 1;
         books
     }
@@ -344,9 +353,10 @@ impl<T: Transfer> PoolBuilder<T> {
             return Err(SwapError::Config { what: "device memory", why: "no size given, or zero".into() });
         };
         let device = self.device;
-        let staging = self.stage(&device)?;
+        let staging = stage(&device, self.staging)?;
         let staged = staging.stats();
-        let lockable = device.locker().allowance().map_or(u64::MAX, |bytes| bytes.saturating_sub(staged.locked()));
+        let lockable =
+            device.locker().allowance().map_or(u64::MAX, |bytes| bytes.saturating_sub(staged.locked()));
         let tier = match self.host_memory {
             0 => None,
             bytes => Some(tier(&device, bytes, lockable)?),
@@ -358,7 +368,8 @@ impl<T: Transfer> PoolBuilder<T> {
 
         let buffer = device.buffer(device_memory).map_err(|e| SwapError::device("allocate the arena", e))?;
         let grain = buffer.grain().max(1);
-        let host = HostPool::new(tier.into_iter().collect(), grain).map_err(|e| host_error("the host tier", e))?;
+        let host =
+            HostPool::new(tier.into_iter().collect(), grain).map_err(|e| host_error("the host tier", e))?;
         let inner = Inner {
             queue: buffer.queue().clone(),
             books: Mutex::new(Books::new(Arena::new(buffer.clone())?)),
@@ -374,21 +385,6 @@ impl<T: Transfer> PoolBuilder<T> {
             device,
         };
         Ok(SwapPool { inner: Arc::new(inner), fetcher: Arc::new(Fetcher::new()) })
-    }
-
-    fn stage(&self, device: &T) -> Result<StagingRing<RegionOf<T>>, SwapError> {
-        let (bytes, lock) = match self.staging {
-            Some(bytes) => (bytes, LockPolicy::Required),
-            None => (STAGING, LockPolicy::WithinAllowance),
-        };
-        let side = usize::try_from(bytes / 2 / PAGE * PAGE).unwrap_or(usize::MAX);
-        if side == 0 {
-            return Err(SwapError::Config {
-                what: "staging",
-                why: format!("{bytes} bytes are less than {PAGE} each way"),
-            });
-        }
-        StagingConfig { read: side, write: side, lock }.build(device.locker()).map_err(|e| host_error("staging", e))
     }
 }
 
@@ -428,6 +424,24 @@ fn tier<T: Transfer>(device: &T, bytes: u64, lockable: u64) -> Result<RegionOf<T
         }
     }
     locker.pageable(len).unwrap_or_else(|| locker.lock(len)).map_err(|e| host_error("the host tier", e))
+}
+
+/// The staging ring: what was asked for, or the default as far as the lock limit goes.
+fn stage<T: Transfer>(device: &T, wished: Option<u64>) -> Result<StagingRing<RegionOf<T>>, SwapError> {
+    let (bytes, lock) = match wished {
+        Some(bytes) => (bytes, LockPolicy::Required),
+        None => (STAGING, LockPolicy::WithinAllowance),
+    };
+    let side = usize::try_from(bytes / 2 / PAGE * PAGE).unwrap_or(usize::MAX);
+    if side == 0 {
+        return Err(SwapError::Config {
+            what: "staging",
+            why: format!("{bytes} bytes are less than {PAGE} each way"),
+        });
+    }
+    StagingConfig { read: side, write: side, lock }
+        .build(device.locker())
+        .map_err(|e| host_error("staging", e))
 }
 
 fn host_error(purpose: &'static str, source: impl std::error::Error + Send + Sync + 'static) -> SwapError {

@@ -1,7 +1,7 @@
 //! Fetching ahead: one thread brings tensors in, in the order they were asked for.
 
 use crate::{
-    fill::Found,
+    fill::{Found, Want},
     room::Effort,
     tensor::Token,
 };
@@ -129,7 +129,7 @@ impl<T: Transfer> Token<T> {
             return; // in use, or on its way
         }
         let effort = Effort { wait_until: None, since: Instant::now() };
-        let (mut books, found) = self.inner.bring_in(books, self.at, effort);
+        let (mut books, found) = self.inner.bring_in(books, self.at, Want::Contents, effort);
         match found {
             Ok(Found::Fetched) => {
                 let unused = !books.entry(self.at).held();

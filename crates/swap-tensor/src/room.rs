@@ -7,7 +7,7 @@ use crate::{
 };
 use allocator_core::{AllocError, ApplyError, DeviceBuffer, Handle, Request};
 use core::ops::Range;
-use pinned_host::{Access, Event, HostError, Lane, Queue, QueuedBuffer, SliceOf, Transfer};
+use pinned_host::{Access, Event, HostError, Lane, Queue, QueueError, SliceOf, Transfer};
 use std::time::Instant;
 
 /// How far a search for room may go.
@@ -31,7 +31,12 @@ enum Evicted {
 
 impl<T: Transfer> Inner<T> {
     /// A block of `bytes` for a tensor that is about to come in. May drop the lock and take it again.
-    pub(crate) fn room<'a>(&'a self, mut books: Guard<'a, T>, bytes: u64, effort: Effort) -> (Guard<'a, T>, Result<Handle, SwapError>) {
+    pub(crate) fn room<'a>(
+        &'a self,
+        mut books: Guard<'a, T>,
+        bytes: u64,
+        effort: Effort,
+    ) -> (Guard<'a, T>, Result<Handle, SwapError>) {
         let request = Request::new(bytes);
         let prefetch = effort.wait_until.is_none();
         let failures = books.counters.failed_transfers;
@@ -129,9 +134,9 @@ impl<T: Transfer> Inner<T> {
         }
     }
 
-    /// Records the event behind enqueued moves. Without one they are waited for here; if that fails too, they are torn.
+    /// Records the event behind enqueued moves. If none is to be had, and waiting fails too, they are torn.
     fn seal_moves(&self, books: &mut Books<T>, moves: &[allocator_core::Move]) -> Result<(), SwapError> {
-        match self.queue.record() {
+        match self.record(&self.queue) {
             Ok(event) => {
                 let accesses = core::mem::take(&mut books.accesses);
                 books.hazards.after(&accesses, &event);
@@ -141,22 +146,30 @@ impl<T: Transfer> Inner<T> {
                 }
                 Ok(())
             }
-            Err(_) => match self.queue.drain() {
-                Ok(()) => Ok(()),
-                Err(error) => {
-                    let error = SwapError::device("wait for a move", error);
-                    books.note(&error);
-                    for m in moves {
-                        books.tear(m.handle);
-                    }
-                    Err(error)
+            Err(error) => {
+                let error = SwapError::device("wait for a move", error);
+                books.note(&error);
+                for m in moves {
+                    books.tear(m.handle);
                 }
-            },
+                Err(error)
+            }
         }
     }
 
+    /// An event behind everything on `queue`. If recording fails, the work is waited for and recording tried again: only
+    /// an event tells whether the work went well.
+    pub(crate) fn record(&self, queue: &T::Queue) -> Result<T::Event, QueueError<T::Queue>> {
+        queue.record().or_else(|_| queue.drain().and_then(|()| queue.record()))
+    }
+
     /// Makes `queue` wait for everything that must come before `books.accesses`.
-    pub(crate) fn order(&self, books: &mut Books<T>, queue: &T::Queue, operation: &'static str) -> Result<(), SwapError> {
+    pub(crate) fn order(
+        &self,
+        books: &mut Books<T>,
+        queue: &T::Queue,
+        operation: &'static str,
+    ) -> Result<(), SwapError> {
         books.waits.clear();
         let mut waits = core::mem::take(&mut books.waits);
         books.hazards.before(&books.accesses, &mut waits);
@@ -171,7 +184,14 @@ impl<T: Transfer> Inner<T> {
     }
 
     /// [`order`](Self::order) for one range.
-    pub(crate) fn order_one(&self, books: &mut Books<T>, queue: &T::Queue, range: Range<u64>, access: Access, operation: &'static str) -> Result<(), SwapError> {
+    pub(crate) fn order_one(
+        &self,
+        books: &mut Books<T>,
+        queue: &T::Queue,
+        range: Range<u64>,
+        access: Access,
+        operation: &'static str,
+    ) -> Result<(), SwapError> {
         books.accesses.clear();
         books.accesses.push((range, access));
         self.order(books, queue, operation)
@@ -269,7 +289,9 @@ impl<T: Transfer> Inner<T> {
                 Err(full @ (HostError::Full { .. } | HostError::TooLarge { .. })) => {
                     return Err(SwapError::HostBudget { requested: bytes, source: full });
                 }
-                Err(other) => return Err(SwapError::Host { purpose: "a host copy", source: Box::new(other) }),
+                Err(other) => {
+                    return Err(SwapError::Host { purpose: "a host copy", source: Box::new(other) });
+                }
             }
         }
     }
@@ -295,13 +317,19 @@ impl<T: Transfer> Books<T> {
         self.jobs.iter().find(leaving).or(self.jobs.first()).map(|job| job.ticket.event().clone())
     }
 
+    /// The event of the transfer in flight for one tensor.
+    pub(crate) fn job_of(&self, at: u32) -> Option<T::Event> {
+        self.jobs.iter().find(|job| job.entry == at).map(|job| job.ticket.event().clone())
+    }
+
     /// Frees host memory that nothing depends on: a stale copy, or one that a file or the device also holds.
     fn drop_spare_host_copy(&mut self) -> bool {
         let spare = |books: &Self, at: u32| {
             let entry = books.entry(at);
             let on_device = entry.device.state == SlotState::Valid && !books.is_changing(entry.device.block);
             let twin = entry.file_is_valid() || on_device;
-            let spare = entry.host.state == SlotState::Stale || (entry.host.state == SlotState::Valid && twin);
+            let spare =
+                entry.host.state == SlotState::Stale || (entry.host.state == SlotState::Valid && twin);
             spare && entry.host.slice.is_some() && !entry.busy
         };
         let Some(at) = self.live().map(|(at, _)| at).find(|&at| spare(self, at)) else { return false };
@@ -336,4 +364,3 @@ impl<T: Transfer> Inner<T> {
         self.buffer.grain().max(1)
     }
 }
-

@@ -119,8 +119,9 @@ mod tests {
             assert!(from.can_become(Lost));
             assert!(!Lost.can_become(from) || from == Lost);
             let mut reached = vec![from];
-            while let Some(next) =
-                ALL.into_iter().find(|&n| n != Lost && !reached.contains(&n) && reached.iter().any(|r| r.can_become(n)))
+            while let Some(next) = ALL
+                .into_iter()
+                .find(|&n| n != Lost && !reached.contains(&n) && reached.iter().any(|r| r.can_become(n)))
             {
                 reached.push(next);
             }

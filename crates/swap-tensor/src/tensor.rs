@@ -67,6 +67,15 @@ impl<T: Transfer> Tensor<T> {
         Lease::write(self, queue)
     }
 
+    /// Like [`write_on`](Self::write_on) on the pool's default queue, but the old contents are not brought in: they are
+    /// unspecified until written, and the caller writes all of them.
+    ///
+    /// # Errors
+    /// As `write_on`, except that no valid copy is needed.
+    pub fn overwrite(&self) -> Result<WriteLease<T>, SwapError> {
+        Lease::overwrite(self, &self.inner().queue)
+    }
+
     /// Brings the tensor to the device and returns when it is there.
     ///
     /// # Errors
@@ -268,16 +277,19 @@ impl<T: Transfer> Tensor<T> {
     }
 
     fn load_to_device(&self, data: &[u8]) -> Result<(), SwapError> {
-        let mut lease = self.write()?;
-        lease.upload(data)
+        self.overwrite()?.upload(data)
     }
 }
 
 impl<T: Transfer> Inner<T> {
     /// Waits for whatever uses the tensor: its transfer, or somebody's lease until the pool's deadline.
-    fn wait_for_tensor<'a>(&'a self, books: Guard<'a, T>, at: u32, since: Instant) -> Result<Guard<'a, T>, SwapError> {
-        let transfer = books.jobs.iter().find(|job| job.entry == at).map(|job| job.ticket.event().clone());
-        match transfer {
+    fn wait_for_tensor<'a>(
+        &'a self,
+        books: Guard<'a, T>,
+        at: u32,
+        since: Instant,
+    ) -> Result<Guard<'a, T>, SwapError> {
+        match books.job_of(at) {
             Some(event) => Ok(self.wait_for(books, &event)),
             None if since.elapsed() < self.deadline => Ok(self.sleep(books, since + self.deadline)),
             None => Err(books.entry(at).leased(since.elapsed())),
@@ -319,6 +331,9 @@ impl<T: Transfer> Clone for Tensor<T> {
 
 impl<T: Transfer> std::fmt::Debug for Tensor<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tensor").field("spec", &self.token.spec).field("residency", &self.residency()).finish()
+        f.debug_struct("Tensor")
+            .field("spec", &self.token.spec)
+            .field("residency", &self.residency())
+            .finish()
     }
 }

@@ -79,7 +79,8 @@ impl Run {
         self.wait();
         for (name, (id, value)) in &self.live {
             let view = self.memory.view(*id).unwrap();
-            view.with(|x: &[f16]| assert!(x.iter().all(|x| x.to_f32() == *value), "a{name} lost its values")).unwrap();
+            view.with(|x: &[f16]| assert!(x.iter().all(|x| x.to_f32() == *value), "a{name} lost its values"))
+                .unwrap();
         }
     }
 

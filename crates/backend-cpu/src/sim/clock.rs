@@ -84,6 +84,9 @@ impl Shadow {
         operation: Operation,
         found: &mut Vec<Hazard>,
     ) {
+        if range.is_empty() {
+            return;
+        }
         let known = found.len();
         let writes = matches!(access, Access::Write);
         for (&start, segment) in self.overlapping(range) {
@@ -155,13 +158,12 @@ impl Shadow {
 
     /// Makes `at` a boundary of segments.
     fn split(&mut self, at: u64) {
-        if let Some((&start, segment)) = self.segments.range_mut(..at).next_back() {
-            if start < at && at < segment.end {
-                let mut upper = segment.clone();
-                segment.end = at;
-                upper.end = upper.end.max(at);
-                self.segments.insert(at, upper);
-            }
+        if let Some((_, segment)) = self.segments.range_mut(..at).next_back()
+            && at < segment.end
+        {
+            let upper = segment.clone();
+            segment.end = at;
+            self.segments.insert(at, upper);
         }
     }
 

@@ -26,6 +26,8 @@ pub struct SimConfig {
     pub grain: u64,
     /// One queue for everything: lanes and compute are the same, as on wgpu. Hides missing waits, as there.
     pub one_queue: bool,
+    /// Dropping the device panics with what the checks found: for suites that keep their device to themselves.
+    pub strict: bool,
 }
 
 impl SimConfig {
@@ -38,6 +40,7 @@ impl SimConfig {
             lock_limit: None,
             grain: 1,
             one_queue: false,
+            strict: false,
         }
     }
 
@@ -62,6 +65,12 @@ impl SimConfig {
     /// With this grain; 0 counts as 1.
     pub fn grain(mut self, bytes: u64) -> Self {
         self.grain = bytes.max(1);
+        self
+    }
+
+    /// With a panic on drop when a check found something.
+    pub fn strict(mut self) -> Self {
+        self.strict = true;
         self
     }
 

@@ -18,6 +18,7 @@ pub struct SimDevice {
     download: SimQueue,
     compute: SimQueue,
     parking: Parking<Self>,
+    strict: bool,
 }
 
 /// What a simulated device still holds: all zero when a program has given everything back.
@@ -41,13 +42,13 @@ pub struct LeakReport {
 impl SimDevice {
     /// A device with an upload lane (queue 0), a download lane (1) and a compute queue (2), or one queue for all.
     pub fn new(config: SimConfig) -> Self {
-        let one_queue = config.one_queue;
+        let SimConfig { one_queue, strict, .. } = config;
         let shared = Arc::new(Shared::new(config));
         let upload = SimQueue::new(&shared);
         let another = || if one_queue { upload.clone() } else { SimQueue::new(&shared) };
         let (download, compute) = (another(), another());
         let locker = SimLocker::new(&shared);
-        SimDevice { shared, locker, upload, download, compute, parking: Parking::new() }
+        SimDevice { shared, locker, upload, download, compute, parking: Parking::new(), strict }
     }
 
     /// The default compute queue; moves inside buffers run here.
@@ -263,6 +264,14 @@ impl Transfer for SimDevice {
     fn write_now(&self, dst: &mut SimBuffer, at: u64, src: &[u8]) -> Result<(), SimError> {
         self.check(dst, at, src.len())?;
         dst.owner().write_now(at, src)
+    }
+}
+
+impl Drop for SimDevice {
+    fn drop(&mut self) {
+        if self.strict && !std::thread::panicking() {
+            self.assert_no_hazards();
+        }
     }
 }
 

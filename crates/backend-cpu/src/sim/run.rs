@@ -243,10 +243,10 @@ impl Sim {
 
     pub(crate) fn note_poison(&mut self, operation: Operation, buffer: u64, range: &Range<u64>) {
         let poison = self.buffers.get(&buffer).and_then(|store| store.written.first_poison(range));
-        if let Some(range) = poison {
-            if self.poison_reads.len() < MAX_REPORTS {
-                self.poison_reads.push(PoisonRead { operation, place: Place::Buffer(buffer), range });
-            }
+        if let Some(range) = poison
+            && self.poison_reads.len() < MAX_REPORTS
+        {
+            self.poison_reads.push(PoisonRead { operation, place: Place::Buffer(buffer), range });
         }
     }
 }

@@ -1,0 +1,540 @@
+//! Random programs on a pool over the simulated device, with seeded faults, against a shadow of every tensor's contents.
+//!
+//! After each step the invariants of the books hold and the simulated device has seen no missing wait. A read never
+//! serves a wrong byte, whatever failed. Where no fault can cut a move or a write half-way, nothing is ever lost.
+//!
+//! `SOAK_SCHEDULES` sets the number of programs (default 400), `SOAK_SEED` the first seed. A failure names its seed:
+//! `SOAK_SEED=<seed> SOAK_SCHEDULES=1` runs that program alone.
+
+use backend_cpu::sim::{Call, Fault, FaultPlan, SimConfig, SimDevice, SimQueue};
+use pinned_host::Queue;
+use std::{path::Path, time::Duration};
+use swap_tensor::{DType, Mode, ReadLease, SwapError, SwapPool, Tensor, TensorSpec, WriteLease};
+
+#[test]
+fn soak_swap() {
+    let schedules = setting("SOAK_SCHEDULES", 400);
+    let first = setting("SOAK_SEED", 0);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("model.safetensors");
+    let contents = write_model(&file);
+    let mut totals = Totals::default();
+    for seed in first..first + schedules {
+        let ran = std::panic::catch_unwind(|| program(seed, &file, &contents));
+        match ran {
+            Ok(t) => totals.add(&t),
+            Err(panic) => {
+                eprintln!("seed {seed} failed: SOAK_SEED={seed} SOAK_SCHEDULES=1 runs it alone");
+                std::panic::resume_unwind(panic);
+            }
+        }
+    }
+    println!("soak: {schedules} schedules, {totals:?}");
+    assert!(totals.leases > 0 && totals.evictions > 0);
+}
+
+/// What the programs did, to see that they did something.
+#[derive(Debug, Default)]
+struct Totals {
+    steps: u64,
+    leases: u64,
+    evictions: u64,
+    write_backs: u64,
+    moved_bytes: u64,
+    failures: u64,
+    lost: u64,
+}
+
+impl Totals {
+    fn add(&mut self, t: &Totals) {
+        self.steps += t.steps;
+        self.leases += t.leases;
+        self.evictions += t.evictions;
+        self.write_backs += t.write_backs;
+        self.moved_bytes += t.moved_bytes;
+        self.failures += t.failures;
+        self.lost += t.lost;
+    }
+}
+
+/// What may go wrong in a program, and what must hold all the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Weather {
+    /// Nothing: every refusal is for want of room or because of a lease.
+    Calm,
+    /// Calls are refused. Nothing is ever lost.
+    Refusals,
+    /// Transfers fail when they run. Nothing is ever lost.
+    FailingTransfers,
+    /// Moves, kernels and whole devices fail too. No wrong byte is served.
+    Storm,
+}
+
+impl Weather {
+    fn faults(self) -> FaultPlan {
+        let calm = FaultPlan::none().randomly(Call::Any, 20, Fault::Delay);
+        match self {
+            Weather::Calm => FaultPlan::none(),
+            Weather::Refusals => calm
+                .randomly(Call::Upload, 8, Fault::Refuse)
+                .randomly(Call::Download, 8, Fault::OutOfMemory)
+                .randomly(Call::CopyWithin, 8, Fault::Refuse)
+                .randomly(Call::Upload, 12, Fault::FailRecord)
+                .randomly(Call::Download, 12, Fault::FailRecord)
+                .randomly(Call::Wait, 25, Fault::Refuse)
+                .randomly(Call::Record, 25, Fault::Refuse),
+            Weather::FailingTransfers => calm
+                .randomly(Call::Upload, 6, Fault::Fail)
+                .randomly(Call::Upload, 12, Fault::Short)
+                .randomly(Call::Download, 6, Fault::Fail)
+                .randomly(Call::Download, 12, Fault::Short),
+            Weather::Storm => calm
+                .randomly(Call::Upload, 10, Fault::Fail)
+                .randomly(Call::Download, 10, Fault::Short)
+                .randomly(Call::CopyWithin, 10, Fault::Fail)
+                .randomly(Call::Launch, 10, Fault::Fail)
+                .randomly(Call::Record, 30, Fault::Refuse)
+                .randomly(Call::Drain, 3, Fault::Refuse)
+                .randomly(Call::Any, 400, Fault::DeviceLost),
+        }
+    }
+
+    /// Whether every tensor must come back whole in the end.
+    fn keeps_everything(self) -> bool {
+        self != Weather::Storm
+    }
+}
+
+struct World {
+    pool: SwapPool<SimDevice>,
+    queues: Vec<SimQueue>,
+    weather: Weather,
+    tensors: Vec<Shadow>,
+    held: Vec<Held>,
+    rng: Rng,
+    next_name: u64,
+    failures: u64,
+}
+
+/// A tensor and what it must contain.
+struct Shadow {
+    tensor: Tensor<SimDevice>,
+    bytes: Vec<u8>,
+    /// A write to it failed half-way, or may have: it may say that it is lost.
+    doubtful: bool,
+}
+
+enum Held {
+    Read(usize, ReadLease<SimDevice>),
+    Write(usize, WriteLease<SimDevice>),
+}
+
+impl Held {
+    fn tensor(&self) -> usize {
+        match self {
+            Held::Read(at, _) | Held::Write(at, _) => *at,
+        }
+    }
+}
+
+fn program(seed: u64, file: &Path, contents: &[Vec<u8>]) -> Totals {
+    let mut rng = Rng(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x5851_F42D_4C95_7F2D);
+    let weather = [Weather::Calm, Weather::Refusals, Weather::FailingTransfers, Weather::Storm][rng.below(4)];
+    let mut config = SimConfig::seeded(seed).grain([1, 4][rng.below(2)]).faults(weather.faults());
+    if rng.below(8) == 0 {
+        config = config.one_queue();
+    }
+    let built = SwapPool::builder(SimDevice::new(config))
+        .device_memory(12 << 10)
+        .host_memory([8 << 10, 24 << 10, 96 << 10][rng.below(3)])
+        .staging(32 << 10)
+        .deadline(Duration::ZERO)
+        .build();
+    let pool = match built {
+        Err(error) if weather == Weather::Storm && error.is_device_lost() => return Totals::default(),
+        built => built.unwrap(),
+    };
+    let queues = vec![pool.queue().clone(), pool.device().new_queue(), pool.device().new_queue()];
+    let mut world = World {
+        pool,
+        queues,
+        weather,
+        tensors: Vec::new(),
+        held: Vec::new(),
+        rng,
+        next_name: 0,
+        failures: 0,
+    };
+    if world.rng.below(2) == 0 {
+        for (tensor, bytes) in world.pool.attach_safetensors(file).unwrap().into_iter().zip(contents) {
+            world.tensors.push(Shadow { tensor, bytes: bytes.clone(), doubtful: false });
+        }
+    }
+    let steps = 20 + world.rng.below(60) as u64;
+    for step in 0..steps {
+        if std::env::var_os("SOAK_TRACE").is_some() {
+            eprintln!("-- step {step} {:?} {:?}", world.weather, world.pool.stats());
+        }
+        world.step();
+        world.check();
+    }
+    world.finish(steps)
+}
+
+impl World {
+    fn step(&mut self) {
+        match self.rng.below(16) {
+            0 | 1 => self.create(),
+            2 => self.drop_tensor(),
+            3 | 4 | 5 => self.read(),
+            6 | 7 | 8 => self.write(),
+            9 => self.prefetch(),
+            10 => self.release_one(),
+            11 => self.load(),
+            12 => self.swap_out_or_evict(),
+            13 => self.lease_all(),
+            14 => self.pin(),
+            _ => self.copy_to(),
+        }
+        while self.held.len() > 2 {
+            self.release_one();
+        }
+    }
+
+    fn create(&mut self) {
+        if self.tensors.len() >= 12 {
+            return;
+        }
+        let len = [0, 1, 7, 64, 900, 1500, 4096, 9000][self.rng.below(8)];
+        let bytes = self.rng.bytes(len);
+        let spec = TensorSpec::new(format!("t{}", self.next_name), DType::U8, [len as u64]).unwrap();
+        self.next_name += 1;
+        match self.pool.create(spec, &bytes) {
+            Ok(tensor) => self.tensors.push(Shadow { tensor, bytes, doubtful: false }),
+            Err(error) => self.expected(&error),
+        }
+    }
+
+    fn drop_tensor(&mut self) {
+        if let Some(at) = self.pick() {
+            // Leases keep their tensor alive.
+            for held in &mut self.held {
+                if let Held::Read(t, _) | Held::Write(t, _) = held {
+                    if *t == at {
+                        return;
+                    }
+                    if *t == self.tensors.len() - 1 {
+                        *t = at;
+                    }
+                }
+            }
+            self.tensors.swap_remove(at);
+        }
+    }
+
+    fn read(&mut self) {
+        let Some(at) = self.pick() else { return };
+        let queue = self.queues[self.rng.below(3)].clone();
+        match self.tensors[at].tensor.read_on(&queue) {
+            Ok(lease) => {
+                self.verify(at, |into| lease.read_now(into));
+                match self.rng.below(3) {
+                    0 => self.held.push(Held::Read(at, lease)),
+                    1 => self.end(at, lease.queue().record(), |event| lease.finish(event)),
+                    _ => drop(lease),
+                }
+            }
+            Err(error) => self.refused(at, &error),
+        }
+    }
+
+    fn write(&mut self) {
+        let Some(at) = self.pick() else { return };
+        let queue = self.queues[self.rng.below(3)].clone();
+        let lease = match self.tensors[at].tensor.write_on(&queue) {
+            Ok(lease) => lease,
+            Err(error) => return self.refused(at, &error),
+        };
+        self.write_under(at, lease);
+    }
+
+    /// Writes by a plain write, through staging or with a kernel, and ends the lease in one of three ways.
+    fn write_under(&mut self, at: usize, mut lease: WriteLease<SimDevice>) {
+        let len = self.tensors[at].bytes.len();
+        let new = self.rng.bytes(len);
+        let key = self.rng.next() as u8;
+        match self.rng.below(3) {
+            0 => match lease.write_now(&new) {
+                Ok(()) => self.tensors[at].bytes = new,
+                Err(error) => self.refused(at, &error),
+            },
+            1 => match lease.upload(&new) {
+                Ok(()) => self.tensors[at].bytes = new,
+                Err(error) => {
+                    self.expected(&error);
+                    self.tensors[at].doubtful = true;
+                }
+            },
+            _ if len > 0 => {
+                let range = lease.range();
+                let padded = range.start..range.start + lease.spec().bytes().next_multiple_of(4);
+                let view = lease.view().unwrap();
+                assert!(view.range().end <= padded.end);
+                let launched = lease.queue().launch(&[view.read(), view.write()], move |bytes| {
+                    bytes[1] = bytes[0].iter().map(|x| x ^ key).collect();
+                });
+                match launched {
+                    Ok(()) => self.tensors[at].bytes.iter_mut().for_each(|x| *x ^= key),
+                    Err(error) => assert_ne!(self.weather, Weather::Calm, "{error}"),
+                }
+                if self.weather == Weather::Storm {
+                    self.tensors[at].doubtful = true;
+                }
+            }
+            _ => {}
+        }
+        match self.rng.below(3) {
+            0 => self.held.push(Held::Write(at, lease)),
+            1 => self.end(at, lease.queue().record(), |event| lease.finish(event)),
+            _ => drop(lease),
+        }
+    }
+
+    fn end<E: std::fmt::Display>(
+        &mut self,
+        at: usize,
+        event: Result<backend_cpu::sim::SimEvent, E>,
+        finish: impl FnOnce(backend_cpu::sim::SimEvent) -> Result<(), SwapError>,
+    ) {
+        match event {
+            Ok(event) => {
+                if let Err(error) = finish(event) {
+                    self.refused(at, &error);
+                }
+            }
+            // The lease is dropped instead, which finds its own way.
+            Err(error) => assert_ne!(self.weather, Weather::Calm, "{error}"),
+        }
+    }
+
+    fn release_one(&mut self) {
+        if self.held.is_empty() {
+            return;
+        }
+        let k = self.rng.below(self.held.len());
+        drop(self.held.swap_remove(k));
+    }
+
+    fn prefetch(&mut self) {
+        let wanted: Vec<usize> = (0..3).filter_map(|_| self.pick()).collect();
+        let tensors: Vec<&Tensor<SimDevice>> = wanted.iter().map(|&at| &self.tensors[at].tensor).collect();
+        self.pool.prefetch(&tensors);
+        // The program goes on only when the fetching thread rests: the seed alone decides what happens.
+        self.pool.wait_prefetch();
+    }
+
+    fn load(&mut self) {
+        let Some(at) = self.pick() else { return };
+        let len = self.tensors[at].bytes.len();
+        let new = self.rng.bytes(len);
+        match self.tensors[at].tensor.load(&new) {
+            Ok(()) => {
+                self.tensors[at].bytes = new;
+                self.tensors[at].doubtful = false;
+            }
+            Err(error) => {
+                self.refused(at, &error);
+                // With no host room it goes through the device, where it may be cut half-way.
+                self.tensors[at].doubtful |= matches!(error, SwapError::Device { .. });
+            }
+        }
+    }
+
+    fn swap_out_or_evict(&mut self) {
+        let Some(at) = self.pick() else { return };
+        if self.rng.below(2) == 0 {
+            self.tensors[at].tensor.evict();
+        } else if let Err(error) = self.tensors[at].tensor.swap_out() {
+            self.refused(at, &error);
+        }
+    }
+
+    fn lease_all(&mut self) {
+        let mut wanted: Vec<usize> = (0..3).filter_map(|_| self.pick()).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let modes: Vec<Mode> =
+            wanted.iter().map(|_| if self.rng.below(2) == 0 { Mode::Read } else { Mode::Write }).collect();
+        let asked: Vec<_> =
+            wanted.iter().zip(&modes).map(|(&at, &mode)| (&self.tensors[at].tensor, mode)).collect();
+        match self.pool.lease_all(&asked) {
+            Ok(leases) => {
+                assert_eq!(leases.len(), wanted.len());
+                for (lease, &at) in leases.into_iter().zip(&wanted) {
+                    match lease {
+                        swap_tensor::Lease::Read(lease) => self.verify(at, |into| lease.read_now(into)),
+                        swap_tensor::Lease::Write(lease) => self.write_under(at, lease),
+                    }
+                }
+            }
+            Err(error) => match wanted.first() {
+                Some(&at) => {
+                    let lost = matches!(error, SwapError::NoValidCopy { .. } | SwapError::BadCopy { .. });
+                    let at = wanted.iter().copied().find(|&w| lost && self.tensors[w].doubtful).unwrap_or(at);
+                    self.refused(at, &error);
+                }
+                None => panic!("nothing was asked for, and refused: {error}"),
+            },
+        }
+    }
+
+    fn pin(&mut self) {
+        let Some(at) = self.pick() else { return };
+        if !self.tensors[at].tensor.unpin() {
+            if let Err(error) = self.tensors[at].tensor.pin() {
+                self.refused(at, &error);
+            }
+        }
+    }
+
+    fn copy_to(&mut self) {
+        let Some(at) = self.pick() else { return };
+        let tensor = self.tensors[at].tensor.clone();
+        self.verify(at, |into| tensor.copy_to(into));
+    }
+
+    /// A read that succeeds brings the right bytes.
+    fn verify(&mut self, at: usize, read: impl FnOnce(&mut [u8]) -> Result<(), SwapError>) {
+        let mut into = vec![0; self.tensors[at].bytes.len()];
+        match read(&mut into) {
+            Ok(()) => {
+                assert!(into == self.tensors[at].bytes, "{:?}: wrong bytes served", self.tensors[at].tensor)
+            }
+            Err(error) => self.refused(at, &error),
+        }
+    }
+
+    /// An error met with tensor `at`: a loss must have a reason.
+    fn refused(&mut self, at: usize, error: &SwapError) {
+        if let SwapError::NoValidCopy { name, .. } = error {
+            let shadow = &self.tensors[at];
+            let excused = shadow.doubtful || self.weather == Weather::Storm;
+            assert!(excused, "{name} is lost in {:?} weather: {error}", self.weather);
+        }
+        self.expected(error);
+    }
+
+    fn expected(&mut self, error: &SwapError) {
+        self.failures += 1;
+        let room = matches!(
+            error,
+            SwapError::DeviceBudget { .. } | SwapError::HostBudget { .. } | SwapError::Leased { .. }
+        );
+        assert!(room || self.weather != Weather::Calm, "in calm weather: {error}");
+        assert!(!matches!(error, SwapError::Arena(_)), "the books disagree: {error}");
+    }
+
+    fn check(&self) {
+        if let Err(broken) = self.pool.check() {
+            panic!("{broken}");
+        }
+        self.pool.device().assert_no_hazards();
+    }
+
+    /// Clear skies: everything that cannot have been lost comes back, and nothing stays behind.
+    fn finish(mut self, steps: u64) -> Totals {
+        self.held.clear();
+        self.pool.device().clear_faults();
+        let mut lost = 0;
+        for at in 0..self.tensors.len() {
+            while self.tensors[at].tensor.unpin() {}
+            let tensor = self.tensors[at].tensor.clone();
+            let mut into = vec![0; self.tensors[at].bytes.len()];
+            // The first try may still meet a failure that was under way.
+            let read = tensor.copy_to(&mut into).or_else(|_| tensor.copy_to(&mut into));
+            match read {
+                Ok(()) => assert!(into == self.tensors[at].bytes, "{tensor:?}: wrong bytes in the end"),
+                Err(error) => {
+                    let excused = !self.weather.keeps_everything() || self.tensors[at].doubtful;
+                    assert!(excused, "{tensor:?} did not come back: {error}");
+                    lost += 1;
+                }
+            }
+            self.check();
+        }
+        let stats = self.pool.stats();
+        self.tensors.clear();
+        let _ = self.pool.settle();
+        self.check();
+        if self.weather.keeps_everything() {
+            let after = self.pool.stats();
+            assert_eq!(
+                (after.device_bytes, after.held_bytes, after.host_bytes),
+                (0, 0, 0),
+                "something stayed behind"
+            );
+        }
+        Totals {
+            steps,
+            leases: stats.leases,
+            evictions: stats.evictions,
+            write_backs: stats.write_backs,
+            moved_bytes: stats.moved_bytes,
+            failures: self.failures,
+            lost,
+        }
+    }
+
+    fn pick(&mut self) -> Option<usize> {
+        (!self.tensors.is_empty()).then(|| self.rng.below(self.tensors.len()))
+    }
+}
+
+/// A safetensors file of a few odd tensors, and their contents in the order of the file.
+fn write_model(path: &Path) -> Vec<Vec<u8>> {
+    let mut rng = Rng(42);
+    let lens = [5000, 1, 0, 333, 9001, 64];
+    let contents: Vec<Vec<u8>> = lens.iter().map(|&len| rng.bytes(len)).collect();
+    let mut at = 0;
+    let fields: Vec<String> = lens
+        .iter()
+        .enumerate()
+        .map(|(i, len)| {
+            let field =
+                format!(r#""f{i}":{{"dtype":"U8","shape":[{len}],"data_offsets":[{at},{}]}}"#, at + len);
+            at += len;
+            field
+        })
+        .collect();
+    let header = format!("{{{}}}", fields.join(","));
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend(header.as_bytes());
+    contents.iter().for_each(|bytes| file.extend(bytes));
+    std::fs::write(path, file).unwrap();
+    contents
+}
+
+/// SplitMix64.
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    fn bytes(&mut self, len: usize) -> Vec<u8> {
+        (0..len.div_ceil(8)).flat_map(|_| self.next().to_le_bytes()).take(len).collect()
+    }
+}
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|s| s.parse().ok()).unwrap_or(default)
+}
