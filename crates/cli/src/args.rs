@@ -1,12 +1,14 @@
 //! The command line.
 
+use crate::output;
 use crate::size::Size;
+use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
 /// Use models larger than the device, and check every byte.
 #[derive(Debug, Parser)]
-#[command(name = "swap-tensor", version, about, max_term_width = 110)]
+#[command(name = "swap-tensor", version, max_term_width = 110)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -24,9 +26,9 @@ pub(crate) enum Command {
 /// forward lease, and one more pass at the end, checks the tensor's CRC32C against the one computed from the file
 /// alone. Exit code 0: every check held. 1: the work failed. 2: the arguments or the file are wrong.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  \
-    swap-tensor run                                            a generated GPT-2-shaped model of 237 MiB through 96 MiB\n  \
-    swap-tensor run llama.safetensors --device-memory 1.5GB --passes 1 --json")]
+#[command(
+    after_help = "Examples:\n  swap-tensor run\n  swap-tensor run llama.safetensors --device-memory 1.5GB --passes 1 --json"
+)]
 pub(crate) struct RunArgs {
     /// The model; without one, a GPT-2-shaped one is written once to the cache directory
     pub(crate) model: Option<PathBuf>,
@@ -57,6 +59,25 @@ pub(crate) struct InfoArgs {
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+impl Cli {
+    /// Parses the command line. The error is an exit code, everything else having been said.
+    pub(crate) fn read() -> Result<Cli, u8> {
+        Cli::try_parse().map_err(|error| {
+            if error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+                // Like every other complaint: one line.
+                let text = error.to_string();
+                let lines = text.lines().take_while(|line| !line.is_empty()).map(str::trim);
+                let line = lines.collect::<Vec<_>>().join(" ");
+                output::complain(format!("{}; see --help", line.trim_start_matches("error: ")));
+                return 2;
+            }
+            // Help and version. Nobody reading them is no error.
+            let _ = error.print();
+            u8::try_from(error.exit_code()).unwrap_or(2)
+        })
+    }
 }
 
 #[cfg(test)]

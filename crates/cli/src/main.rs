@@ -18,11 +18,14 @@ mod size;
 mod walk;
 
 use args::{Cli, Command};
-use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let outcome = match Cli::parse().command {
+    let cli = match Cli::read() {
+        Ok(cli) => cli,
+        Err(code) => return ExitCode::from(code),
+    };
+    let outcome = match cli.command {
         Command::Run(args) => run::run(&args),
         Command::Info(args) => info::info(&args),
     };

@@ -170,7 +170,11 @@ impl<'a, T: Transfer> Walk<'a, T> {
 }
 
 fn lease_error<T: Transfer>(tensor: &Tensor<T>, error: &SwapError) -> CliError {
-    failed(format!("lease `{}`", tensor.spec().name()), error)
+    let doing = format!("lease `{}`", tensor.spec().name());
+    match error {
+        SwapError::HostBudget { .. } => failed(format!("{doing} with so little --host-memory"), error),
+        _ => failed(doing, error),
+    }
 }
 
 /// What a check reads at once: it stays in the cache until it is summed up.
