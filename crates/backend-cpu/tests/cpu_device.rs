@@ -2,7 +2,9 @@
 
 use allocator_core::DeviceBuffer;
 use backend_cpu::{CpuDevice, CpuError};
-use pinned_host::{DeviceError, ErrorKind, Event, HostPool, Lane, OsRegion, PageLocker, Queue, QueuedBuffer, Transfer};
+use pinned_host::{
+    DeviceError, ErrorKind, Event, HostPool, Lane, OsRegion, PageLocker, Queue, QueuedBuffer, Transfer,
+};
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, mpsc};
 
@@ -19,11 +21,12 @@ fn dropping_the_device_ends_its_work_and_closes_its_queues() {
     for queue in [&queue, device.queue()] {
         for _ in 0..100 {
             let ran = ran.clone();
-            queue.launch(move || {
-                ran.fetch_add(1, SeqCst);
-                Ok(())
-            })
-            .unwrap();
+            queue
+                .launch(move || {
+                    ran.fetch_add(1, SeqCst);
+                    Ok(())
+                })
+                .unwrap();
         }
     }
     let ticket = device.upload(pool.allocate(1 << 16).unwrap(), &mut buffer, 0).unwrap();
@@ -100,7 +103,10 @@ fn what_another_device_made_is_refused() {
     let (one, other) = (CpuDevice::new().unwrap(), CpuDevice::new().unwrap());
     let event = other.queue().record().unwrap();
     let error = one.queue().wait(&event).unwrap_err();
-    assert_eq!((error.kind(), matches!(error, CpuError::Foreign { what: "event", .. })), (ErrorKind::InvalidUse, true));
+    assert_eq!(
+        (error.kind(), matches!(error, CpuError::Foreign { what: "event", .. })),
+        (ErrorKind::InvalidUse, true)
+    );
     let pool = pool(&one);
     let mut buffer = other.buffer(64).unwrap();
     let refused = one.upload(pool.allocate(64).unwrap(), &mut buffer, 0).unwrap_err();

@@ -75,7 +75,13 @@ fn ordered_by_hazards_every_byte_is_right() {
     assert_eq!(pool.stats().in_use, 0);
 }
 
-fn work(mut rng: Rng, device: &CpuDevice, pool: &HostPool<OsRegion>, shared: &Mutex<Shared>, kernels: &CpuQueue) {
+fn work(
+    mut rng: Rng,
+    device: &CpuDevice,
+    pool: &HostPool<OsRegion>,
+    shared: &Mutex<Shared>,
+    kernels: &CpuQueue,
+) {
     let mut downloads: Vec<(Ticket<CpuDevice>, Vec<u8>)> = Vec::new();
     for number in 0..OPERATIONS {
         let range = rng.range();
@@ -101,7 +107,8 @@ fn work(mut rng: Rng, device: &CpuDevice, pool: &HostPool<OsRegion>, shared: &Mu
             1 => {
                 let accesses = [(range.clone(), Access::Read)];
                 state.order(device.lane(Lane::Download), &accesses);
-                let ticket = device.download(&state.buffer, range.start, pool.allocate(len).unwrap()).unwrap();
+                let ticket =
+                    device.download(&state.buffer, range.start, pool.allocate(len).unwrap()).unwrap();
                 state.hazards.after(&accesses, ticket.event());
                 downloads.push((ticket, state.model[span].to_vec()));
             }
@@ -120,7 +127,9 @@ fn work(mut rng: Rng, device: &CpuDevice, pool: &HostPool<OsRegion>, shared: &Mu
                 let buffer = state.buffer.clone();
                 kernels
                     .launch(move || {
-                        buffer.view(range)?.with_mut(|bytes: &mut [u8]| bytes.iter_mut().for_each(|b| *b ^= 0x5a))
+                        buffer
+                            .view(range)?
+                            .with_mut(|bytes: &mut [u8]| bytes.iter_mut().for_each(|b| *b ^= 0x5a))
                     })
                     .unwrap();
                 state.hazards.after(&accesses, &kernels.record().unwrap());

@@ -45,7 +45,8 @@ const K: u64 = 1024;
 fn pipeline(device: &SimDevice, removed: Option<Wait>) -> bool {
     let pool = HostPool::new(vec![device.locker().lock(64 << 10).unwrap()], 64).unwrap();
     let mut buffer = device.buffer(8 * K).unwrap();
-    let (upload, download, compute) = (device.lane(Lane::Upload), device.lane(Lane::Download), device.queue());
+    let (upload, download, compute) =
+        (device.lane(Lane::Upload), device.lane(Lane::Download), device.queue());
     let filled = |byte: u8| {
         let mut slice = pool.allocate(K as usize).unwrap();
         slice.as_mut_slice().fill(byte);

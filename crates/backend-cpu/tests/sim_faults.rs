@@ -69,7 +69,8 @@ fn every_fault_at_every_call_ends_with_a_typed_error_or_good_bytes() {
 
 #[test]
 fn a_refused_call_enqueues_nothing_and_gives_the_slice_back() {
-    let plan = FaultPlan::none().at(Call::Upload, 1, Fault::Refuse).at(Call::CopyWithin, 1, Fault::OutOfMemory);
+    let plan =
+        FaultPlan::none().at(Call::Upload, 1, Fault::Refuse).at(Call::CopyWithin, 1, Fault::OutOfMemory);
     let (device, pool) = bench(SimConfig::seeded(0).faults(plan));
     let mut buffer = device.buffer(64).unwrap();
     let refused = device.upload(pool.allocate(64).unwrap(), &mut buffer, 0).unwrap_err();
@@ -194,7 +195,8 @@ fn limits_are_typed() {
 #[test]
 fn equal_seeds_give_equal_runs_and_others_differ() {
     let trace = |seed: u64| {
-        let plan = FaultPlan::none().randomly(Call::Any, 20, Fault::Refuse).randomly(Call::Launch, 5, Fault::Fail);
+        let plan =
+            FaultPlan::none().randomly(Call::Any, 20, Fault::Refuse).randomly(Call::Launch, 5, Fault::Fail);
         let device = SimDevice::new(SimConfig::seeded(seed).faults(plan));
         let order = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
         let queues: Vec<_> = (0..4).map(|_| device.new_queue()).collect();

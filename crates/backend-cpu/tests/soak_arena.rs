@@ -8,6 +8,12 @@
 //!
 //! What it cannot find: a wrong order between queues, since an arena uses only one; see the pool's soak.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests may stop where they stand, as tests may"
+)]
+
 use allocator_core::{
     AllocError, Arena, ArenaError, Compaction, DeviceBuffer, Handle, Lifetime, ParamId, Plan, Request,
 };

@@ -1,5 +1,11 @@
 //! The built command, run as a user runs it: models nobody here wrote, wrong input, and readers that leave early.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests may stop where they stand, as tests may"
+)]
+
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 use std::fs;
