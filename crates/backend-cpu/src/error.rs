@@ -9,7 +9,7 @@ use std::sync::Arc;
 #[non_exhaustive]
 pub enum CpuError {
     /// A range that the buffer cannot serve; nothing was touched.
-    #[error(transparent)]
+    #[error("the buffer cannot serve it: {0}")]
     Range(#[from] RangeError),
     /// The system gave no memory for a buffer.
     #[error("no memory for a buffer of {bytes} bytes: {source}")]

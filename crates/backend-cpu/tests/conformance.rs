@@ -1,6 +1,35 @@
 //! The suites of the two floors below, on both devices: `<device>::<suite>::<promise>`.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop where it stands")]
+
+use allocator_core::conformance::Harness as BufferHarness;
+use pinned_host::{Queue, QueuedBuffer, Transfer};
+
+/// A device whose buffers are under test.
+struct Buffers<T>(T);
+
+impl<T: Transfer> BufferHarness for Buffers<T> {
+    type Buffer = T::Buffer;
+
+    fn make(&mut self, size: u64) -> T::Buffer {
+        self.0.buffer(size).unwrap()
+    }
+
+    fn write(&mut self, buffer: &mut T::Buffer, at: u64, bytes: &[u8]) {
+        buffer.queue().drain().unwrap();
+        self.0.write_now(buffer, at, bytes).unwrap();
+    }
+
+    fn read(&mut self, buffer: &T::Buffer, at: u64, len: u64) -> Vec<u8> {
+        buffer.queue().drain().unwrap();
+        let mut bytes = vec![0; len as usize];
+        self.0.read_now(buffer, at, &mut bytes).unwrap();
+        bytes
+    }
+}
+
 mod cpu {
+    use super::Buffers;
     use backend_cpu::CpuDevice;
     use pinned_host::conformance::Harness;
 
@@ -14,40 +43,70 @@ mod cpu {
         }
     }
 
+    mod device_buffer {
+        allocator_core::device_buffer_suite!(super::Buffers(backend_cpu::CpuDevice::new().unwrap()));
+    }
+
+    mod arena {
+        allocator_core::arena_suite!(super::Buffers(backend_cpu::CpuDevice::new().unwrap()));
+    }
+
     pinned_host::transfer_suite!(Cpu);
     pinned_host::queue_suite!(Cpu);
     pinned_host::hazard_suite!(Cpu);
     pinned_host::staging_suite!(Cpu);
 }
 
-mod sim {
-    use backend_cpu::sim::{Call, Fault, SimConfig, SimDevice};
-    use pinned_host::Lane;
-    use pinned_host::conformance::Harness;
+/// A simulated device for the suites. Strict: a suite's own order is checked too, when its device goes.
+macro_rules! simulated {
+    ($name:ident, $config:expr) => {
+        mod $name {
+            use super::Buffers;
+            use backend_cpu::sim::{Call, Fault, SimConfig, SimDevice};
+            use pinned_host::Lane;
+            use pinned_host::conformance::Harness;
 
-    /// Strict: a suite's own order is checked too, when its device goes.
-    struct Sim;
+            fn device() -> SimDevice {
+                let config: fn(SimConfig) -> SimConfig = $config;
+                SimDevice::new(config(SimConfig::seeded(2024).strict()))
+            }
 
-    impl Harness for Sim {
-        type Device = SimDevice;
+            struct Sim;
 
-        fn device(&self) -> SimDevice {
-            SimDevice::new(SimConfig::seeded(2024).strict())
+            impl Harness for Sim {
+                type Device = SimDevice;
+
+                fn device(&self) -> SimDevice {
+                    device()
+                }
+
+                fn fail_next_record(&self, device: &SimDevice, _lane: Lane) -> bool {
+                    device.inject(Call::Record, 1, Fault::Refuse);
+                    true
+                }
+
+                fn lose_device(&self, device: &SimDevice) -> bool {
+                    device.lose();
+                    true
+                }
+            }
+
+            mod device_buffer {
+                allocator_core::device_buffer_suite!(super::Buffers(super::device()));
+            }
+
+            mod arena {
+                allocator_core::arena_suite!(super::Buffers(super::device()));
+            }
+
+            pinned_host::transfer_suite!(Sim);
+            pinned_host::queue_suite!(Sim);
+            pinned_host::hazard_suite!(Sim);
+            pinned_host::staging_suite!(Sim);
         }
-
-        fn fail_next_record(&self, device: &SimDevice, _lane: Lane) -> bool {
-            device.inject(Call::Record, 1, Fault::Refuse);
-            true
-        }
-
-        fn lose_device(&self, device: &SimDevice) -> bool {
-            device.lose();
-            true
-        }
-    }
-
-    pinned_host::transfer_suite!(Sim);
-    pinned_host::queue_suite!(Sim);
-    pinned_host::hazard_suite!(Sim);
-    pinned_host::staging_suite!(Sim);
+    };
 }
+
+simulated!(sim, |config| config);
+// What other backends are like: offsets in steps of 4, and one queue for everything.
+simulated!(sim_like_wgpu, |config| config.grain(4).one_queue());

@@ -1,5 +1,7 @@
 //! The CPU device's own promises: kernels, views, failures, and an end without a hang.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop where it stands")]
+
 use allocator_core::DeviceBuffer;
 use backend_cpu::{CpuDevice, CpuError};
 use pinned_host::{

@@ -1,5 +1,7 @@
 //! Random work of several threads on the CPU device, ordered by `Hazards`, against a model.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop where it stands")]
+
 use allocator_core::DeviceBuffer;
 use backend_cpu::{CpuBuffer, CpuDevice, CpuEvent, CpuQueue};
 use pinned_host::{Access, Hazards, HostPool, Lane, OsRegion, PageLocker, Queue, Ticket, Transfer};

@@ -2,7 +2,7 @@
 //!
 //! A backend writes a [`Harness`] and lists the suites; each call makes a module with one `#[test]` per promise:
 //!
-//! ```ignore
+//! ```text
 //! struct Cpu;
 //! impl pinned_host::conformance::Harness for Cpu {
 //!     type Device = CpuDevice;

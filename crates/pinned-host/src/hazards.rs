@@ -191,3 +191,195 @@ fn overlaps(a: &Range<u64>, b: &Range<u64>) -> bool {
 
 /// Shorter lists are not worth asking the device about.
 const PRUNE_FLOOR: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{DeviceError, ErrorKind};
+    use proptest::prelude::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("never")]
+    struct Never;
+
+    impl DeviceError for Never {
+        fn kind(&self) -> ErrorKind {
+            ErrorKind::Failed
+        }
+    }
+
+    /// The `number`-th operation of a program, on a queue that runs in order.
+    #[derive(Clone, Debug)]
+    struct Toy {
+        queue: usize,
+        number: usize,
+        /// Whether it knows that a queue runs in order.
+        clever: bool,
+        fired: Arc<AtomicBool>,
+    }
+
+    impl Event for Toy {
+        type Error = Never;
+
+        fn query(&self) -> Result<bool, Never> {
+            Ok(self.fired.load(Ordering::Relaxed))
+        }
+
+        fn synchronize(&self) -> Result<(), Never> {
+            Ok(())
+        }
+
+        fn covers(&self, earlier: &Self) -> bool {
+            self.clever && self.queue == earlier.queue && self.number >= earlier.number
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    struct Op {
+        queue: usize,
+        accesses: Vec<(Range<u64>, Access)>,
+    }
+
+    impl Op {
+        fn conflicts(&self, other: &Op) -> bool {
+            self.accesses.iter().any(|(range, access)| {
+                other
+                    .accesses
+                    .iter()
+                    .any(|(r, a)| overlaps(range, r) && (*access == Access::Write || *a == Access::Write))
+            })
+        }
+    }
+
+    /// Runs a program and checks it against the naive model: all history, and the transitive closure of the
+    /// waits and of each queue's own order. `fires` names, per step, how many of the oldest operations have
+    /// ended by then; those need no order.
+    fn check(program: &[Op], clever: bool, fires: impl Fn(usize) -> usize) -> Result<(), String> {
+        let mut hazards = Hazards::<Toy>::new();
+        let mut events: Vec<Toy> = Vec::new();
+        // Bit j of `order[i]`: operation j has ended before i starts.
+        let mut order: Vec<u64> = Vec::new();
+        for (number, op) in program.iter().enumerate() {
+            let ended = fires(number).min(number);
+            for event in &events[..ended] {
+                event.fired.store(true, Ordering::Relaxed);
+            }
+            if ended > 0 {
+                hazards.prune();
+            }
+            let mut waits = Vec::new();
+            hazards.before(&op.accesses, &mut waits);
+            for (i, wait) in waits.iter().enumerate() {
+                if waits.iter().enumerate().any(|(j, other)| i != j && other.covers(wait)) {
+                    return Err(format!(
+                        "operation {number} waits for {} and for what covers it",
+                        wait.number
+                    ));
+                }
+            }
+            let same_queue = events.iter().rfind(|event| event.queue == op.queue).map(|event| event.number);
+            let direct = waits.iter().map(|wait| wait.number).chain(same_queue);
+            let before = direct.fold((1u64 << ended) - 1, |all, earlier| all | order[earlier] | 1 << earlier);
+            for earlier in 0..number {
+                if op.conflicts(&program[earlier]) && before >> earlier & 1 == 0 {
+                    return Err(format!("operation {number} is not ordered after {earlier}: {program:?}"));
+                }
+            }
+            order.push(before);
+            let event = Toy { queue: op.queue, number, clever, fired: Arc::default() };
+            hazards.after(&op.accesses, &event);
+            events.push(event);
+        }
+        Ok(())
+    }
+
+    /// Every program of four operations with one access each, on two queues and three bytes.
+    #[test]
+    fn every_small_program_is_ordered() {
+        let mut ops = Vec::new();
+        for queue in 0..2 {
+            for access in [Access::Read, Access::Write] {
+                for (start, end) in [(0, 1), (1, 2), (2, 3), (0, 2), (1, 3), (0, 3)] {
+                    ops.push(Op { queue, accesses: vec![(start..end, access)] });
+                }
+            }
+        }
+        let count = ops.len();
+        // The first queue is the first operation's, by symmetry.
+        for code in 0..count.pow(4) / 2 {
+            let pick = |place: u32| ops[code / count.pow(3 - place) % count].clone();
+            let program = [pick(0), pick(1), pick(2), pick(3)];
+            check(&program, code % 2 == 0, |_| 0).unwrap();
+        }
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        let range = (0..24u64, 0..12u64).prop_map(|(start, len)| start..(start + len).min(24));
+        let access = prop_oneof![Just(Access::Read), Just(Access::Write)];
+        (0..3usize, proptest::collection::vec((range, access), 1..4))
+            .prop_map(|(queue, accesses)| Op { queue, accesses })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, cases: 512, ..ProptestConfig::default() })]
+
+        #[test]
+        fn random_programs_are_ordered(
+            program in proptest::collection::vec(op(), 1..60),
+            clever in any::<bool>(),
+            lag in prop_oneof![Just(64usize), 2..20usize],
+        ) {
+            prop_assert_eq!(check(&program, clever, |step| step.saturating_sub(lag)), Ok(()));
+        }
+    }
+
+    fn event(number: usize, fired: &Arc<AtomicBool>) -> Toy {
+        Toy { queue: 0, number, clever: true, fired: Arc::clone(fired) }
+    }
+
+    #[test]
+    fn a_write_supersedes_what_it_covers_and_trims_the_rest() {
+        let fired = Arc::default();
+        let mut hazards = Hazards::new();
+        hazards.after(&[(0..100, Access::Write)], &event(1, &fired));
+        hazards.after(&[(40..60, Access::Write)], &event(2, &fired));
+        assert_eq!(hazards.len(), 3, "left, right and the new one");
+        hazards.after(&[(30..70, Access::Read)], &event(2, &fired));
+        hazards.after(&[(0..100, Access::Write)], &event(3, &fired));
+        assert_eq!(hazards.len(), 1, "readers and writers alike");
+        hazards.after(&[(7..7, Access::Write)], &event(4, &fired));
+        assert_eq!(hazards.len(), 1, "nothing touches no bytes");
+    }
+
+    #[test]
+    fn reads_of_one_queue_replace_each_other() {
+        let fired = Arc::default();
+        let mut hazards = Hazards::new();
+        for number in 0..1000 {
+            hazards.after(&[(10..20, Access::Read)], &event(number, &fired));
+        }
+        assert_eq!(hazards.len(), 1);
+        let mut waits = Vec::new();
+        hazards.before(&[(0..15, Access::Read)], &mut waits);
+        assert!(waits.is_empty(), "readers do not wait for readers");
+        hazards.before(&[(0..15, Access::Write)], &mut waits);
+        assert_eq!(waits.len(), 1);
+        assert_eq!(waits[0].number, 999);
+    }
+
+    #[test]
+    fn ended_work_is_forgotten_as_the_list_grows() {
+        let mut hazards = Hazards::new();
+        for number in 0..10_000 {
+            // Disjoint, so nothing supersedes anything; each has ended when the next begins.
+            let at = number as u64 * 8;
+            let fired = Arc::new(AtomicBool::new(true));
+            hazards.after(&[(at..at + 8, Access::Write)], &event(number, &fired));
+            assert!(hazards.len() <= PRUNE_FLOOR);
+        }
+        assert_eq!(hazards.prune(), 0);
+        assert!(hazards.is_empty());
+    }
+}

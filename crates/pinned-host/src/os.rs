@@ -117,7 +117,9 @@ impl Drop for OsRegion {
 #[cfg(unix)]
 mod system {
     use core::ptr::NonNull;
-    use rustix::mm::{MapFlags, ProtFlags, madvise, mlock, mmap_anonymous, munmap};
+    #[cfg(target_os = "linux")]
+    use rustix::mm::{Advice, madvise};
+    use rustix::mm::{MapFlags, ProtFlags, mlock, mmap_anonymous, munmap};
     use std::io::{Error, ErrorKind, Result};
 
     /// A fresh mapping of at least `bytes` bytes, and its length.
@@ -151,7 +153,7 @@ mod system {
                 let _ = munmap(base.byte_add(len), HUGE - head);
             }
             #[cfg(target_os = "linux")]
-            let _ = madvise(base, len, rustix::mm::Advice::LinuxHugepage);
+            let _ = madvise(base, len, Advice::LinuxHugepage);
             NonNull::new(base.cast()).map(|base| (base, len)).ok_or_else(too_long)
         }
     }
@@ -173,7 +175,7 @@ mod system {
                 madvise(
                     base.as_ptr().add(start).cast(),
                     (offset + bytes).next_multiple_of(page) - start,
-                    rustix::mm::Advice::LinuxPopulateWrite,
+                    Advice::LinuxPopulateWrite,
                 )
             };
         }

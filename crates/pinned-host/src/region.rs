@@ -45,7 +45,8 @@ pub trait PageLocker: Send + Sync {
     /// The lock limit, the memory or the driver refuses; nothing stays half-locked.
     fn lock(&self, bytes: usize) -> Result<Self::Region, Self::Error>;
 
-    /// How many bytes can be locked now without being refused, as far as is known; `None`: no known limit.
+    /// How many more bytes may be locked now without being refused and without taking what others need, as far as
+    /// is known; `None`: no known limit.
     fn allowance(&self) -> Option<u64> {
         None
     }

@@ -7,7 +7,8 @@ use std::time::Instant;
 ///
 /// All bytes of an operation are taken at once, before it is queued, and go back when its slice is dropped.
 /// The two directions share nothing, so writes back cannot starve reads. Waiting is first come, first served.
-/// Whoever waits while holding something others need gives a deadline.
+/// Whoever waits while holding something others need gives a deadline; so does whoever drops tickets in flight,
+/// whose slices come back only when the device's [`Parking`](crate::Parking) is swept.
 ///
 /// Source: the shared pools of LMCache and SGLang hang when every holder waits for more
 /// (LMCache #2942, SGLang #33862).

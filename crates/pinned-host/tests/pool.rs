@@ -1,8 +1,10 @@
 //! The pool and the ring against a shadow model, and under threads.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on stops where it stands")]
+
 use pinned_host::{
-    HostError, HostPool, HostRegion, Lane, LockPolicy, OsLocker, OsRegion, PageLocker, PinnedSlice, StagingConfig,
-    StagingError, StagingRing,
+    HostError, HostPool, HostRegion, Lane, LockPolicy, OsLocker, OsRegion, PageLocker, PinnedSlice,
+    StagingConfig, StagingError, StagingRing,
 };
 use proptest::prelude::*;
 use std::ptr::NonNull;
@@ -123,7 +125,11 @@ unsafe impl HostRegion for Watched {
     fn prepare(&self, offset: usize, bytes: usize) {
         assert!(!self.panics.load(Ordering::Relaxed), "as asked");
         assert!(offset + bytes <= self.len());
-        assert_eq!(self.prepared.fetch_add(bytes as u64, Ordering::Relaxed), offset as u64, "prepared in order");
+        assert_eq!(
+            self.prepared.fetch_add(bytes as u64, Ordering::Relaxed),
+            offset as u64,
+            "prepared in order"
+        );
     }
 }
 
@@ -215,7 +221,10 @@ fn nobody_overtakes_a_waiter_not_even_where_there_is_room() {
         let large = scope.spawn(|| pool.allocate_deadline(8192, None).map(|slice| slice.len()));
         until_waiting(&pool, 1);
         let refused = pool.allocate(64).unwrap_err();
-        assert!(matches!(refused, HostError::Full { asked: 64, free: 4096, largest: 4096, waiters: 1 }), "{refused}");
+        assert!(
+            matches!(refused, HostError::Full { asked: 64, free: 4096, largest: 4096, waiters: 1 }),
+            "{refused}"
+        );
         let late = pool.allocate_deadline(64, Some(Instant::now())).unwrap_err();
         assert!(matches!(late, HostError::Timeout { asked: 64, .. }), "{late}");
         assert_eq!(pool.stats().waiters, 1, "who gave up has left the queue");
@@ -231,8 +240,10 @@ fn a_waiter_that_gives_up_lets_the_next_one_through() {
     let held = pool.allocate(4096).unwrap();
     std::thread::scope(|scope| {
         // It can only time out: `held` stays until the end. Who stands behind it fits beside `held`.
-        let deadline = Instant::now() + std::time::Duration::from_millis(100);
-        let large = scope.spawn(|| pool.allocate_deadline(8192, Some(deadline)).map(|slice| slice.len()));
+        let large = scope.spawn(|| {
+            let deadline = Instant::now() + std::time::Duration::from_millis(100);
+            pool.allocate_deadline(8192, Some(deadline)).map(|slice| slice.len())
+        });
         while pool.stats().waiters == 0 && !large.is_finished() {
             std::thread::yield_now();
         }
@@ -252,7 +263,11 @@ fn eight_threads_share_one_slot_and_all_finish() {
             let (ring, alone) = (ring.clone(), &alone);
             scope.spawn(move || {
                 for round in 0..500u32 {
-                    let lane = if (u32::from(thread) + round).is_multiple_of(2) { Lane::Upload } else { Lane::Download };
+                    let lane = if (u32::from(thread) + round).is_multiple_of(2) {
+                        Lane::Upload
+                    } else {
+                        Lane::Download
+                    };
                     let mut slot = ring.acquire(lane, 4096, None).unwrap();
                     let flag = &alone[usize::from(lane == Lane::Upload)];
                     assert!(!flag.swap(true, Ordering::Acquire), "two hold one slot");
@@ -264,7 +279,10 @@ fn eight_threads_share_one_slot_and_all_finish() {
         }
     });
     let stats = ring.stats();
-    assert_eq!((stats.read.in_use, stats.write.in_use, stats.read.waiters, stats.write.waiters), (0, 0, 0, 0));
+    assert_eq!(
+        (stats.read.in_use, stats.write.in_use, stats.read.waiters, stats.write.waiters),
+        (0, 0, 0, 0)
+    );
 }
 
 /// A locker that only counts: allows so much, and has pageable memory or not.

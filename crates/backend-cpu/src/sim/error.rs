@@ -9,7 +9,7 @@ use pinned_host::{DeviceError, ErrorKind};
 #[non_exhaustive]
 pub enum SimError {
     /// A range that the buffer cannot serve; nothing was touched.
-    #[error(transparent)]
+    #[error("the buffer cannot serve it: {0}")]
     Range(#[from] RangeError),
     /// The simulated device's memory is used up, or a fault says so.
     #[error("simulated device is out of memory: {asked} bytes asked for, {held} held, limit {limit:?}")]

@@ -92,7 +92,7 @@ pub fn covers_tells_the_truth<H: Harness>(harness: &H) {
 /// Events of all queues, with and without waits between them; work lies before each.
 fn events<T: Transfer>(bench: &Bench<T>) -> Vec<T::Event> {
     let len = 4096;
-    let mut buffer = bench.buffer(4 * len);
+    let mut buffer = bench.buffer(5 * len);
     let up_one = bench.upload(bench.slice(1, len), &mut buffer, 0);
     let up_two = bench.upload(bench.slice(2, len), &mut buffer, len);
     let mut events = vec![up_one.event().clone(), up_two.event().clone()];
@@ -101,9 +101,9 @@ fn events<T: Transfer>(bench: &Bench<T>) -> Vec<T::Event> {
     buffer.queue().wait(up_one.event()).unwrap();
     buffer.copy_within(0..len, 2 * len).unwrap();
     events.push(buffer.queue().record().unwrap());
-    let down = bench.download(&buffer, 3 * len, len);
+    let down = bench.download(&buffer, 4 * len, len);
     events.push(down.event().clone());
-    let down = bench.download(&buffer, 3 * len, len);
+    let down = bench.download(&buffer, 4 * len, len);
     events.push(down.event().clone());
     events
 }

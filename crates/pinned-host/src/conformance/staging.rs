@@ -52,7 +52,8 @@ pub fn directions_share_nothing<H: Harness>(harness: &H) {
     let device = harness.device();
     let (ring, len) = one_slot(&device);
     let held = ring.acquire(Lane::Upload, len, None).unwrap();
-    let buffer = device.buffer(len as u64).unwrap();
+    let mut buffer = device.buffer(len as u64).unwrap();
+    device.write_now(&mut buffer, 0, &vec![0; len]).unwrap();
     let slot = ring.acquire(Lane::Download, len, None).unwrap();
     drop(device.download(&buffer, 0, slot).unwrap().wait().unwrap());
     assert_eq!(ring.stats().read.slices, 1);

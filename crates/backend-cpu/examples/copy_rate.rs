@@ -1,0 +1,104 @@
+//! How fast the CPU device copies, against plain `memcpy` of the same blocks in the same run.
+//!
+//! `cargo run --release --example copy_rate -p backend-cpu`. Both sides walk buffers larger than four times a usual
+//! last-level cache, touched beforehand. Rounds alternate and the median of five counts, so that a slow minute of
+//! the machine strikes both. `deep` keeps eight transfers in flight, `alone` waits for each.
+
+use backend_cpu::CpuDevice;
+use pinned_host::{HostPool, HostRegion, OsRegion, PageLocker, SliceOf, Ticket, Transfer};
+use std::collections::VecDeque;
+use std::error::Error;
+use std::time::Instant;
+
+const WORKING_SET: usize = 256 << 20;
+const ROUNDS: usize = 5;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let device = CpuDevice::new()?;
+    let mut buffer = device.buffer(WORKING_SET as u64)?;
+    let (from, to) = (touched(&device)?, touched(&device)?);
+    println!("{:>8} {:>10} {:>7} {:>12} {:>9}", "block", "direction", "depth", "GB/s", "/ memcpy");
+    for block in [4 << 10, 64 << 10, 2 << 20, 64 << 20] {
+        let pool = HostPool::new(vec![touched(&device)?], 4096)?;
+        let count = WORKING_SET / block;
+        let mut slices: VecDeque<SliceOf<CpuDevice>> =
+            (0..count).map(|_| pool.allocate(block)).collect::<Result<_, _>>()?;
+        let mut rates: [Vec<f64>; 5] = Default::default();
+        for _ in 0..ROUNDS {
+            rates[0].push(memcpy(&from, &to, block));
+            for (index, (up, depth)) in [(true, 8), (true, 1), (false, 8), (false, 1)].into_iter().enumerate()
+            {
+                let start = Instant::now();
+                walk(count, depth, &mut slices, |number, slice| {
+                    let at = (number * block) as u64;
+                    let sent = if up {
+                        device.upload(slice, &mut buffer, at)
+                    } else {
+                        device.download(&buffer, at, slice)
+                    };
+                    sent.map_err(|refused| refused.error.into())
+                })?;
+                rates[index + 1].push(gigabytes_per_second(start));
+            }
+        }
+        let [plain, transfers @ ..] = rates.map(median);
+        for (rate, (direction, depth)) in transfers.into_iter().zip([
+            ("upload", "deep"),
+            ("upload", "alone"),
+            ("download", "deep"),
+            ("download", "alone"),
+        ]) {
+            println!("{:>7}K {direction:>10} {depth:>7} {rate:>12.2} {:>9.2}", block >> 10, rate / plain);
+        }
+        println!("{:>7}K {:>10} {:>7} {plain:>12.2} {:>9.2}", block >> 10, "memcpy", "", 1.0);
+    }
+    Ok(())
+}
+
+/// Runs `count` transfers, at most `depth` at once; every slice is used in turn.
+fn walk(
+    count: usize,
+    depth: usize,
+    slices: &mut VecDeque<SliceOf<CpuDevice>>,
+    mut start: impl FnMut(usize, SliceOf<CpuDevice>) -> Result<Ticket<CpuDevice>, Box<dyn Error>>,
+) -> Result<(), Box<dyn Error>> {
+    let mut flying: VecDeque<Ticket<CpuDevice>> = VecDeque::with_capacity(depth);
+    for number in 0..count {
+        if flying.len() == depth.min(slices.len() + flying.len()) {
+            slices.extend(flying.pop_front().map(Ticket::wait).transpose()?);
+        }
+        let Some(slice) = slices.pop_front() else { continue };
+        flying.push_back(start(number, slice)?);
+    }
+    for ticket in flying {
+        slices.push_back(ticket.wait()?);
+    }
+    Ok(())
+}
+
+/// Copies the working set block by block on this thread.
+fn memcpy(from: &OsRegion, to: &OsRegion, block: usize) -> f64 {
+    let start = Instant::now();
+    for at in (0..WORKING_SET).step_by(block) {
+        // SAFETY: both regions hold the working set, blocks divide it, and no reference into either exists.
+        unsafe {
+            std::ptr::copy_nonoverlapping(from.base().as_ptr().add(at), to.base().as_ptr().add(at), block);
+        }
+    }
+    gigabytes_per_second(start)
+}
+
+fn touched(device: &CpuDevice) -> Result<OsRegion, Box<dyn Error>> {
+    let region = device.locker().pageable(WORKING_SET).ok_or("no pageable memory")??;
+    region.prepare(0, WORKING_SET);
+    Ok(region)
+}
+
+fn gigabytes_per_second(start: Instant) -> f64 {
+    WORKING_SET as f64 / start.elapsed().as_secs_f64() / 1e9
+}
+
+fn median(mut rates: Vec<f64>) -> f64 {
+    rates.sort_by(f64::total_cmp);
+    rates[rates.len() / 2]
+}
