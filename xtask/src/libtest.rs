@@ -19,8 +19,12 @@ pub(crate) struct Counts {
 /// One test program: a unit, integration or doc test.
 #[derive(Debug, Default)]
 pub(crate) struct Suite {
-    /// `allocator_core (unit)`, `tests/conformance.rs`, `allocator_core (doc)`.
-    pub(crate) label: String,
+    /// The crate it belongs to, as cargo names its unit tests: `backend_cpu`.
+    pub(crate) owner: String,
+    /// `unit`, `tests/conformance.rs`, `doc`.
+    pub(crate) program: String,
+    /// Its own account of how long the tests took, in seconds.
+    pub(crate) seconds: f64,
     /// Every test with a verdict, by name.
     pub(crate) tests: Vec<(String, Verdict)>,
     /// From the summary lines; a program that died counts as one failure more.
@@ -39,9 +43,12 @@ pub(crate) struct Listener {
 impl Listener {
     /// Takes a line. `None`: it belongs to a test program. `Some`: it is cargo's own, worth showing at once.
     pub(crate) fn line<'a>(&mut self, line: &'a str) -> Option<&'a str> {
-        if let Some(label) = header(line) {
+        if let Some((owner, program)) = header(line) {
             self.close();
-            self.suites.push(Suite { label, ..Suite::default() });
+            // An integration test's line does not say whose it is; cargo runs it after its crate's unit tests.
+            let before = || self.suites.last().map(|suite| suite.owner.clone()).unwrap_or_default();
+            let owner = owner.unwrap_or_else(before);
+            self.suites.push(Suite { owner, program, ..Suite::default() });
             return None;
         }
         let Some(suite) = self.suites.last_mut() else { return Some(line) };
@@ -53,6 +60,7 @@ impl Listener {
             suite.counts.passed += found.passed;
             suite.counts.failed += found.failed;
             suite.counts.ignored += found.ignored;
+            suite.seconds += seconds(line);
         } else if let Some(test) = verdict(line) {
             suite.tests.push(test);
         }
@@ -67,8 +75,8 @@ impl Listener {
             let counts = Counts { failed: 1, ..Counts::default() };
             // A program that dies before its first line, or a doc test build, leaves its trace in the last output.
             let output = self.suites.last().map(|suite| suite.output.clone()).unwrap_or_default();
-            let label = if self.suites.is_empty() { "the build" } else { "cargo test" };
-            self.suites.push(Suite { label: label.into(), counts, output, ..Suite::default() });
+            let program = if self.suites.is_empty() { "the build" } else { "cargo test" };
+            self.suites.push(Suite { program: program.into(), counts, output, ..Suite::default() });
         }
         self.suites
     }
@@ -89,20 +97,19 @@ impl Listener {
     }
 }
 
-/// `     Running tests/conformance.rs (target/debug/deps/conformance-0123)` and its kin.
-fn header(line: &str) -> Option<String> {
+/// Owner, where it is said, and program: `     Running tests/conformance.rs (target/debug/deps/conformance-0123)`.
+fn header(line: &str) -> Option<(Option<String>, String)> {
     let line = line.trim_start();
-    if let Some(name) = line.strip_prefix("Doc-tests ") {
-        return Some(format!("{name} (doc)"));
+    if let Some(owner) = line.strip_prefix("Doc-tests ") {
+        return Some((Some(owner.to_owned()), "doc".to_owned()));
     }
     let (what, program) = line.strip_prefix("Running ")?.strip_suffix(')')?.split_once(" (")?;
-    match what.strip_prefix("unittests ") {
-        Some(_) => {
-            let file = program.rsplit(['/', '\\']).next().unwrap_or(program);
-            Some(format!("{} (unit)", file.rsplit_once('-').map_or(file, |(name, _)| name)))
-        }
-        None => Some(what.to_owned()),
+    if !what.starts_with("unittests ") {
+        return Some((None, what.to_owned()));
     }
+    let file = program.rsplit(['/', '\\']).next().unwrap_or(program);
+    let owner = file.rsplit_once('-').map_or(file, |(name, _)| name);
+    Some((Some(owner.to_owned()), "unit".to_owned()))
 }
 
 fn starts_run(line: &str) -> bool {
@@ -136,6 +143,11 @@ fn summary(line: &str) -> Option<Counts> {
     Some(counts)
 }
 
+fn seconds(summary: &str) -> f64 {
+    let text = summary.split_once("finished in ").map_or("", |(_, text)| text.trim_end_matches('s'));
+    text.parse().unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,7 +163,7 @@ mod tests {
     #[test]
     fn programs_tests_and_counts_are_read() {
         let suites = listen(
-            "    Finished `test` profile\n     Running unittests src/lib.rs (target/debug/deps/allocator_core-1f)\n\n\
+            "    Finished `test` profile\n     Running unittests src/lib.rs (target/debug/deps/backend_cpu-1f)\n\n\
              running 2 tests\ntest a::b ... ok\ntest a::c - should panic ... ok\n\n\
              test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s\n\n\
              \x20    Running tests/conformance.rs (target/debug/deps/conformance-2e)\n\nrunning 2 tests\n\
@@ -162,8 +174,10 @@ mod tests {
              running 0 tests\n\ntest result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n",
             false,
         );
-        let labels: Vec<&str> = suites.iter().map(|suite| suite.label.as_str()).collect();
-        assert_eq!(labels, ["allocator_core (unit)", "tests/conformance.rs", "allocator_core (doc)"]);
+        let programs: Vec<String> =
+            suites.iter().map(|suite| format!("{} {}", suite.owner, suite.program)).collect();
+        assert_eq!(programs, ["backend_cpu unit", "backend_cpu tests/conformance.rs", "allocator_core doc"]);
+        assert!((suites[2].seconds - 0.1).abs() < 1e-9);
         assert_eq!(suites[0].tests[1], ("a::c".to_owned(), Verdict::Passed));
         assert_eq!(suites[1].tests[0], ("cpu::transfer::round_trip".to_owned(), Verdict::Failed));
         assert_eq!(suites[1].counts, Counts { passed: 0, failed: 1, ignored: 1 });
@@ -182,6 +196,6 @@ mod tests {
         let mut listener = Listener::default();
         assert_eq!(listener.line("error[E0308]: mismatched types"), Some("error[E0308]: mismatched types"));
         let suites = listener.finish(false);
-        assert_eq!((suites[0].label.as_str(), suites[0].counts.failed), ("the build", 1));
+        assert_eq!((suites[0].program.as_str(), suites[0].counts.failed), ("the build", 1));
     }
 }

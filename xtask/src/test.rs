@@ -62,11 +62,7 @@ pub(crate) fn run(options: &Options) -> bool {
     }
     for backend in present.iter().filter(|_| suites.iter().any(|suite| !suite.tests.is_empty())) {
         // A suite that nobody calls would otherwise look like a suite that holds.
-        if !suites
-            .iter()
-            .flat_map(|suite| &suite.tests)
-            .any(|(name, _)| promise(name, backend.name).is_some())
-        {
+        if promises(backend, &suites).next().is_none() {
             failed.push(format!("no conformance test of backend {} ran", backend.name));
         }
     }
@@ -112,9 +108,9 @@ fn cargo_test(options: &Options, present: &[&Backend]) -> Option<Vec<Suite>> {
     for suite in &suites {
         let Counts { passed, failed, .. } = suite.counts;
         if failed > 0 {
-            println!("\n---- FAILED: {} ----\n{}\n", suite.label, suite.output.join("\n"));
+            println!("\n---- FAILED: {} {} ----\n{}\n", suite.owner, suite.program, suite.output.join("\n"));
         } else if passed > 0 {
-            println!("{passed:>6} passed  {}", suite.label);
+            println!("{passed:>6} passed in {:>6.2} s  {} {}", suite.seconds, suite.owner, suite.program);
         }
     }
     Some(suites)
@@ -123,13 +119,11 @@ fn cargo_test(options: &Options, present: &[&Backend]) -> Option<Vec<Suite>> {
 /// Suites down, backends across; each cell `passed`, or `passed/all` where they differ.
 fn table(present: &[&Backend], suites: &[Suite]) -> String {
     let mut rows: BTreeMap<&str, Vec<(usize, usize)>> = BTreeMap::new();
-    for (name, verdict) in conformance(suites) {
-        for (column, backend) in present.iter().enumerate() {
-            if let Some(suite) = promise(name, backend.name) {
-                let cell = &mut rows.entry(suite).or_insert_with(|| vec![(0, 0); present.len()])[column];
-                cell.0 += usize::from(*verdict == Verdict::Passed);
-                cell.1 += 1;
-            }
+    for (column, backend) in present.iter().enumerate() {
+        for (suite, verdict) in promises(backend, suites) {
+            let cell = &mut rows.entry(suite).or_insert_with(|| vec![(0, 0); present.len()])[column];
+            cell.0 += usize::from(verdict == Verdict::Passed);
+            cell.1 += 1;
         }
     }
     let first = rows.keys().map(|suite| suite.len()).chain(["conformance".len()]).max().unwrap_or_default();
@@ -153,17 +147,16 @@ fn table(present: &[&Backend], suites: &[Suite]) -> String {
     text
 }
 
-/// The tests of the programs called `conformance`; a module elsewhere may share its name with a backend.
-fn conformance(suites: &[Suite]) -> impl Iterator<Item = &(String, Verdict)> {
-    suites.iter().filter(|suite| suite.label == "tests/conformance.rs").flat_map(|suite| &suite.tests)
-}
-
-/// The suite a test belongs to, if it is one of `backend`'s conformance tests.
-fn promise<'a>(test: &'a str, backend: &str) -> Option<&'a str> {
-    let mut parts = test.splitn(3, "::");
-    (parts.next()? == backend).then_some(())?;
-    let suite = parts.next()?;
-    parts.next().map(|_| suite)
+/// Conformance suite and verdict of each of a backend's tests called `<backend>::<suite>::<promise>`.
+fn promises<'a>(backend: &Backend, suites: &'a [Suite]) -> impl Iterator<Item = (&'a str, Verdict)> {
+    // Other programs may have a module of the backend's name.
+    let owner = backend.package.replace('-', "_");
+    let programs = suites.iter().filter(move |suite| suite.owner == owner && suite.program == CONFORMANCE);
+    let name = backend.name;
+    programs.flat_map(|program| &program.tests).filter_map(move |(test, verdict)| {
+        let (suite, _promise) = test.strip_prefix(name)?.strip_prefix("::")?.split_once("::")?;
+        Some((suite, *verdict))
+    })
 }
 
 fn last_line(total: Counts) -> String {
@@ -173,6 +166,9 @@ fn last_line(total: Counts) -> String {
     }
     line
 }
+
+/// The integration test that holds a backend's conformance tests.
+const CONFORMANCE: &str = "tests/conformance.rs";
 
 #[cfg(test)]
 mod tests {
@@ -203,9 +199,11 @@ mod tests {
             test("cpu::alone", Verdict::Passed),
         ];
         let mut suite = Suite::default();
-        suite.label = "tests/conformance.rs".to_owned();
+        suite.owner = "backend_cpu".to_owned();
+        suite.program = CONFORMANCE.to_owned();
         suite.tests = tests;
         let mut unit = Suite::default();
+        unit.owner = "backend_cpu".to_owned();
         unit.tests = vec![test("sim::clock::tests::ticks", Verdict::Passed)];
         let present: Vec<&Backend> = BACKENDS.iter().collect();
         let table = table(&present, &[suite, unit]);
