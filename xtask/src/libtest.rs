@@ -21,7 +21,7 @@ pub(crate) struct Counts {
 pub(crate) struct Suite {
     /// The crate it belongs to, as cargo names its unit tests: `backend_cpu`.
     pub(crate) owner: String,
-    /// `unit`, `tests/conformance.rs`, `doc`.
+    /// `src/lib.rs` for unit tests, `tests/conformance.rs`, `doc`.
     pub(crate) program: String,
     /// Its own account of how long the tests took, in seconds.
     pub(crate) seconds: f64,
@@ -104,12 +104,10 @@ fn header(line: &str) -> Option<(Option<String>, String)> {
         return Some((Some(owner.to_owned()), "doc".to_owned()));
     }
     let (what, program) = line.strip_prefix("Running ")?.strip_suffix(')')?.split_once(" (")?;
-    if !what.starts_with("unittests ") {
-        return Some((None, what.to_owned()));
-    }
+    let Some(what) = what.strip_prefix("unittests ") else { return Some((None, what.to_owned())) };
     let file = program.rsplit(['/', '\\']).next().unwrap_or(program);
     let owner = file.rsplit_once('-').map_or(file, |(name, _)| name);
-    Some((Some(owner.to_owned()), "unit".to_owned()))
+    Some((Some(owner.to_owned()), what.to_owned()))
 }
 
 fn starts_run(line: &str) -> bool {
@@ -176,7 +174,10 @@ mod tests {
         );
         let programs: Vec<String> =
             suites.iter().map(|suite| format!("{} {}", suite.owner, suite.program)).collect();
-        assert_eq!(programs, ["backend_cpu unit", "backend_cpu tests/conformance.rs", "allocator_core doc"]);
+        assert_eq!(
+            programs,
+            ["backend_cpu src/lib.rs", "backend_cpu tests/conformance.rs", "allocator_core doc"]
+        );
         assert!((suites[2].seconds - 0.1).abs() < 1e-9);
         assert_eq!(suites[0].tests[1], ("a::c".to_owned(), Verdict::Passed));
         assert_eq!(suites[1].tests[0], ("cpu::transfer::round_trip".to_owned(), Verdict::Failed));

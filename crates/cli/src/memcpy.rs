@@ -31,10 +31,10 @@ impl Memcpy {
         Memcpy { from: vec![1; bytes], to: vec![2; bytes], blocks, at: 0, samples: Vec::new() }
     }
 
-    /// Copies all blocks once, or as many as make `SAMPLE` bytes, and keeps the rate.
+    /// Copies blocks, from the first on and around, until there are enough, and keeps the rate.
     pub(crate) fn sample(&mut self) {
         let (mut copied, started) = (0, Instant::now());
-        for &bytes in self.blocks.iter().cycle() {
+        for &bytes in self.blocks.iter().cycle().take(SAMPLE_BLOCKS) {
             if self.at + bytes > self.from.len() {
                 self.at = 0;
             }
@@ -76,6 +76,8 @@ fn last_level_cache() -> usize {
 
 /// Enough for a steady rate, little enough to take five times during a run.
 const SAMPLE: usize = 128 << 20;
+/// Enough where blocks are tiny.
+const SAMPLE_BLOCKS: usize = 1 << 16;
 
 #[cfg(test)]
 mod tests {
