@@ -1,5 +1,6 @@
 //! Plans: which blocks to move where, as data.
 
+mod exact;
 mod layout;
 mod room;
 mod slide;
@@ -9,6 +10,7 @@ use core::fmt;
 use core::ops::Range;
 
 use crate::Handle;
+use exact::Exact;
 use layout::Layout;
 use room::Search;
 
@@ -79,6 +81,7 @@ pub struct Plan {
     bytes: u64,
     layout: Layout,
     search: Search,
+    exact: Exact,
 }
 
 impl Plan {
