@@ -120,8 +120,10 @@ fn clippy() -> Outcome {
         for set in workspace::feature_sets(package).iter().filter(|set| **set != package.default) {
             let features: Vec<&str> = set.iter().map(String::as_str).collect();
             let features = features.join(",");
-            let mut args =
-                vec!["clippy", "-p", &package.name, "--no-default-features", "--features", &features];
+            let mut args = vec!["clippy", "-p", &package.name, "--no-default-features"];
+            if !set.is_empty() {
+                args.extend(["--features", &features]);
+            }
             // Tests may need the default features; with all features on they have them.
             if *set == package.features {
                 args.push("--all-targets");
