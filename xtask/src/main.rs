@@ -1,1 +1,51 @@
-fn main() {}
+//! Repository commands, run as `cargo xtask COMMAND`. This file only parses and dispatches.
+
+#![forbid(unsafe_code)]
+
+mod backends;
+mod ci;
+mod libtest;
+mod process;
+mod readme;
+mod rules;
+mod soak;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let rest = args.get(1..).unwrap_or_default();
+    let outcome = match args.first().map(String::as_str) {
+        Some("test") => test::Options::parse(rest).map(|options| test::run(&options)),
+        Some("ci") => ci::Options::parse(rest).map(|options| ci::run(&options)),
+        Some("soak") => soak::Options::parse(rest).map(|options| soak::run(&options)),
+        Some("rules") if rest.is_empty() => Ok(rules::run()),
+        Some("help" | "--help" | "-h") => {
+            println!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        Some(other) => Err(format!("`{other}` is no command of xtask, or takes no such arguments")),
+        None => Err("which command?".to_owned()),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(why) => {
+            eprintln!("xtask: {why}\n\n{USAGE}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+const USAGE: &str = "\
+Usage: cargo xtask COMMAND
+
+  test [--require LIST] [--release]   every conformance suite on every backend present, and all other tests
+  ci [--skip LIST] [--only LIST]      what a change must pass; the steps are named by a run
+  soak arena [--ops N] [--seed S]     random operations on an arena against a shadow model (default 1000000)
+  soak swap [--schedules N] [--seed S]  random schedules of the swap pool with seeded faults (default 100000)
+  rules                               repository rules: module docs, lib.rs as a table of contents, ...
+
+LIST is separated by commas, as in `--require cpu,sim`.";

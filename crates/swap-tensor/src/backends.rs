@@ -13,6 +13,8 @@ pub struct BackendStatus {
     pub compiled: bool,
     /// `Ok`, or why a device cannot be opened: the feature is off, or something is missing on this machine.
     pub usable: Result<(), String>,
+    /// Bytes of device memory that can be had now, where that can be told.
+    pub memory: Option<u64>,
 }
 
 /// Something that can be done with any device.
@@ -29,6 +31,8 @@ pub fn list() -> Vec<BackendStatus> {
         name: "cpu",
         compiled: cfg!(feature = "cpu"),
         usable: open("cpu", Probe).map_err(|e| e.to_string()),
+        // This device's memory is the host's.
+        memory: pinned_host::SystemMemory::current().map(|memory| memory.available),
     }]
 }
 

@@ -46,6 +46,8 @@
 //! `cpu` (default): host memory as a device, [`backend_cpu`]. The pool itself is generic over
 //! [`Transfer`](pinned_host::Transfer): any implementation works, compiled in here or not.
 #![forbid(unsafe_code)]
+// The README's example runs with the doctests.
+#![cfg_attr(doctest, doc = include_str!("../../../README.md"))]
 
 pub mod backends;
 mod books;

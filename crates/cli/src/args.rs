@@ -1,0 +1,107 @@
+//! The command line.
+
+use crate::output;
+use crate::size::Size;
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Use models larger than the device, and check every byte.
+#[derive(Debug, Parser)]
+#[command(name = "swap-tensor", version, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Run(RunArgs),
+    Info(InfoArgs),
+}
+
+/// Stream a model through one arena on a device, as a training step does, and check every byte.
+///
+/// Each pass walks the tensors forward with read leases, and back with write leases that change every byte. Each
+/// forward lease, and one more pass at the end, checks the tensor's CRC32C against the one computed from the file
+/// alone. Exit code 0: every check held. 1: the work failed. 2: the arguments or the file are wrong.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  swap-tensor run\n  swap-tensor run llama.safetensors --device-memory 1.5GB --passes 1 --json"
+)]
+pub(crate) struct RunArgs {
+    /// The model; without one, a GPT-2-shaped one is written once to the cache directory
+    pub(crate) model: Option<PathBuf>,
+    /// The device to stream through; `swap-tensor info` lists them
+    #[arg(long, default_value = "cpu", value_name = "NAME")]
+    pub(crate) backend: String,
+    /// Size of the arena on the device
+    #[arg(long, default_value = "96MiB", value_name = "SIZE")]
+    pub(crate) device_memory: Size,
+    /// Host memory for tensors that were changed and had to leave the device [default: the model's size, rounded up]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) host_memory: Option<Size>,
+    /// How often to walk forward and back
+    #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) passes: u32,
+    /// How many tensors to fetch ahead of the one in use
+    #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1024))]
+    pub(crate) prefetch: u32,
+    /// Print one JSON object, as the last line of standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Say which backends can be used, and what this machine offers them.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  swap-tensor info --json")]
+pub(crate) struct InfoArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl Cli {
+    /// Parses the command line. The error is an exit code, everything else having been said.
+    pub(crate) fn read() -> Result<Cli, u8> {
+        Cli::try_parse().map_err(|error| {
+            if error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+                // Like every other complaint: one line.
+                let text = error.to_string();
+                let lines = text.lines().take_while(|line| !line.is_empty()).map(str::trim);
+                let line = lines.collect::<Vec<_>>().join(" ");
+                output::complain(format!("{}; see --help", line.trim_start_matches("error: ")));
+                return 2;
+            }
+            // Help and version. Nobody reading them is no error.
+            let _ = error.print();
+            u8::try_from(error.exit_code()).unwrap_or(2)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_sound_and_each_command_has_an_example() {
+        let mut cli = Cli::command();
+        cli.clone().debug_assert();
+        for command in cli.get_subcommands_mut() {
+            let help = command.render_long_help().to_string();
+            assert!(help.contains("Example") && help.contains("swap-tensor "), "{help}");
+        }
+    }
+
+    #[test]
+    fn sizes_and_defaults() {
+        let cli = Cli::try_parse_from(["swap-tensor", "run", "--device-memory", "1.5GB"]).unwrap();
+        let Command::Run(run) = cli.command else { panic!("not run") };
+        assert_eq!((run.device_memory, run.passes, run.host_memory), (Size(1_500_000_000), 2, None));
+        for wrong in [["--device-memory", "lots"], ["--passes", "0"], ["--prefetch", "-1"]] {
+            assert!(Cli::try_parse_from(["swap-tensor", "run", wrong[0], wrong[1]]).is_err());
+        }
+    }
+}

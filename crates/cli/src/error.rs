@@ -1,0 +1,80 @@
+//! What can go wrong, and the exit code it leads to.
+
+use crate::size::Size;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Everything the command reports as one line on stderr.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum CliError {
+    /// A file that cannot be a model.
+    #[error("{}: {why}", path.display())]
+    Input { path: PathBuf, why: String },
+    #[error("no backend `{name}`; known: {known}")]
+    UnknownBackend { name: String, known: String },
+    #[error(
+        "an arena of {given} is smaller than the largest tensor: `{tensor}` needs {}; give at least --device-memory {needed}",
+        Size(*needed)
+    )]
+    TooSmall { given: Size, tensor: String, needed: u64 },
+    /// A combination of arguments that cannot work, in words of its own.
+    #[error("{0}")]
+    Usage(String),
+    #[error("backend {name} cannot be used: {why}")]
+    Unusable { name: String, why: String },
+    #[error("{what} {}: {source}", path.display())]
+    File { what: &'static str, path: PathBuf, source: io::Error },
+    #[error(
+        "neither XDG_CACHE_HOME nor HOME names a directory for the generated model; set one, or name a model file"
+    )]
+    NoCache,
+    /// The library or the device failed at work that was properly asked for.
+    #[error("cannot {doing}: {why}")]
+    Failed { doing: String, why: String },
+    #[error("{mismatches} of {checks} checks failed: bytes were lost or mixed up, first in {first}")]
+    Mismatches { mismatches: u64, checks: u64, first: String },
+    #[error("cannot write to standard output: {0}")]
+    Output(io::Error),
+}
+
+impl CliError {
+    /// 2: what was asked for, or the file it names, is at fault. 1: the work failed.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            CliError::Input { .. }
+            | CliError::UnknownBackend { .. }
+            | CliError::TooSmall { .. }
+            | CliError::Usage(_)
+            | CliError::NoCache => 2,
+            _ => 1,
+        }
+    }
+
+    pub(crate) fn input(path: &Path, why: impl ToString) -> CliError {
+        CliError::Input { path: path.to_owned(), why: why.to_string() }
+    }
+
+    pub(crate) fn file(what: &'static str, path: &Path) -> impl Fn(io::Error) -> CliError {
+        move |source| CliError::File { what, path: path.to_owned(), source }
+    }
+}
+
+/// An error and its causes in one line, without the causes it quotes itself.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text.replace('\n', " ")
+}
+
+/// Work that failed with `error`.
+pub(crate) fn failed(doing: impl Into<String>, error: &dyn std::error::Error) -> CliError {
+    CliError::Failed { doing: doing.into(), why: chain(error) }
+}

@@ -1,0 +1,167 @@
+//! The model that `run` uses when it is given none: GPT-2's tensors, filled with seeded halves.
+
+use crate::error::CliError;
+use crate::pattern::Pattern;
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+
+/// The generated model's path, written now unless it already lies there whole.
+///
+/// # Errors
+/// No cache directory, or one that cannot be written.
+pub(crate) fn cached() -> Result<PathBuf, CliError> {
+    let dir = cache_dir()?;
+    fs::create_dir_all(&dir).map_err(CliError::file("cannot create the cache directory", &dir))?;
+    let path = dir.join(FILE);
+    if !intact(&path) {
+        write(&path).map_err(CliError::file("cannot write the generated model", &path))?;
+    }
+    Ok(path)
+}
+
+/// `$XDG_CACHE_HOME/swap-tensor`, or `~/.cache/swap-tensor`. Relative values do not count, as the XDG rules say.
+fn cache_dir() -> Result<PathBuf, CliError> {
+    let absolute = |key| std::env::var_os(key).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
+    base.map(|base| base.join("swap-tensor")).ok_or(CliError::NoCache)
+}
+
+/// Writes it beside its place and renames it there, so that nobody ever sees half a model.
+fn write(path: &Path) -> io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::Builder::new().prefix(".gpt2").suffix(".partial").tempfile_in(dir)?;
+    let (header, length) = header()?;
+    file.write_all(&header)?;
+    let mut chunk = vec![0; CHUNK];
+    each_chunk(length, &mut chunk, |bytes| file.write_all(bytes).map(|()| true))?;
+    // No fsync: a model torn by a power cut is noticed by the next run and written again.
+    file.persist(path)?;
+    Ok(())
+}
+
+/// Whether the file at `path` is the model, byte for byte.
+fn intact(path: &Path) -> bool {
+    let same = || -> io::Result<bool> {
+        let (header, length) = header()?;
+        let file = File::open(path)?;
+        if file.metadata()?.len() != header.len() as u64 + length {
+            return Ok(false);
+        }
+        let mut file = BufReader::with_capacity(CHUNK, file);
+        let mut found = vec![0; header.len()];
+        file.read_exact(&mut found)?;
+        let mut found = vec![0; if found == header { CHUNK } else { return Ok(false) }];
+        let mut chunk = vec![0; CHUNK];
+        each_chunk(length, &mut chunk, |bytes| {
+            let found = &mut found[..bytes.len()];
+            file.read_exact(found)?;
+            Ok(found == bytes)
+        })
+    };
+    same().unwrap_or(false)
+}
+
+/// Makes the data section piece by piece, until `each` says `false`; whether it never did.
+fn each_chunk(
+    length: u64,
+    chunk: &mut [u8],
+    mut each: impl FnMut(&[u8]) -> io::Result<bool>,
+) -> io::Result<bool> {
+    let pattern = Pattern::new(SEED);
+    let mut at = 0;
+    while at < length {
+        let bytes = &mut chunk[..CHUNK.min((length - at).try_into().unwrap_or(CHUNK))];
+        bytes.fill(0);
+        pattern.xor(at, bytes);
+        for half in bytes.chunks_exact_mut(2) {
+            // Finite halves of the size of real weights: any sign and mantissa, an exponent of 2^-6.
+            half[1] = half[1] & 0x83 | 0x24;
+        }
+        if !each(bytes)? {
+            return Ok(false);
+        }
+        at += bytes.len() as u64;
+    }
+    Ok(true)
+}
+
+/// The file's start, up to the data, and the data's length.
+fn header() -> io::Result<(Vec<u8>, u64)> {
+    let mut tensors = Vec::new();
+    let mut end = 0;
+    for line in LIST.lines().skip(1) {
+        let (name, shape) = line.split_once(',').ok_or_else(|| io::Error::other("a line without a comma"))?;
+        let shape: Vec<usize> =
+            shape.split('x').map(str::parse).collect::<Result<_, _>>().map_err(io::Error::other)?;
+        let start = end;
+        end += shape.iter().product::<usize>() * 2;
+        tensors.push((name.to_owned(), TensorInfo { dtype: Dtype::F16, shape, data_offsets: (start, end) }));
+    }
+    let about = HashMap::from([(
+        "source".to_owned(),
+        "GPT-2 124M shapes, seeded values; not a trained model".to_owned(),
+    )]);
+    let metadata = Metadata::new(Some(about), tensors).map_err(io::Error::other)?;
+    let mut json = serde_json::to_vec(&metadata)?;
+    // The format asks for data aligned to 8.
+    json.resize(json.len().next_multiple_of(8), b' ');
+    let mut header = (json.len() as u64).to_le_bytes().to_vec();
+    header.append(&mut json);
+    Ok((header, end as u64))
+}
+
+/// Names and shapes of GPT-2 124M in the order a forward pass uses them, from its published configuration.
+const LIST: &str = include_str!("../data/gpt2_124m.csv");
+const FILE: &str = "gpt2-124m-f16.safetensors";
+const SEED: u64 = 124;
+const CHUNK: usize = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_is_gpt2() {
+        let (header, length) = header().unwrap();
+        assert_eq!(length, 2 * 124_439_808);
+        assert_eq!(header.len() % 8, 0);
+        let metadata: Metadata = serde_json::from_slice(&header[8..]).unwrap();
+        assert_eq!(metadata.tensors().len(), 148);
+        assert_eq!(metadata.info("transformer.wte.weight").unwrap().shape, [50257, 768]);
+    }
+
+    #[test]
+    fn halves_are_finite_and_small() {
+        let mut chunk = vec![0; CHUNK];
+        each_chunk(CHUNK as u64, &mut chunk, |bytes| {
+            for half in bytes.chunks_exact(2) {
+                let value = half::f16::from_le_bytes([half[0], half[1]]).to_f32().abs();
+                assert!((0.015..0.032).contains(&value), "{value}");
+            }
+            Ok(true)
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn damage_and_wrong_length_are_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE);
+        assert!(!intact(&path));
+        write(&path).unwrap();
+        assert!(intact(&path));
+        let length = fs::metadata(&path).unwrap().len();
+        let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.set_len(length - 1).unwrap();
+        assert!(!intact(&path));
+        file.set_len(length).unwrap();
+        // The last byte of a half is never 0.
+        assert!(!intact(&path));
+        write(&path).unwrap();
+        assert!(intact(&path));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no partial file stays behind");
+    }
+}

@@ -1,0 +1,150 @@
+//! `swap-tensor run`: a model walked forward and back through an arena smaller than it, every byte checked.
+
+use crate::args::RunArgs;
+use crate::error::{CliError, chain, failed};
+use crate::expect::{Expected, Model};
+use crate::memcpy::Memcpy;
+use crate::progress::Progress;
+use crate::report::Report;
+use crate::size::Size;
+use crate::walk::{Numbered, Walk};
+use crate::{model, output};
+use pinned_host::Transfer;
+use std::collections::HashMap;
+use std::path::PathBuf;
+use swap_tensor::{SwapError, SwapPool, backends};
+
+/// Runs it, and prints what came of it.
+///
+/// # Errors
+/// Wrong arguments or files, work that failed, or a check that did not hold.
+pub(crate) fn run(args: &RunArgs) -> Result<(), CliError> {
+    let known = backends::list();
+    if !known.iter().any(|backend| backend.name == args.backend) {
+        let known = known.iter().map(|backend| backend.name).collect::<Vec<_>>().join(", ");
+        return Err(CliError::UnknownBackend { name: args.backend.clone(), known });
+    }
+    let path = args.model.clone().map_or_else(model::cached, Ok)?;
+    let model = Model::open(&path)?;
+    if let Some(largest) = model.largest().filter(|largest| largest.bytes > args.device_memory.0) {
+        let (tensor, needed) = (largest.name.clone(), largest.bytes);
+        return Err(CliError::TooSmall { given: args.device_memory, tensor, needed });
+    }
+    let expected = {
+        let progress = Progress::new("reading", model.bytes());
+        model.expect(&path, args.passes, |bytes| progress.advance(bytes))?
+    };
+    let job = Job { args, path, model, expected };
+    let done = backends::open(&args.backend, job)
+        .map_err(|error| CliError::Unusable { name: args.backend.clone(), why: chain(&error) })??;
+
+    if args.json {
+        let json = serde_json::to_string(&done.report);
+        output::line(json.map_err(|error| failed("write the report", &error))?)?;
+    } else {
+        output::line(&done.report)?;
+    }
+    match done.first_mismatch {
+        None => Ok(()),
+        Some(first) => {
+            Err(CliError::Mismatches { mismatches: done.report.mismatches, checks: done.checks, first })
+        }
+    }
+}
+
+/// Everything a run needs but the device.
+struct Job<'a> {
+    args: &'a RunArgs,
+    path: PathBuf,
+    model: Model,
+    expected: Expected,
+}
+
+struct Done {
+    report: Report,
+    checks: u64,
+    first_mismatch: Option<String>,
+}
+
+impl backends::Visitor for Job<'_> {
+    type Output = Result<Done, CliError>;
+
+    fn visit<T: Transfer>(self, device: T) -> Self::Output {
+        let pool = self.pool(device)?;
+        let tensors = self.attach(&pool)?;
+        let mut memcpy = Memcpy::new(self.model.places.iter().map(|place| place.bytes as usize));
+        let steps = (self.args.passes, self.args.prefetch as usize);
+        let found = Walk::run(&pool, &tensors, &self.expected, steps, &mut memcpy)?;
+
+        let (stats, transfers) = (pool.stats(), pool.transfer_time().unwrap_or_default());
+        let (transfer, memcpy) = (transfers.gb_per_s(), memcpy.gb_per_s());
+        let report = Report {
+            model: self.path.display().to_string(),
+            tensors: tensors.len(),
+            model_bytes: self.model.bytes(),
+            backend: self.args.backend.clone(),
+            device_bytes: stats.arena_bytes,
+            passes: self.args.passes,
+            peak_device_bytes: stats.device_memory.peak,
+            peak_pinned_bytes: stats.locked_bytes,
+            uploaded_bytes: stats.uploaded_bytes,
+            downloaded_bytes: stats.downloaded_bytes,
+            moved_bytes: stats.moved_bytes,
+            leases: stats.leases,
+            hits: stats.hits,
+            evictions: stats.evictions,
+            mismatches: found.mismatches,
+            seconds: found.elapsed.as_secs_f64(),
+            stall_seconds: stats.stall.as_secs_f64(),
+            transfer_gb_per_s: transfer,
+            memcpy_gb_per_s: memcpy,
+            transfer_to_memcpy: if memcpy > 0.0 { transfer / memcpy } else { 0.0 },
+        };
+        Ok(Done { report, checks: found.checks, first_mismatch: found.first_mismatch })
+    }
+}
+
+impl Job<'_> {
+    fn pool<T: Transfer>(&self, device: T) -> Result<SwapPool<T>, CliError> {
+        let host_memory = self.args.host_memory.unwrap_or_else(|| self.room_for_all());
+        let builder = SwapPool::builder(device)
+            .device_memory(self.args.device_memory.0)
+            .host_memory(host_memory.0)
+            .measure_transfers(true);
+        builder.build().map_err(|error| match error {
+            SwapError::Config { .. } => CliError::Usage(chain(&error)),
+            error => failed("set up the pool", &error),
+        })
+    }
+
+    /// The library's tensors in its order, each with the number the witness gave it.
+    fn attach<T: Transfer>(&self, pool: &SwapPool<T>) -> Result<Vec<Numbered<T>>, CliError> {
+        let attached = pool.attach_safetensors(&self.path).map_err(|error| match error {
+            // Something else than the system's refusal to read is a file this library and the witness disagree on.
+            SwapError::Format { .. } | SwapError::File { .. } | SwapError::FileChanged { .. } => {
+                CliError::Usage(chain(&error))
+            }
+            error => failed("attach the model", &error),
+        })?;
+        let places = self.model.places.iter().enumerate();
+        let numbers: HashMap<&str, usize> =
+            places.map(|(number, place)| (place.name.as_str(), number)).collect();
+        let number = |tensor: &swap_tensor::Tensor<T>| numbers.get(tensor.spec().name()).copied();
+        let tensors: Vec<Numbered<T>> =
+            attached.into_iter().filter_map(|tensor| Some((number(&tensor)?, tensor))).collect();
+        if tensors.len() == numbers.len() {
+            return Ok(tensors);
+        }
+        let why = format!("{} of {} tensors were attached", tensors.len(), numbers.len());
+        Err(CliError::Failed { doing: "attach the model".into(), why })
+    }
+
+    /// The model's size, each tensor rounded up to where the host tier may have to place it.
+    fn room_for_all(&self) -> Size {
+        let rounded = |bytes: u64| bytes.next_multiple_of(if bytes < PAGE { CACHE_LINE } else { PAGE });
+        Size(self.model.places.iter().map(|place| rounded(place.bytes)).sum::<u64>().max(PAGE))
+    }
+}
+
+const PAGE: u64 = 4096;
+const CACHE_LINE: u64 = 64;

@@ -1,0 +1,209 @@
+//! `cargo xtask ci`: what a change must pass, one named step after the other.
+
+use crate::process::{cargo, passes, program, quietly};
+use crate::{readme, rules, soak, test, workspace};
+use std::time::{Duration, Instant};
+
+/// Which steps to run.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Options {
+    skip: Vec<&'static str>,
+    only: Vec<&'static str>,
+}
+
+impl Options {
+    pub(crate) fn parse(args: &[String]) -> Result<Options, String> {
+        let mut options = Options::default();
+        let mut args = args.iter();
+        while let Some(arg) = args.next() {
+            let list = match arg.as_str() {
+                "--skip" => &mut options.skip,
+                "--only" => &mut options.only,
+                _ => return Err(format!("ci: unknown argument `{arg}`")),
+            };
+            for name in args.next().ok_or_else(|| format!("{arg} needs a list of steps"))?.split(',') {
+                let known = || STEPS.iter().map(|step| step.name).collect::<Vec<_>>().join(", ");
+                let step = STEPS.iter().find(|step| step.name == name);
+                list.push(step.ok_or_else(|| format!("no step `{name}`; the steps are {}", known()))?.name);
+            }
+        }
+        Ok(options)
+    }
+
+    fn wants(&self, step: &Step) -> bool {
+        !self.skip.contains(&step.name) && (self.only.is_empty() || self.only.contains(&step.name))
+    }
+}
+
+/// Runs the steps, each to its end even if one before it failed; whether all passed.
+pub(crate) fn run(options: &Options) -> bool {
+    let mut ended: Vec<(&str, Outcome, Duration)> = Vec::new();
+    for step in STEPS.iter().filter(|step| options.wants(step)) {
+        println!("\n== {}: {}", step.name, step.what);
+        let started = Instant::now();
+        let outcome = (step.run)();
+        let took = started.elapsed();
+        println!("== {}: {} after {:.1} s", step.name, outcome.word(), took.as_secs_f64());
+        ended.push((step.name, outcome, took));
+    }
+    println!("\n== summary");
+    for (name, outcome, took) in &ended {
+        println!("{name:8} {:>7.1} s  {}", took.as_secs_f64(), outcome.word());
+    }
+    let failed = ended.iter().filter(|(_, outcome, _)| matches!(outcome, Outcome::Failed)).count();
+    let skipped = ended.iter().filter(|(_, outcome, _)| matches!(outcome, Outcome::Skipped(_))).count();
+    let all: Duration = ended.iter().map(|(_, _, took)| *took).sum();
+    println!(
+        "{} of {} steps passed, {failed} failed, {skipped} skipped, {:.0} s",
+        ended.len() - failed - skipped,
+        ended.len(),
+        all.as_secs_f64()
+    );
+    failed == 0
+}
+
+struct Step {
+    name: &'static str,
+    what: &'static str,
+    run: fn() -> Outcome,
+}
+
+enum Outcome {
+    Passed,
+    Failed,
+    /// Something this machine lacks, and why it does.
+    Skipped(String),
+}
+
+impl Outcome {
+    fn of(passed: bool) -> Outcome {
+        if passed { Outcome::Passed } else { Outcome::Failed }
+    }
+
+    fn word(&self) -> String {
+        match self {
+            Outcome::Passed => "passed".to_owned(),
+            Outcome::Failed => "FAILED".to_owned(),
+            Outcome::Skipped(why) => format!("SKIPPED: {why}"),
+        }
+    }
+}
+
+// In an order that finds the cheap mistakes first.
+const STEPS: &[Step] = &[
+    Step { name: "rules", what: "repository rules", run: || Outcome::of(rules::run()) },
+    Step {
+        name: "fmt",
+        what: "formatting",
+        run: || Outcome::of(passes(&mut cargo(&["fmt", "--all", "--check"]))),
+    },
+    Step { name: "clippy", what: "clippy on every feature set, warnings denied", run: clippy },
+    Step { name: "docs", what: "rustdoc, warnings denied", run: docs },
+    Step { name: "no-std", what: "allocator-core for a target without std", run: no_std },
+    Step { name: "matrix", what: "the test matrix and doctests (the README's second command)", run: matrix },
+    Step { name: "readme", what: "the README's first command", run: main_job },
+    Step { name: "soak", what: "a hundredth of each soak", run: soaks },
+    Step { name: "miri", what: "allocator-core's unit tests under miri", run: miri },
+];
+
+fn clippy() -> Outcome {
+    let packages = match workspace::packages() {
+        Ok(packages) => packages,
+        Err(why) => {
+            println!("cannot read the manifests: {why}");
+            return Outcome::Failed;
+        }
+    };
+    // The default set of all crates with their tests first: it warms what the rest shares.
+    let mut well = passes(&mut cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]));
+    for package in &packages {
+        for set in workspace::feature_sets(package).iter().filter(|set| **set != package.default) {
+            let features: Vec<&str> = set.iter().map(String::as_str).collect();
+            let features = features.join(",");
+            let mut args = vec!["clippy", "-p", &package.name, "--no-default-features"];
+            if !set.is_empty() {
+                args.extend(["--features", &features]);
+            }
+            // Tests may need the default features; with all features on they have them.
+            if *set == package.features {
+                args.push("--all-targets");
+            }
+            args.extend(["--", "-D", "warnings"]);
+            well &= passes(&mut cargo(&args));
+        }
+    }
+    Outcome::of(well)
+}
+
+fn docs() -> Outcome {
+    let mut command = cargo(&["doc", "--workspace", "--no-deps", "--all-features"]);
+    Outcome::of(passes(command.env("RUSTDOCFLAGS", "-Dwarnings")))
+}
+
+fn no_std() -> Outcome {
+    const TARGET: &str = "thumbv7em-none-eabi";
+    // `rustup` may be absent where the target is not: building decides.
+    quietly(&mut program("rustup", &["target", "add", TARGET]));
+    let sysroot = program("rustc", &["--print", "target-libdir", "--target", TARGET]).output();
+    let there =
+        sysroot.is_ok_and(|out| std::path::Path::new(String::from_utf8_lossy(&out.stdout).trim()).is_dir());
+    if !there {
+        let why = format!("target {TARGET} is not to be had: rustup target add {TARGET}");
+        println!("{why}");
+        return if std::env::var_os("CI").is_some() { Outcome::Failed } else { Outcome::Skipped(why) };
+    }
+    Outcome::of(passes(&mut cargo(&["build", "-p", "allocator-core", "--target", TARGET])))
+}
+
+fn matrix() -> Outcome {
+    Outcome::of(test::run(&test::Options { require: vec!["cpu", "sim"], release: false }))
+}
+
+fn main_job() -> Outcome {
+    let mut words = readme::MAIN_JOB.split(' ');
+    let name = words.next().unwrap_or_default();
+    Outcome::of(passes(&mut program(name, &words.collect::<Vec<_>>())))
+}
+
+fn soaks() -> Outcome {
+    let mut well = true;
+    for soak in soak::SOAKS {
+        println!("{}: {} of {}", soak.name, soak.full / 100, soak.full);
+        well &= soak::run(&soak::Options::hundredth(soak));
+    }
+    Outcome::of(well)
+}
+
+fn miri() -> Outcome {
+    let nightly = ["run", "nightly", "cargo", "miri"];
+    if !quietly(&mut program("rustup", &[&nightly[..], &["--version"]].concat())) {
+        quietly(&mut program("rustup", &["component", "add", "--toolchain", "nightly", "miri", "rust-src"]));
+    }
+    if !quietly(&mut program("rustup", &[&nightly[..], &["setup"]].concat())) {
+        let install = "rustup toolchain install nightly --component miri,rust-src";
+        return Outcome::Skipped(format!("no nightly toolchain with miri: {install}"));
+    }
+    let mut command = program("rustup", &[&nightly[..], &["test", "-p", "allocator-core", "--lib"]].concat());
+    // Interpretation is a thousand times slower, and depth is the native runs' business.
+    command
+        .env("PROPTEST_CASES", "4")
+        .env("MIRIFLAGS", "-Zmiri-disable-isolation")
+        .env("RUSTUP_TOOLCHAIN", "nightly");
+    Outcome::of(passes(&mut command))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_chosen_by_name() {
+        let args = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let without = Options::parse(&args("--skip matrix,miri")).unwrap();
+        assert!(!STEPS.iter().filter(|step| without.wants(step)).any(|step| step.name == "matrix"));
+        let only = Options::parse(&args("--only fmt")).unwrap();
+        assert_eq!(STEPS.iter().filter(|step| only.wants(step)).count(), 1);
+        assert!(Options::parse(&args("--skip")).is_err());
+        assert!(Options::parse(&args("--only tea")).unwrap_err().contains("no step `tea`"));
+    }
+}

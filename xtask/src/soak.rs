@@ -1,0 +1,101 @@
+//! `cargo xtask soak`: the long random runs, in release, as long as asked.
+
+use crate::process;
+
+/// One long run.
+pub(crate) struct Soak {
+    pub(crate) name: &'static str,
+    package: &'static str,
+    test: &'static str,
+    /// Flag and environment variable of its length.
+    flag: &'static str,
+    variable: &'static str,
+    /// The length the project promises; CI runs a hundredth.
+    pub(crate) full: u64,
+}
+
+pub(crate) const SOAKS: &[Soak] = &[
+    Soak {
+        name: "arena",
+        package: "backend-cpu",
+        test: "soak_arena",
+        flag: "--ops",
+        variable: "SOAK_OPS",
+        full: 1_000_000,
+    },
+    Soak {
+        name: "swap",
+        package: "swap-tensor",
+        test: "soak_swap",
+        flag: "--schedules",
+        variable: "SOAK_SCHEDULES",
+        full: 100_000,
+    },
+];
+
+/// Which run, how long, from which seed.
+pub(crate) struct Options {
+    soak: &'static Soak,
+    length: u64,
+    seed: Option<u64>,
+}
+
+impl Options {
+    pub(crate) fn parse(args: &[String]) -> Result<Options, String> {
+        let names = || SOAKS.iter().map(|soak| soak.name).collect::<Vec<_>>().join(" or ");
+        let name = args.first().ok_or_else(|| format!("soak what: {}?", names()))?;
+        let soak = SOAKS
+            .iter()
+            .find(|soak| soak.name == name)
+            .ok_or_else(|| format!("no soak `{name}`: it is {}", names()))?;
+        let mut options = Options { soak, length: soak.full, seed: None };
+        let mut rest = args[1..].iter();
+        while let Some(flag) = rest.next() {
+            let value = rest.next().ok_or_else(|| format!("{flag} needs a number"))?;
+            let number: u64 =
+                value.replace('_', "").parse().map_err(|_| format!("{flag}: `{value}` is not a number"))?;
+            match flag.as_str() {
+                "--seed" => options.seed = Some(number),
+                flag if flag == soak.flag => options.length = number,
+                _ => return Err(format!("soak {name}: unknown argument `{flag}`")),
+            }
+        }
+        Ok(options)
+    }
+
+    /// The hundredth of a run that CI makes.
+    pub(crate) fn hundredth(soak: &'static Soak) -> Options {
+        Options { soak, length: soak.full / 100, seed: None }
+    }
+}
+
+/// Runs it; whether every invariant held.
+pub(crate) fn run(options: &Options) -> bool {
+    let Soak { package, test, variable, .. } = options.soak;
+    let mut command =
+        process::cargo(&["test", "--release", "-p", package, "--test", test, "--", "--nocapture"]);
+    command.env(variable, options.length.to_string());
+    if let Some(seed) = options.seed {
+        command.env("SOAK_SEED", seed.to_string());
+    }
+    process::passes(&mut command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Options, String> {
+        Options::parse(&text.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn arguments() {
+        let options = parse("arena --ops 5_000 --seed 7").ok().unwrap();
+        assert_eq!((options.soak.name, options.length, options.seed), ("arena", 5000, Some(7)));
+        assert_eq!(parse("swap").ok().unwrap().length, 100_000);
+        for wrong in ["", "disk", "arena --schedules 5", "swap --schedules", "swap --schedules many"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}
