@@ -150,6 +150,9 @@ impl<T: Transfer> Inner<T> {
             Err(error) => {
                 let error = SwapError::device("wait for a move", error);
                 books.note(&error);
+                let accesses = core::mem::take(&mut books.accesses);
+                books.unsealed.extend_from_slice(&accesses);
+                books.accesses = accesses;
                 for m in moves {
                     books.tear(m.handle);
                 }
@@ -174,6 +177,18 @@ impl<T: Transfer> Inner<T> {
         }
     }
 
+    /// Marks the end of moves that could not be marked when they were made.
+    fn seal(&self, books: &mut Books<T>) -> Result<(), SwapError> {
+        if books.unsealed.is_empty() {
+            return Ok(());
+        }
+        let event = self.queue.record().map_err(|error| SwapError::device("wait for a move", error))?;
+        books.witness(&event);
+        let unsealed = core::mem::take(&mut books.unsealed);
+        books.hazards.after(&unsealed, &event);
+        Ok(())
+    }
+
     /// Makes `queue` wait for everything that must come before `books.accesses`.
     pub(crate) fn order(
         &self,
@@ -181,6 +196,7 @@ impl<T: Transfer> Inner<T> {
         queue: &T::Queue,
         operation: &'static str,
     ) -> Result<(), SwapError> {
+        self.seal(books)?;
         books.waits.clear();
         let mut waits = core::mem::take(&mut books.waits);
         books.hazards.before(&books.accesses, &mut waits);
