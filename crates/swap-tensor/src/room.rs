@@ -173,7 +173,16 @@ impl<T: Transfer> Inner<T> {
                 books.witness(&event);
                 Ok(Some(event))
             }
-            Err(_) => queue.drain().map(|()| None),
+            Err(_) => match queue.drain() {
+                Ok(()) => Ok(None),
+                Err(error) => {
+                    // It says that work failed, and not whose.
+                    let writers = core::mem::take(&mut books.writers);
+                    writers.iter().for_each(|&at| books.spoil(at));
+                    books.writers = writers;
+                    Err(error)
+                }
+            },
         }
     }
 
