@@ -29,6 +29,8 @@ pub(crate) struct Books<T: Transfer> {
     pub(crate) jobs: Vec<Job<T>>,
     /// Work in flight that changes a block in place, moves and writes under a lease: the event behind it, and the block.
     pub(crate) changes: Vec<(T::Event, Handle)>,
+    /// Accesses of moves whose end no event marks yet: nothing else is enqueued before one does.
+    pub(crate) unsealed: Vec<(Range<u64>, Access)>,
     /// Tensors leased for writing now.
     pub(crate) writers: Vec<u32>,
     /// Device bytes under lease or pin; never more than the arena.
@@ -123,6 +125,7 @@ impl<T: Transfer> Books<T> {
             lru: Lru::new(),
             jobs: Vec::new(),
             changes: Vec::new(),
+            unsealed: Vec::new(),
             writers: Vec::new(),
             held: 0,
             leaving: 0,

@@ -150,6 +150,9 @@ impl<T: Transfer> Inner<T> {
             Err(error) => {
                 let error = SwapError::device("wait for a move", error);
                 books.note(&error);
+                let accesses = core::mem::take(&mut books.accesses);
+                books.unsealed.extend_from_slice(&accesses);
+                books.accesses = accesses;
                 for m in moves {
                     books.tear(m.handle);
                 }
@@ -170,8 +173,29 @@ impl<T: Transfer> Inner<T> {
                 books.witness(&event);
                 Ok(Some(event))
             }
-            Err(_) => queue.drain().map(|()| None),
+            Err(_) => match queue.drain() {
+                Ok(()) => Ok(None),
+                Err(error) => {
+                    // It says that work failed, and not whose.
+                    let writers = core::mem::take(&mut books.writers);
+                    writers.iter().for_each(|&at| books.spoil(at));
+                    books.writers = writers;
+                    Err(error)
+                }
+            },
         }
+    }
+
+    /// Marks the end of moves that could not be marked when they were made.
+    fn seal(&self, books: &mut Books<T>) -> Result<(), SwapError> {
+        if books.unsealed.is_empty() {
+            return Ok(());
+        }
+        let event = self.queue.record().map_err(|error| SwapError::device("wait for a move", error))?;
+        books.witness(&event);
+        let unsealed = core::mem::take(&mut books.unsealed);
+        books.hazards.after(&unsealed, &event);
+        Ok(())
     }
 
     /// Makes `queue` wait for everything that must come before `books.accesses`.
@@ -181,6 +205,7 @@ impl<T: Transfer> Inner<T> {
         queue: &T::Queue,
         operation: &'static str,
     ) -> Result<(), SwapError> {
+        self.seal(books)?;
         books.waits.clear();
         let mut waits = core::mem::take(&mut books.waits);
         books.hazards.before(&books.accesses, &mut waits);

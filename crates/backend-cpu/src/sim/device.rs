@@ -173,11 +173,11 @@ impl SimDevice {
             sim.submit(lane.number(), call, &[device, (place, bytes, host)], admission.fate, work(pointer));
             let recorded = match admission.record_fails {
                 true => Err(SimError::Refused { call: Call::Record, number: 0 }),
-                false => lane.try_record(sim),
+                false => lane.try_record_transfer(sim),
             };
             recorded.map_err(|error| {
                 // Work of a lost device was discarded: it touches nothing any more.
-                let ended = lane.try_drain(sim).is_ok() || sim.lost;
+                let ended = lane.try_finish(sim).is_ok() || sim.lost;
                 (error, ended)
             })
         });

@@ -92,6 +92,18 @@ impl SimQueue {
         Ok(SimEvent { shared: Arc::clone(&self.shared), mark: sim.mark(self.index) })
     }
 
+    /// Records behind a transfer just submitted, unless a fault says otherwise.
+    pub(crate) fn try_record_transfer(&self, sim: &mut Sim) -> Result<SimEvent, SimError> {
+        sim.admit(Call::Record, NO_BYTES)?;
+        Ok(SimEvent { shared: Arc::clone(&self.shared), mark: sim.transfer_mark(self.index) })
+    }
+
+    /// Waits for everything submitted, however it went, unless a fault says otherwise.
+    pub(crate) fn try_finish(&self, sim: &mut Sim) -> Result<(), SimError> {
+        sim.admit(Call::Drain, NO_BYTES)?;
+        self.finish(sim)
+    }
+
     /// Drains, unless a fault says otherwise.
     pub(crate) fn try_drain(&self, sim: &mut Sim) -> Result<(), SimError> {
         sim.admit(Call::Drain, NO_BYTES)?;
@@ -133,7 +145,8 @@ impl core::fmt::Debug for SimQueue {
 
 /// A point on the list of one [`SimQueue`].
 ///
-/// As on [`CpuDevice`](crate::CpuDevice), a failed operation is reported by the first event recorded after it. An
+/// As on [`CpuDevice`](crate::CpuDevice), a failed operation is reported by the first event recorded after it; a failed
+/// transfer by its own event, and by no other. An
 /// event that was pending when the device was lost reports that, and is settled: its work never runs.
 #[derive(Clone)]
 pub struct SimEvent {

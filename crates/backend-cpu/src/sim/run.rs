@@ -1,7 +1,7 @@
 //! Running operations: which comes next, and what it does.
 
 use super::buffer::Owner;
-use super::state::{Fate, MAX_REPORTS, Mark, Sim, Store};
+use super::state::{Failure, Fate, MAX_REPORTS, Mark, Sim, Store};
 use super::{Operation, Place, PoisonRead, SimError};
 use pinned_host::Access;
 use std::cell::Cell;
@@ -132,11 +132,12 @@ impl Sim {
     /// Runs the head of `queue`.
     fn step(&mut self, queue: usize) {
         let Some(pending) = self.queues[queue].pending.pop_front() else { return };
+        let transfer = matches!(pending.work, Work::Upload { .. } | Work::Download { .. });
         let outcome = self.execute(pending);
         let lane = &mut self.queues[queue];
         lane.done += 1;
         if let Err(error) = outcome {
-            lane.failures.push((lane.done, error));
+            lane.failures.push(Failure { operation: lane.done, transfer, error });
         }
     }
 

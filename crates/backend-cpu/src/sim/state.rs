@@ -68,6 +68,17 @@ pub(crate) struct Mark {
     pub(crate) from: u64,
     pub(crate) value: u64,
     pub(crate) clock: std::sync::Arc<Clock>,
+    /// The mark of a transfer: it speaks of operation `value` alone, and takes no failure from the events to come.
+    pub(crate) transfer: bool,
+}
+
+/// An operation that failed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) operation: u64,
+    /// It is reported by the transfer's own event, and by no other.
+    pub(crate) transfer: bool,
+    pub(crate) error: SimError,
 }
 
 /// How an operation will end.
@@ -120,7 +131,7 @@ pub(crate) struct VirtualQueue {
     /// Who goes first among queues that can run; drawn anew now and then.
     pub(crate) favour: u64,
     /// Ascending by operation.
-    pub(crate) failures: Vec<(u64, SimError)>,
+    pub(crate) failures: Vec<Failure>,
     submitted: u64,
     recorded: u64,
     /// What has ended before the queue's next operation starts.
@@ -248,14 +259,20 @@ impl Sim {
         let lane = &mut self.queues[queue];
         lane.clock.join(host);
         let from = std::mem::replace(&mut lane.recorded, lane.submitted);
-        Mark { queue, from, value: lane.submitted, clock: std::sync::Arc::new(lane.clock.clone()) }
+        let clock = std::sync::Arc::new(lane.clock.clone());
+        Mark { queue, from, value: lane.submitted, clock, transfer: false }
     }
 
     /// As [`mark`](Self::mark), taking no failure from the next event.
     pub(crate) fn peek_mark(&self, queue: usize) -> Mark {
         let lane = &self.queues[queue];
         let clock = std::sync::Arc::new(lane.clock.clone());
-        Mark { queue, from: lane.submitted, value: lane.submitted, clock }
+        Mark { queue, from: lane.submitted, value: lane.submitted, clock, transfer: false }
+    }
+
+    /// The point behind a transfer just submitted to `queue`.
+    pub(crate) fn transfer_mark(&self, queue: usize) -> Mark {
+        Mark { transfer: true, ..self.peek_mark(queue) }
     }
 
     pub(crate) fn reached(&self, mark: &Mark) -> bool {
@@ -264,11 +281,13 @@ impl Sim {
 
     /// How the work that `mark` speaks of ended, once it has.
     pub(crate) fn outcome(&self, mark: &Mark) -> Result<(), SimError> {
-        let failures = &self.queues[mark.queue].failures;
-        let first = failures.partition_point(|(operation, _)| *operation <= mark.from);
-        match failures.get(first) {
-            Some((operation, error)) if *operation <= mark.value => Err(error.clone()),
-            _ => Ok(()),
+        let reported = |failure: &&Failure| match mark.transfer {
+            true => failure.operation == mark.value,
+            false => !failure.transfer && failure.operation > mark.from && failure.operation <= mark.value,
+        };
+        match self.queues[mark.queue].failures.iter().find(reported) {
+            Some(failure) => Err(failure.error.clone()),
+            None => Ok(()),
         }
     }
 
