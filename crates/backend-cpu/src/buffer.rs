@@ -1,7 +1,8 @@
 //! Buffers of the CPU device and views of them.
 
-use crate::queue::{CpuQueue, Work};
+use crate::queue::CpuQueue;
 use crate::range_lock::{InUse, RangeGuard, RangeLock, Want};
+use crate::work::Work;
 use crate::{CpuError, sync};
 use allocator_core::{DeviceBuffer, check_copy, check_range};
 use bytemuck::{AnyBitPattern, Pod};

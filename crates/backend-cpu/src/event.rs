@@ -1,9 +1,9 @@
 //! Events: points on the timeline of a queue.
 
 use crate::CpuError;
+use crate::queue::Shared;
 use crate::sync::{lock, spin_until};
 use pinned_host::Event;
-use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
@@ -18,7 +18,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 /// event on another queue orders work and does not pass failures on.
 #[derive(Clone)]
 pub struct CpuEvent {
-    timeline: Arc<Timeline>,
+    queue: Arc<Shared>,
     /// Operations up to this one were reported by an earlier event.
     from: u64,
     /// The last operation this event waits for.
@@ -26,22 +26,22 @@ pub struct CpuEvent {
 }
 
 impl CpuEvent {
-    pub(crate) fn new(timeline: &Arc<Timeline>, from: u64, value: u64) -> Self {
-        CpuEvent { timeline: Arc::clone(timeline), from, value }
+    pub(crate) fn new(queue: &Arc<Shared>, from: u64, value: u64) -> Self {
+        CpuEvent { queue: Arc::clone(queue), from, value }
     }
 
     /// Number of the device whose queue recorded the event.
     pub(crate) fn device(&self) -> u64 {
-        self.timeline.device
+        self.queue.device
     }
 
     pub(crate) fn has_fired(&self) -> bool {
-        self.timeline.reached(self.value)
+        self.queue.timeline.reached(self.value)
     }
 
     /// Blocks until the point is reached, whatever the operations before it came to.
     pub(crate) fn await_fired(&self) {
-        self.timeline.await_value(self.value);
+        self.queue.await_value(self.value);
     }
 }
 
@@ -52,21 +52,21 @@ impl Event for CpuEvent {
         if !self.has_fired() {
             return Ok(false);
         }
-        self.timeline.outcome(self.from, self.value).map(|()| true)
+        self.queue.timeline.outcome(self.from, self.value).map(|()| true)
     }
 
     fn synchronize(&self) -> Result<(), CpuError> {
         if !self.has_fired() {
-            if self.timeline.is_mine() {
+            if self.queue.is_mine() {
                 return Err(CpuError::WaitsForItself { operation: self.value });
             }
             self.await_fired();
         }
-        self.timeline.outcome(self.from, self.value)
+        self.queue.timeline.outcome(self.from, self.value)
     }
 
     fn covers(&self, earlier: &Self) -> bool {
-        Arc::ptr_eq(&self.timeline, &earlier.timeline) && self.value >= earlier.value
+        Arc::ptr_eq(&self.queue, &earlier.queue) && self.value >= earlier.value
     }
 
     fn is_settled(&self) -> bool {
@@ -77,7 +77,7 @@ impl Event for CpuEvent {
 impl core::fmt::Debug for CpuEvent {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("CpuEvent")
-            .field("device", &self.timeline.device)
+            .field("device", &self.device())
             .field("value", &self.value)
             .field("fired", &self.has_fired())
             .finish()
@@ -86,7 +86,6 @@ impl core::fmt::Debug for CpuEvent {
 
 /// How far one queue has come.
 pub(crate) struct Timeline {
-    device: u64,
     /// Number of operations that have ended; operations end in order.
     done: AtomicU64,
     /// How many threads sleep on `fired`, or are about to.
@@ -99,36 +98,16 @@ pub(crate) struct Timeline {
     failures: Mutex<Vec<(u64, Arc<CpuError>)>>,
 }
 
-thread_local! {
-    /// Address of the timeline that this thread works off, 0 on every thread that is no worker.
-    static WORKS_ON: Cell<usize> = const { Cell::new(0) };
-}
-
 impl Timeline {
-    pub(crate) fn new(device: u64) -> Arc<Self> {
-        Arc::new(Timeline {
-            device,
+    pub(crate) fn new() -> Self {
+        Timeline {
             done: AtomicU64::new(0),
             sleepers: AtomicUsize::new(0),
             gate: Mutex::new(()),
             fired: Condvar::new(),
             has_failures: AtomicBool::new(false),
             failures: Mutex::new(Vec::new()),
-        })
-    }
-
-    pub(crate) fn device(&self) -> u64 {
-        self.device
-    }
-
-    /// Declares the calling thread the one that works off this timeline.
-    pub(crate) fn adopt(self: &Arc<Self>) {
-        WORKS_ON.set(Arc::as_ptr(self).addr());
-    }
-
-    /// Whether the calling thread works off this timeline.
-    pub(crate) fn is_mine(self: &Arc<Self>) -> bool {
-        WORKS_ON.get() == Arc::as_ptr(self).addr()
+        }
     }
 
     pub(crate) fn fail(&self, operation: u64, error: CpuError) {
@@ -185,32 +164,32 @@ mod tests {
 
     #[test]
     fn fires_at_its_value_and_not_before() {
-        let timeline = Timeline::new(1);
-        let event = CpuEvent::new(&timeline, 0, 2);
-        timeline.complete(1);
+        let queue = Shared::unattended();
+        let event = CpuEvent::new(&queue, 0, 2);
+        queue.timeline.complete(1);
         assert!(!event.query().unwrap());
         assert!(!event.is_settled());
-        timeline.complete(2);
+        queue.timeline.complete(2);
         assert!(event.query().unwrap());
         event.synchronize().unwrap();
     }
 
     #[test]
     fn only_the_first_event_after_a_failure_reports_it() {
-        let timeline = Timeline::new(1);
-        timeline.fail(2, CpuError::Closed);
-        timeline.complete(4);
-        assert!(CpuEvent::new(&timeline, 0, 1).query().unwrap());
-        let hit = CpuEvent::new(&timeline, 1, 3);
+        let queue = Shared::unattended();
+        queue.timeline.fail(2, CpuError::Closed);
+        queue.timeline.complete(4);
+        assert!(CpuEvent::new(&queue, 0, 1).query().unwrap());
+        let hit = CpuEvent::new(&queue, 1, 3);
         assert!(matches!(hit.query(), Err(CpuError::Operation { operation: 2, .. })));
         assert!(matches!(hit.synchronize(), Err(CpuError::Operation { operation: 2, .. })));
         assert!(hit.is_settled(), "a failed operation has ended");
-        assert!(CpuEvent::new(&timeline, 3, 4).query().unwrap());
+        assert!(CpuEvent::new(&queue, 3, 4).query().unwrap());
     }
 
     #[test]
     fn covers_follows_one_timeline() {
-        let (a, b) = (Timeline::new(1), Timeline::new(1));
+        let (a, b) = (Shared::unattended(), Shared::unattended());
         let (early, late) = (CpuEvent::new(&a, 0, 1), CpuEvent::new(&a, 1, 2));
         assert!(late.covers(&early) && late.covers(&late) && !early.covers(&late));
         assert!(!CpuEvent::new(&b, 0, 9).covers(&early));
@@ -218,7 +197,7 @@ mod tests {
 
     #[test]
     fn a_sleeping_waiter_is_woken() {
-        let timeline = Timeline::new(1);
+        let timeline = Timeline::new();
         std::thread::scope(|scope| {
             let waiter = scope.spawn(|| timeline.await_value(1));
             // Let the waiter outlast its spin in most runs; the outcome must be the same in all of them.

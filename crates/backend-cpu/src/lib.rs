@@ -31,6 +31,7 @@ mod queue;
 mod range_lock;
 pub mod sim;
 mod sync;
+mod work;
 
 pub use buffer::{CpuBuffer, CpuView};
 pub use device::CpuDevice;

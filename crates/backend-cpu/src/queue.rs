@@ -1,19 +1,20 @@
 //! Queues of the CPU device: a list of operations and the thread that works it off.
 
 use crate::CpuError;
-use crate::buffer::Memory;
 use crate::event::{CpuEvent, Timeline};
+use crate::range_lock::held_here;
 use crate::sync::{lock, spin_until};
-use pinned_host::Queue;
-use std::any::Any;
+use crate::work::Work;
+use pinned_host::{Event, Queue};
+use std::cell::Cell;
 use std::collections::VecDeque;
-use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 /// An ordered sequence of work with a thread of its own.
+///
+/// Kernels run on that thread. A copy that nobody has begun may also be done by whoever waits for it.
 ///
 /// Cloning names the same queue. When the last clone of a queue made by
 /// [`CpuDevice::new_queue`](crate::CpuDevice::new_queue) goes, its thread ends the work submitted and stops.
@@ -51,19 +52,9 @@ impl CpuQueue {
         self.submit(Work::Run(Box::new(kernel)))
     }
 
+    /// A queue and its thread.
     pub(crate) fn spawn(name: &'static str, device: u64) -> Result<(Self, Worker), CpuError> {
-        let shared = Arc::new(Shared {
-            name,
-            timeline: Timeline::new(device),
-            submitted: AtomicU64::new(0),
-            list: Mutex::new(List {
-                work: VecDeque::with_capacity(64),
-                recorded: 0,
-                closed: false,
-                parked: false,
-            }),
-            arrived: Condvar::new(),
-        });
+        let shared = Shared::new(name, device);
         let mine = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name(format!("cpu-{name}"))
@@ -81,7 +72,7 @@ impl CpuQueue {
         self.shared().submit(work, Shared::record)
     }
 
-    fn shared(&self) -> &Shared {
+    fn shared(&self) -> &Arc<Shared> {
         &self.0.shared
     }
 }
@@ -90,7 +81,7 @@ impl Queue for CpuQueue {
     type Event = CpuEvent;
 
     fn wait(&self, event: &CpuEvent) -> Result<(), CpuError> {
-        let (theirs, ours) = (event.device(), self.shared().timeline.device());
+        let (theirs, ours) = (event.device(), self.shared().device);
         if theirs != ours {
             return Err(CpuError::Foreign { what: "event", theirs, ours });
         }
@@ -107,15 +98,7 @@ impl Queue for CpuQueue {
     }
 
     fn drain(&self) -> Result<(), CpuError> {
-        let shared = self.shared();
-        let target = shared.submitted.load(SeqCst);
-        if !shared.timeline.reached(target) {
-            if shared.timeline.is_mine() {
-                return Err(CpuError::WaitsForItself { operation: target });
-            }
-            shared.timeline.await_value(target);
-        }
-        Ok(())
+        self.record()?.synchronize()
     }
 }
 
@@ -123,66 +106,6 @@ impl core::fmt::Debug for CpuQueue {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         let submitted = self.shared().submitted.load(SeqCst);
         f.debug_struct("CpuQueue").field("name", &self.shared().name).field("submitted", &submitted).finish()
-    }
-}
-
-/// What a queue's thread does.
-pub(crate) enum Work {
-    /// Host memory to a buffer.
-    Upload { src: HostBytes, dst: Arc<Memory>, at: u64 },
-    /// A buffer to host memory.
-    Download { src: Arc<Memory>, from: u64, dst: HostBytes },
-    /// Within a buffer, with memmove semantics.
-    Move { memory: Arc<Memory>, src: Range<u64>, dst: u64 },
-    /// Nothing, until an event has fired.
-    Wait(CpuEvent),
-    /// A user's kernel.
-    Run(Box<dyn FnOnce() -> Result<(), CpuError> + Send>),
-}
-
-/// Bytes of a pinned slice that a transfer uses.
-pub(crate) struct HostBytes {
-    ptr: *mut u8,
-    len: usize,
-}
-
-// SAFETY: the bytes belong to a slice that nobody else touches while the transfer is in flight (see `new`), and
-// the regions slices come from may be used on any thread.
-unsafe impl Send for HostBytes {}
-
-impl HostBytes {
-    /// # Safety
-    /// `ptr..ptr + len` stays valid and untouched by others until the work it goes into has run.
-    pub(crate) unsafe fn new(ptr: *mut u8, len: usize) -> Self {
-        HostBytes { ptr, len }
-    }
-}
-
-impl Work {
-    fn run(self) -> Result<(), CpuError> {
-        match self {
-            Work::Upload { src, dst, at } => {
-                let _guard = dst.acquire(&[(at..at + src.len as u64, true)])?;
-                // SAFETY: the device checked the range against the buffer; the guard keeps others from these
-                // bytes; the host bytes are valid by `HostBytes::new` and no part of a buffer.
-                unsafe { std::ptr::copy_nonoverlapping(src.ptr, dst.at(at), src.len) };
-            }
-            Work::Download { src, from, dst } => {
-                let _guard = src.acquire(&[(from..from + dst.len as u64, false)])?;
-                // SAFETY: as above, the other way round; the guard keeps writers away.
-                unsafe { std::ptr::copy_nonoverlapping(src.at(from), dst.ptr, dst.len) };
-            }
-            Work::Move { memory, src, dst } => {
-                let len = src.end - src.start;
-                let from = src.start;
-                let _guard = memory.acquire(&[(src, false), (dst..dst + len, true)])?;
-                // SAFETY: the buffer checked both ranges; the guard keeps others from them; `copy` allows overlap.
-                unsafe { std::ptr::copy(memory.at(from), memory.at(dst), len as usize) };
-            }
-            Work::Wait(event) => event.await_fired(),
-            Work::Run(kernel) => return run_kernel(kernel),
-        }
-        Ok(())
     }
 }
 
@@ -213,7 +136,7 @@ impl Worker {
     }
 
     pub(crate) fn is_this_thread(&self) -> bool {
-        self.shared.timeline.is_mine()
+        self.shared.is_mine()
     }
 
     pub(crate) fn join(self) {
@@ -223,12 +146,20 @@ impl Worker {
     }
 }
 
-struct Shared {
+/// The queue itself: its list, and whoever works it off.
+///
+/// That is the queue's thread, and besides it anybody who waits for a copy that has not been started: instead
+/// of sleeping until the thread wakes up, the waiter does the copy. At any time one of them runs an operation.
+pub(crate) struct Shared {
+    pub(crate) device: u64,
+    pub(crate) timeline: Timeline,
     name: &'static str,
-    timeline: Arc<Timeline>,
-    /// Operations submitted so far; changes under `list` only, read outside by the spinning worker.
+    /// Operations submitted so far; changes under `list` only.
     submitted: AtomicU64,
+    /// Operations taken off the list so far; changes under `list` only.
+    taken: AtomicU64,
     list: Mutex<List>,
+    /// For the sleeping worker: there is work, or the end.
     arrived: Condvar,
 }
 
@@ -237,15 +168,61 @@ struct List {
     work: VecDeque<Work>,
     /// Number of the last operation that a recorded event speaks of.
     recorded: u64,
-    /// No more work is taken.
+    /// An operation was taken off and has not ended.
+    running: bool,
+    /// No more work is taken in.
     closed: bool,
     /// The worker sleeps on `arrived`.
     parked: bool,
 }
 
+thread_local! {
+    /// Address of the queue whose thread this is, 0 on every other thread.
+    static WORKS_FOR: Cell<usize> = const { Cell::new(0) };
+}
+
 impl Shared {
+    fn new(name: &'static str, device: u64) -> Arc<Self> {
+        Arc::new(Shared {
+            device,
+            timeline: Timeline::new(),
+            name,
+            submitted: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
+            list: Mutex::new(List {
+                work: VecDeque::with_capacity(64),
+                recorded: 0,
+                running: false,
+                closed: false,
+                parked: false,
+            }),
+            arrived: Condvar::new(),
+        })
+    }
+
+    /// A queue without a thread, whose timeline moves by hand.
+    #[cfg(test)]
+    pub(crate) fn unattended() -> Arc<Self> {
+        Self::new("unattended", 0)
+    }
+
+    /// Whether the calling thread is this queue's.
+    pub(crate) fn is_mine(&self) -> bool {
+        WORKS_FOR.get() == std::ptr::from_ref(self).addr()
+    }
+
+    /// Blocks until operation `value` has ended, doing copies that stand before it and that nobody has begun.
+    pub(crate) fn await_value(&self, value: u64) {
+        while !self.timeline.reached(value) && self.help() {}
+        self.timeline.await_value(value);
+    }
+
     /// Adds `work`, does `then` before anybody else can add more, and wakes the worker.
-    fn submit<R>(&self, work: Work, then: impl FnOnce(&Self, &mut List) -> R) -> Result<R, CpuError> {
+    fn submit<R>(
+        self: &Arc<Self>,
+        work: Work,
+        then: impl FnOnce(&Arc<Self>, &mut List) -> R,
+    ) -> Result<R, CpuError> {
         let mut list = lock(&self.list);
         if list.closed {
             return Err(CpuError::Closed);
@@ -261,10 +238,10 @@ impl Shared {
         Ok(result)
     }
 
-    fn record(&self, list: &mut List) -> CpuEvent {
+    fn record(self: &Arc<Self>, list: &mut List) -> CpuEvent {
         let value = self.submitted.load(SeqCst);
         let from = std::mem::replace(&mut list.recorded, value);
-        CpuEvent::new(&self.timeline, from, value)
+        CpuEvent::new(self, from, value)
     }
 
     fn close(&self) {
@@ -274,27 +251,22 @@ impl Shared {
 
     /// The worker: ends everything submitted, then ends itself once the queue is closed.
     fn run(&self) {
-        self.timeline.adopt();
-        let mut done = 0;
-        while let Some(work) = self.next(done) {
-            done += 1;
-            // What the work holds (a buffer, perhaps its last clone) goes before the event fires, so that whoever
-            // waited finds the memory freed.
-            if let Err(error) = work.run() {
-                self.timeline.fail(done, error);
-            }
-            self.timeline.complete(done);
+        WORKS_FOR.set(std::ptr::from_ref(self).addr());
+        while let Some((work, number)) = self.next() {
+            self.execute(work, number);
+            lock(&self.list).running = false;
         }
     }
 
-    fn next(&self, done: u64) -> Option<Work> {
-        spin_until(|| self.submitted.load(SeqCst) > done);
-        let mut list = lock(&self.list);
+    /// The worker's next operation, once there is one and nobody else runs another; `None` at the end.
+    fn next(&self) -> Option<(Work, u64)> {
         loop {
-            if let Some(work) = list.work.pop_front() {
-                return Some(work);
+            spin_until(|| self.submitted.load(SeqCst) > self.taken.load(SeqCst));
+            let mut list = lock(&self.list);
+            if let Some(taken) = self.take(&mut list, |_| true) {
+                return Some(taken);
             }
-            if list.closed {
+            if list.closed && !list.running {
                 return None;
             }
             list.parked = true;
@@ -302,29 +274,41 @@ impl Shared {
             list.parked = false;
         }
     }
-}
 
-fn run_kernel(kernel: Box<dyn FnOnce() -> Result<(), CpuError> + Send>) -> Result<(), CpuError> {
-    match catch_unwind(AssertUnwindSafe(kernel)) {
-        Ok(outcome) => outcome,
-        Err(payload) => {
-            let message = message_of(payload.as_ref());
-            // A payload may panic when dropped, which would take the worker with it.
-            if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-                std::mem::forget(second);
-            }
-            Err(CpuError::Panicked { message })
+    /// Runs the oldest operation on the calling thread, if it is a copy nobody has begun; returns whether it did.
+    fn help(&self) -> bool {
+        // A copy takes ranges, and a thread that holds one must not wait for others.
+        if held_here() {
+            return false;
         }
+        let taken = self.take(&mut lock(&self.list), Work::is_copy);
+        let Some((work, number)) = taken else { return false };
+        self.execute(work, number);
+        let mut list = lock(&self.list);
+        list.running = false;
+        let wake = list.parked && (list.closed || !list.work.is_empty());
+        drop(list);
+        if wake {
+            self.arrived.notify_one();
+        }
+        true
     }
-}
 
-/// The text a panic was raised with.
-pub(crate) fn message_of(payload: &(dyn Any + Send)) -> String {
-    if let Some(text) = payload.downcast_ref::<&str>() {
-        (*text).to_owned()
-    } else if let Some(text) = payload.downcast_ref::<String>() {
-        text.clone()
-    } else {
-        "no message".to_owned()
+    fn take(&self, list: &mut List, which: impl FnOnce(&Work) -> bool) -> Option<(Work, u64)> {
+        if list.running || !list.work.front().is_some_and(which) {
+            return None;
+        }
+        let work = list.work.pop_front()?;
+        list.running = true;
+        Some((work, self.taken.fetch_add(1, SeqCst) + 1))
+    }
+
+    fn execute(&self, work: Work, number: u64) {
+        // What the work holds (a buffer, perhaps its last clone) goes before the event fires, so that whoever waited
+        // finds the memory freed.
+        if let Err(error) = work.run() {
+            self.timeline.fail(number, error);
+        }
+        self.timeline.complete(number);
     }
 }

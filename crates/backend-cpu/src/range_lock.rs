@@ -55,6 +55,11 @@ thread_local! {
     static HELD_HERE: Cell<u32> = const { Cell::new(0) };
 }
 
+/// Whether this thread holds a range of any buffer, and so must not wait for another.
+pub(crate) fn held_here() -> bool {
+    HELD_HERE.get() > 0
+}
+
 impl RangeLock {
     pub(crate) fn new() -> Self {
         RangeLock {
@@ -72,7 +77,7 @@ impl RangeLock {
     pub(crate) fn acquire(&self, wants: &[Want]) -> Result<RangeGuard<'_>, InUse> {
         let mut held = lock(&self.held);
         while let Some(blocked) = wants.iter().find(|want| held.blocks(want)) {
-            if HELD_HERE.get() > 0 {
+            if held_here() {
                 return Err(InUse(blocked.0.clone()));
             }
             held.sleepers += 1;

@@ -244,3 +244,40 @@ fn lanes_are_queues_of_their_own() {
     release.send(()).unwrap();
     upload.drain().unwrap();
 }
+
+#[test]
+fn whoever_waits_may_do_the_copies_and_keeps_their_order() {
+    let device = CpuDevice::new().unwrap();
+    let pool = pool(&device);
+    let mut buffer = device.buffer(64).unwrap();
+    for round in 0..500u32 {
+        // Two threads wait for two ends of one lane while its own thread works on it too.
+        let tickets: Vec<_> = (0..4)
+            .map(|step| {
+                let mut slice = pool.allocate(64).unwrap();
+                slice.as_mut_slice().fill((round * 4 + step) as u8);
+                device.upload(slice, &mut buffer, 0).unwrap()
+            })
+            .collect();
+        std::thread::scope(|scope| {
+            scope.spawn(|| tickets[1].event().synchronize().unwrap());
+            tickets[3].event().synchronize().unwrap();
+            let mut bytes = [0; 64];
+            device.read_now(&buffer, 0, &mut bytes).unwrap();
+            assert_eq!(bytes, [(round * 4 + 3) as u8; 64]);
+        });
+    }
+}
+
+#[test]
+fn waiting_inside_a_view_leaves_the_copy_to_the_queue() {
+    let device = CpuDevice::new().unwrap();
+    let pool = pool(&device);
+    let mut buffer = device.buffer(4096).unwrap();
+    let twin = buffer.clone();
+    let done = twin
+        .view(0..64)
+        .unwrap()
+        .with(|_: &[u8]| device.upload(pool.allocate(64).unwrap(), &mut buffer, 64).unwrap().wait().is_ok());
+    assert!(done.unwrap());
+}

@@ -58,7 +58,8 @@ pub trait Queue: Clone + Send + Sync + 'static {
     /// Blocks until everything submitted so far has ended: the way out when [`record`](Self::record) fails.
     ///
     /// # Errors
-    /// The device is gone. Whether the work ran cannot be known then.
+    /// Work failed that no event has reported yet, as an event recorded now would say; or the device is gone, and whether
+    /// the work ran cannot be known.
     fn drain(&self) -> Result<(), QueueError<Self>>;
 }
 

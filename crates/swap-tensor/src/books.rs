@@ -29,6 +29,8 @@ pub(crate) struct Books<T: Transfer> {
     pub(crate) jobs: Vec<Job<T>>,
     /// Work in flight that changes a block in place, moves and writes under a lease: the event behind it, and the block.
     pub(crate) changes: Vec<(T::Event, Handle)>,
+    /// Tensors leased for writing now.
+    pub(crate) writers: Vec<u32>,
     /// Device bytes under lease or pin; never more than the arena.
     pub(crate) held: u64,
     /// Device bytes that write-backs in flight will give back.
@@ -74,6 +76,7 @@ pub(crate) struct Entry<T: Transfer> {
     pub(crate) token: Weak<Token<T>>,
 }
 
+#[derive(Default)]
 pub(crate) struct DeviceSlot {
     pub(crate) state: SlotState,
     /// `Some` iff the state holds room.
@@ -82,6 +85,8 @@ pub(crate) struct DeviceSlot {
     pub(crate) ordered: bool,
     /// A write-back is in flight after which the room is given back, unless somebody uses the tensor first.
     pub(crate) leaving: bool,
+    /// Work that nobody can wait for reads or writes the block: it may not move, leave or be written.
+    pub(crate) stuck: bool,
 }
 
 pub(crate) struct HostSlot<T: Transfer> {
@@ -118,6 +123,7 @@ impl<T: Transfer> Books<T> {
             lru: Lru::new(),
             jobs: Vec::new(),
             changes: Vec::new(),
+            writers: Vec::new(),
             held: 0,
             leaving: 0,
             fault: None,
@@ -165,7 +171,7 @@ impl<T: Transfer> Books<T> {
             readers: 0,
             writer: false,
             pins: 0,
-            device: DeviceSlot { state: SlotState::Absent, block: None, ordered: false, leaving: false },
+            device: DeviceSlot::default(),
             host: HostSlot { state: SlotState::Absent, slice: None },
             file: None,
             busy: false,
@@ -210,11 +216,10 @@ impl<T: Transfer> Books<T> {
         if entry.live || entry.jobs > 0 || entry.readers > 0 || entry.writer || entry.busy {
             return;
         }
-        self.release_device(at);
-        let entry = self.entry_mut(at);
-        if entry.device.block.is_some() {
+        if !self.release_device(at) {
             return; // still in use by work whose end cannot be known; the number stays taken
         }
+        let entry = self.entry_mut(at);
         entry.host.slice = None;
         entry.host.state = SlotState::Absent;
         entry.file = None;
@@ -222,12 +227,13 @@ impl<T: Transfer> Books<T> {
         self.vacant.push(at);
     }
 
-    /// Gives the device room of an unused tensor back. Work still in flight on it is ordered by the hazards.
-    pub(crate) fn release_device(&mut self, at: u32) {
+    /// Gives the device room of an unused tensor back. Work still in flight on it is ordered by the hazards. `false`: the
+    /// block is a wall, because a lease is on it or some use of it never ended properly.
+    pub(crate) fn release_device(&mut self, at: u32) -> bool {
         let entry = &mut self.entries[at as usize];
-        let Some(block) = entry.device.block else { return };
+        let Some(block) = entry.device.block else { return true };
         if self.arena.release(block).is_err() {
-            return; // a wall: some use of it never ended properly
+            return false;
         }
         entry.device.block = None;
         entry.device.ordered = false;
@@ -240,6 +246,33 @@ impl<T: Transfer> Books<T> {
         }
         entry.fetched_ahead = false;
         self.lru.remove(at);
+        true
+    }
+
+    /// Whether no lease, and no work that nobody can wait for, holds the block in place.
+    pub(crate) fn is_free_to_go(&self, block: Option<Handle>) -> bool {
+        block.is_some_and(|block| self.arena.block(block).is_ok_and(|b| b.leases == 0))
+    }
+
+    /// Makes a bad copy's room ready for new contents, which whoever asked will write. `false` if somebody else still uses it.
+    pub(crate) fn reuse_room(&mut self, at: u32) -> bool {
+        if !self.is_free_to_go(self.entry(at).device.block) {
+            return false;
+        }
+        let entry = &mut self.entries[at as usize];
+        entry.device.ordered = false;
+        for state in [SlotState::Absent, SlotState::Reserved, SlotState::Filling] {
+            entry.device.state.step(state);
+        }
+        true
+    }
+
+    /// Work that nobody can wait for uses the block: it stays where it is for good.
+    pub(crate) fn wall(&mut self, at: u32) {
+        let slot = &mut self.entries[at as usize].device;
+        if let (Some(block), false) = (slot.block, slot.stuck) {
+            slot.stuck = self.arena.lease(block).is_ok();
+        }
     }
 
     /// A use of the tensor: its room is not given back after a write-back in flight.
@@ -247,6 +280,16 @@ impl<T: Transfer> Books<T> {
         let entry = &mut self.entries[at as usize];
         if core::mem::take(&mut entry.device.leaving) {
             self.leaving -= entry.padded;
+        }
+    }
+
+    /// An event was recorded on some queue. If it fails, work under any write lease of the moment may be what failed: the
+    /// first event after a failure reports it, and no later one.
+    pub(crate) fn witness(&mut self, event: &T::Event) {
+        for &at in &self.writers {
+            if let Some(block) = self.entries[at as usize].device.block {
+                self.changes.push((event.clone(), block));
+            }
         }
     }
 
@@ -298,11 +341,16 @@ impl<T: Transfer> Books<T> {
     /// A move of `block`, or a write to it, was cut half-way.
     pub(crate) fn tear(&mut self, block: Handle) {
         let Some(at) = self.entries.iter().position(|e| e.device.block == Some(block)) else { return };
-        let slot = &mut self.entries[at].device;
+        self.spoil(at as u32);
+        self.recover(at as u32);
+    }
+
+    /// The device copy's contents are not to be trusted any more.
+    pub(crate) fn spoil(&mut self, at: u32) {
+        let slot = &mut self.entry_mut(at).device;
         if slot.state.can_become(SlotState::Torn) {
             slot.state.step(SlotState::Torn);
         }
-        self.recover(at as u32);
     }
 
     /// A bad device copy that nobody uses goes if a good copy lies below.
@@ -338,7 +386,7 @@ impl<T: Transfer> Books<T> {
                 let entry = self.entry_mut(at);
                 match failed.slice {
                     Some(slice) => entry.host.slice = Some(slice),
-                    None => entry.host.state.step(SlotState::Absent),
+                    None => entry.host.state.step(SlotState::Lost),
                 }
                 if entry.device.state == SlotState::Filling {
                     entry.device.state.step(SlotState::Torn);
@@ -365,8 +413,12 @@ impl<T: Transfer> Books<T> {
                 entry.host.slice = Some(slice);
                 let current = entry.version == version;
                 entry.host.state.step(if current { SlotState::Valid } else { SlotState::Stale });
-                if leaving && current && entry.idle() && entry.device.state == SlotState::Valid {
-                    self.release_device(at);
+                if leaving
+                    && current
+                    && entry.idle()
+                    && entry.device.state == SlotState::Valid
+                    && self.release_device(at)
+                {
                     self.counters.evictions += 1;
                 }
             }

@@ -67,7 +67,8 @@ impl<T: Transfer> Books<T> {
             let broken = entry.file.as_ref().is_some_and(|f| f.file.is_broken());
             if !valid && !known_bad && !entry.busy && !new && !broken {
                 return Err(format!(
-                    "{name}: no valid copy, and nothing says so (device {on_device}, host {in_host})"
+                    "{name}: no valid copy of version {}, and nothing says so (device {on_device}, host {in_host})",
+                    entry.version
                 ));
             }
         }

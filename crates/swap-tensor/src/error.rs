@@ -96,6 +96,12 @@ pub enum SwapError {
         /// State of the copy.
         state: SlotState,
     },
+    /// Work that nobody can wait for still uses the tensor's device copy: it can be read, not written.
+    #[error("the device copy of tensor {name:?} is in use by work whose end the device cannot tell")]
+    Stuck {
+        /// The tensor.
+        name: String,
+    },
     /// Two tensors of one name.
     #[error("the pool already has a tensor called {name:?}")]
     DuplicateName {

@@ -8,7 +8,7 @@ use crate::{
     room::Effort,
 };
 use core::ops::Range;
-use pinned_host::{Access, Lane, SliceOf, Ticket, Transfer};
+use pinned_host::{Access, Lane, Refused, SliceOf, Ticket, Transfer};
 use std::time::Instant;
 
 /// What is wanted on the device.
@@ -27,6 +27,8 @@ pub(crate) enum Found {
     Here,
     /// It had to come in.
     Fetched,
+    /// Room for it was taken; the slot is Filling until the caller has ordered what will write it.
+    Blank,
 }
 
 impl<T: Transfer> Inner<T> {
@@ -63,7 +65,7 @@ impl<T: Transfer> Inner<T> {
                 SlotState::Valid => return (books, Ok(found)),
                 SlotState::Filling if entry.device.ordered => return (books, Ok(Found::Fetched)),
                 SlotState::Absent => {}
-                SlotState::Stale => {
+                SlotState::Stale if books.is_free_to_go(entry.device.block) => {
                     books.release_device(at);
                     continue;
                 }
@@ -79,6 +81,9 @@ impl<T: Transfer> Inner<T> {
                     }
                     let (name, state) = (entry.spec.name().to_owned(), entry.device.state);
                     if entry.jobs == 0 {
+                        if want == Want::Room && books.reuse_room(at) {
+                            return (books, Ok(Found::Blank));
+                        }
                         books.release_device(at);
                     }
                     if books.entry(at).device.block.is_none() {
@@ -109,6 +114,9 @@ impl<T: Transfer> Inner<T> {
                 books.note(&error);
                 return (books, Err(error));
             }
+            if want == Want::Room {
+                return (books, Ok(Found::Blank));
+            }
         }
     }
 
@@ -130,10 +138,8 @@ impl<T: Transfer> Inner<T> {
         entry.device.block = Some(block);
         entry.device.state.step(SlotState::Reserved);
         if want == Want::Room {
-            // Nothing to wait for: whatever is written is ordered behind the room's last use.
             entry.device.state.step(SlotState::Filling);
-            entry.device.state.step(SlotState::Valid);
-            books.lru.touch(at);
+            entry.device.ordered = false;
             return (books, Ok(()));
         }
         if entry.host.state == SlotState::Valid {
@@ -172,7 +178,13 @@ impl<T: Transfer> Inner<T> {
                 let entry = books.entry_mut(at);
                 match refused.slice {
                     Some(slice) => entry.host.slice = Some(slice),
-                    None => entry.host.state.step(SlotState::Absent),
+                    None => {
+                        // It was enqueued all the same and may land at any time.
+                        entry.host.state.step(SlotState::Lost);
+                        entry.device.state.step(SlotState::Filling);
+                        entry.device.state.step(SlotState::Torn);
+                        books.wall(at);
+                    }
                 }
                 let error = SwapError::device("upload", refused.error);
                 books.note(&error);
@@ -244,8 +256,7 @@ impl<T: Transfer> Inner<T> {
 
     /// File → staging → device in pieces, a few in flight. Returns when every piece has landed, with the bytes uploaded.
     fn copy_file(&self, file: &FileCopy, bytes: u64, range: Range<u64>) -> Result<u64, (SwapError, Settled)> {
-        let settled = |error| (error, Settled::Yes);
-        file.file.check_unchanged().map_err(settled)?;
+        file.file.check_unchanged().map_err(|error| (error, Settled::Yes))?;
         let mut flight = Flight::new();
         let mut buffer = self.buffer.clone();
         let mut done = 0;
@@ -254,17 +265,10 @@ impl<T: Transfer> Inner<T> {
             let padded = piece.next_multiple_of(self.grain());
             let step = self.staging_slice(&mut flight, Lane::Upload, padded).and_then(|mut slice| {
                 file.file.read_exact_at(&mut slice.as_mut_slice()[..piece as usize], file.offset + done)?;
-                let started = Instant::now();
-                let ticket = self
-                    .device
-                    .upload(slice, &mut buffer, range.start + done)
-                    .map_err(|refused| SwapError::device("upload", refused.error))?;
-                self.meter_begin(ticket.event(), padded, started);
-                Ok(ticket)
+                self.send(&mut flight, slice, &mut buffer, range.start + done, Instant::now())
             });
-            match step {
-                Ok(ticket) => flight.push(ticket),
-                Err(error) => return Err((error, flight.finish().1)),
+            if let Err(error) = step {
+                return Err((error, flight.finish().1));
             }
             done += piece;
         }
@@ -272,6 +276,20 @@ impl<T: Transfer> Inner<T> {
             (Ok(()), _) => Ok(bytes.next_multiple_of(self.grain())),
             (Err(error), settled) => Err((error, settled)),
         }
+    }
+
+    /// Uploads a piece that lies in staging.
+    pub(crate) fn send(
+        &self,
+        flight: &mut Flight<T>,
+        slice: SliceOf<T>,
+        buffer: &mut T::Buffer,
+        at: u64,
+        started: Instant,
+    ) -> Result<(), SwapError> {
+        let bytes = slice.len() as u64;
+        let sent = self.device.upload(slice, buffer, at);
+        flight.push(sent.inspect(|ticket| self.meter_begin(ticket.event(), bytes, started)), "upload")
     }
 
     /// Staging memory of `bytes`: a slice this flight has back already, or the ring's.
@@ -333,11 +351,26 @@ impl<T: Transfer> Flight<T> {
         self.len == DEPTH
     }
 
-    /// Adds a piece; there is room, because whoever takes staging first makes some.
-    pub(crate) fn push(&mut self, ticket: Ticket<T>) {
+    /// Adds a piece that was sent; there is room, because whoever takes staging first makes some.
+    pub(crate) fn push(
+        &mut self,
+        sent: Result<Ticket<T>, Refused<T>>,
+        operation: &'static str,
+    ) -> Result<(), SwapError> {
         debug_assert!(!self.is_full());
-        self.tickets[(self.oldest + self.len) % DEPTH] = Some(ticket);
-        self.len += 1;
+        match sent {
+            Ok(ticket) => {
+                self.tickets[(self.oldest + self.len) % DEPTH] = Some(ticket);
+                self.len += 1;
+                Ok(())
+            }
+            Err(refused) => {
+                if refused.slice.is_none() {
+                    self.settled = Settled::No; // enqueued all the same
+                }
+                Err(SwapError::device(operation, refused.error))
+            }
+        }
     }
 
     /// Waits for the oldest piece and returns its memory; `None` if none is in flight.

@@ -2,7 +2,7 @@
 
 use crate::{
     SlotState, SwapError, Tensor, TensorSpec,
-    books::Books,
+    books::{Books, DeviceSlot},
     fill::{Flight, Found, Settled, Want},
     pool::{Guard, Inner},
     room::Effort,
@@ -196,6 +196,7 @@ impl<T: Transfer> Lease<T> {
                         mode: *mode,
                         queue: queue.clone(),
                         range,
+                        blank: false,
                         ended: false,
                     };
                     leases.push(match mode {
@@ -224,6 +225,8 @@ struct Hold<T: Transfer> {
     queue: T::Queue,
     /// The whole block, padding included.
     range: Range<u64>,
+    /// The contents are unspecified, and nothing has been written yet.
+    blank: bool,
     ended: bool,
 }
 
@@ -234,21 +237,30 @@ impl<T: Transfer> Hold<T> {
         let effort = Effort { wait_until: Some(since + inner.deadline), since };
         let books = inner.claim(inner.lock(), &[(token.at, mode)], effort)?;
         let (_books, range) = inner.occupy(books, (token.at, mode, want), queue, effort);
-        Ok(Hold { token: Arc::clone(token), mode, queue: queue.clone(), range: range?, ended: false })
+        Ok(Hold {
+            token: Arc::clone(token),
+            mode,
+            queue: queue.clone(),
+            range: range?,
+            blank: want == Want::Room,
+            ended: false,
+        })
     }
 
     fn wait(&self) -> Result<(), SwapError> {
         let since = Instant::now();
-        let waited = self.queue.record().and_then(|event| event.synchronize());
-        let mut books = self.token.inner.lock();
+        let inner = &self.token.inner;
+        let recorded = inner.record(&mut inner.lock(), &self.queue);
+        let waited = recorded.and_then(|event| event.map_or(Ok(()), |event| event.synchronize()));
+        let mut books = inner.lock();
         books.counters.stall += since.elapsed();
         books.reap();
-        if let Err(error) = waited {
+        self.verdict(&books)?;
+        waited.map_err(|error| {
             let error = SwapError::device("wait for a lease", error);
             books.note(&error);
-            return Err(error);
-        }
-        self.verdict(&books)
+            error
+        })
     }
 
     /// Whether the copy that was leased is still known to be good.
@@ -305,9 +317,12 @@ impl<T: Transfer> Hold<T> {
         self.order_lane(inner.device.lane(Lane::Download))?;
         let mut flight = Flight::new();
         let copied = self.download_pieces(&mut flight, into);
-        let (landed, _) = flight.finish();
-        copied.and(landed)?;
+        let (landed, settled) = flight.finish();
         let mut books = inner.lock();
+        if settled == Settled::No {
+            books.wall(self.token.at);
+        }
+        copied.and(landed)?;
         books.counters.downloaded_bytes += self.range.end - self.range.start;
         books.reap();
         self.verdict(&books)
@@ -327,12 +342,9 @@ impl<T: Transfer> Hold<T> {
                     Err(_) => inner.staging_slice(flight, Lane::Download, padded)?,
                 };
                 let started = Instant::now();
-                let ticket = inner
-                    .device
-                    .download(&inner.buffer, self.range.start + asked, slice)
-                    .map_err(|refused| SwapError::device("download", refused.error))?;
-                inner.meter_begin(ticket.event(), padded, started);
-                flight.push(ticket);
+                let sent = inner.device.download(&inner.buffer, self.range.start + asked, slice);
+                let sent = sent.inspect(|ticket| inner.meter_begin(ticket.event(), padded, started));
+                flight.push(sent, "download")?;
                 asked += piece_at(asked);
             }
             let Some(slice) = flight.pop_oldest()? else { break };
@@ -346,86 +358,86 @@ impl<T: Transfer> Hold<T> {
     fn upload(&mut self, data: &[u8]) -> Result<(), SwapError> {
         self.token.check_length(data.len())?;
         let inner = &self.token.inner;
-        let lane = inner.device.lane(Lane::Upload);
-        self.order_lane(lane)?;
-        let mut flight = Flight::new();
-        let mut buffer = inner.buffer.clone();
-        let (mut done, total) = (0u64, data.len() as u64);
-        let mut result = Ok(());
-        while done < total && result.is_ok() {
-            let piece = inner.piece.min(total - done);
-            let padded = piece.next_multiple_of(inner.grain());
-            result = inner.staging_slice(&mut flight, Lane::Upload, padded).and_then(|mut slice| {
-                let started = Instant::now();
-                slice.as_mut_slice()[..piece as usize]
-                    .copy_from_slice(&data[done as usize..(done + piece) as usize]);
-                let ticket = inner
-                    .device
-                    .upload(slice, &mut buffer, self.range.start + done)
-                    .map_err(|refused| SwapError::device("upload", refused.error))?;
-                inner.meter_begin(ticket.event(), padded, started);
-                flight.push(ticket);
-                Ok(())
-            });
-            done += piece;
+        if let Err(error) = self.order_lane(inner.device.lane(Lane::Upload)) {
+            if self.blank {
+                inner.lock().spoil(self.token.at);
+            }
+            return Err(error);
         }
+        let mut flight = Flight::new();
+        let uploaded = self.upload_pieces(&mut flight, data);
         // Every piece has landed when this returns: the queue needs no event to be ordered behind them.
         let (landed, settled) = flight.finish();
-        let result = result.and(landed);
+        let result = uploaded.and(landed);
         let mut books = inner.lock();
-        if let (Settled::No, Some(block)) = (settled, books.entry(self.token.at).device.block) {
-            // A piece may land at any time: the block stays a wall for good.
-            let _ = books.arena.lease(block);
-        }
         books.counters.uploaded_bytes += self.range.end - self.range.start;
+        if settled == Settled::No {
+            books.wall(self.token.at);
+        }
         if let Err(error) = &result {
             books.note(error);
-            let slot = &mut books.entry_mut(self.token.at).device.state;
-            if slot.can_become(SlotState::Torn) {
-                slot.step(SlotState::Torn);
-            }
+            books.spoil(self.token.at);
         }
+        drop(books);
+        self.blank &= result.is_err();
         result
+    }
+
+    fn upload_pieces(&self, flight: &mut Flight<T>, data: &[u8]) -> Result<(), SwapError> {
+        let inner = &self.token.inner;
+        let mut buffer = inner.buffer.clone();
+        let mut at = self.range.start;
+        for piece in data.chunks(inner.piece as usize) {
+            let padded = (piece.len() as u64).next_multiple_of(inner.grain());
+            let mut slice = inner.staging_slice(flight, Lane::Upload, padded)?;
+            let started = Instant::now();
+            slice.as_mut_slice()[..piece.len()].copy_from_slice(piece);
+            inner.send(flight, slice, &mut buffer, at, started)?;
+            at += padded;
+        }
+        Ok(())
     }
 
     /// Orders a lane behind the lease's queue, which is ordered behind everything that made the copy.
     fn order_lane(&self, lane: &T::Queue) -> Result<(), SwapError> {
-        let ordered = self.queue.record().and_then(|event| lane.wait(&event));
+        let inner = &self.token.inner;
+        let recorded = inner.record(&mut inner.lock(), &self.queue);
+        let ordered = recorded.and_then(|event| event.map_or(Ok(()), |event| lane.wait(&event)));
         ordered.map_err(|e| SwapError::device("order a copy behind a lease", e))
     }
 
     fn end(&mut self, event: Option<T::Event>) -> Result<(), SwapError> {
         self.ended = true;
         let inner = &*self.token.inner;
-        let recorded = match event {
-            Some(event) => Ok(Some(event)),
-            None if self.range.is_empty() => Ok(None),
-            None => inner.record(&self.queue).map(Some),
-        };
-        let mut books = inner.lock();
         let at = self.token.at;
+        let mut books = inner.lock();
+        let recorded = match event {
+            Some(event) => {
+                books.witness(&event);
+                Ok(Some(event))
+            }
+            None if self.range.is_empty() => Ok(None),
+            None => inner.record(&mut books, &self.queue),
+        };
         match recorded {
             Ok(event) => {
                 if let (Some(event), false) = (event, self.range.is_empty()) {
                     let access = if self.mode == Mode::Write { Access::Write } else { Access::Read };
                     books.hazards.after(&[(self.range.clone(), access)], &event);
-                    if let (Mode::Write, Some(block)) = (self.mode, books.entry(at).device.block) {
-                        books.changes.push((event, block));
-                    }
-                }
-                if let Some(block) = books.entry(at).device.block {
-                    let _ = books.arena.unlease(block);
                 }
             }
             Err(error) => {
-                // Nobody knows when the work ends: the block stays a wall, and what was written counts as torn.
+                // Nobody knows when the work ends, and what was written counts as torn.
                 let error = SwapError::device("end a lease", error);
                 books.note(&error);
-                let slot = &mut books.entry_mut(at).device.state;
-                if self.mode == Mode::Write && slot.can_become(SlotState::Torn) {
-                    slot.step(SlotState::Torn);
+                books.wall(at);
+                if self.mode == Mode::Write {
+                    books.spoil(at);
                 }
             }
+        }
+        if let Some(block) = books.entry(at).device.block {
+            let _ = books.arena.unlease(block);
         }
         let verdict = self.verdict(&books);
         inner.unclaim(&mut books, at, self.mode);
@@ -492,7 +504,10 @@ impl<T: Transfer> Inner<T> {
                     let (held, padded) = (entry.held(), entry.padded);
                     match mode {
                         Mode::Read => entry.readers += 1,
-                        Mode::Write => entry.writer = true,
+                        Mode::Write => {
+                            entry.writer = true;
+                            books.writers.push(at);
+                        }
                     }
                     books.held += if held { 0 } else { padded };
                     books.stay(at);
@@ -518,6 +533,10 @@ impl<T: Transfer> Inner<T> {
             Mode::Read => entry.readers -= 1,
             Mode::Write => entry.writer = false,
         }
+        if mode == Mode::Write {
+            books.writers.retain(|&w| w != at);
+        }
+        let entry = books.entry(at);
         let (held, padded) = (entry.held(), entry.padded);
         books.held -= if held { 0 } else { padded };
         books.recover(at);
@@ -536,15 +555,15 @@ impl<T: Transfer> Inner<T> {
         let (mut books, found) = self.bring_in(books, at, want, effort);
         let leased = match found {
             Ok(found) => {
-                let (guard, landed) = match mode {
-                    Mode::Read => (books, Ok(())),
-                    Mode::Write => self.land(books, at),
+                let (guard, landed) = match (mode, found) {
+                    (Mode::Read, _) | (_, Found::Blank) => (books, Ok(())),
+                    (Mode::Write, _) => self.land(books, at),
                 };
                 books = guard;
                 landed.and_then(|()| self.seat(&mut books, at, mode, queue)).inspect(|_| {
                     books.counters.leases += 1;
                     books.counters.hits += u64::from(found == Found::Here);
-                    if found == Found::Fetched {
+                    if found != Found::Here {
                         books.counters.stall += effort.since.elapsed();
                     }
                 })
@@ -552,6 +571,10 @@ impl<T: Transfer> Inner<T> {
             Err(error) => Err(error),
         };
         if leased.is_err() {
+            if matches!(books.entry(at).device, DeviceSlot { state: SlotState::Filling, ordered: false, .. })
+            {
+                books.spoil(at); // nothing will write it
+            }
             self.unclaim(&mut books, at, mode);
         }
         (books, leased)
@@ -591,6 +614,9 @@ impl<T: Transfer> Inner<T> {
         queue: &T::Queue,
     ) -> Result<Range<u64>, SwapError> {
         let Some(block) = books.entry(at).device.block else { return Ok(0..0) };
+        if mode == Mode::Write && books.entry(at).device.stuck {
+            return Err(SwapError::Stuck { name: books.entry(at).spec.name().to_owned() });
+        }
         let range = books.arena.range(block)?;
         let access = if mode == Mode::Write { Access::Write } else { Access::Read };
         self.order_one(books, queue, range.clone(), access, "order a lease")?;
@@ -598,6 +624,9 @@ impl<T: Transfer> Inner<T> {
         books.lru.touch(at);
         let entry = books.entry_mut(at);
         entry.fetched_ahead = false;
+        if entry.device.state == SlotState::Filling && !entry.device.ordered {
+            entry.device.state.step(SlotState::Valid); // its contents are what this lease will write
+        }
         if mode == Mode::Write {
             entry.version += 1;
             if entry.host.state == SlotState::Valid {

@@ -143,7 +143,7 @@ impl<T: Transfer> Token<T> {
                 let unused = !books.entry(self.at).held();
                 books.entry_mut(self.at).fetched_ahead = unused;
             }
-            Err(_) => {}
+            Ok(Found::Blank) | Err(_) => {}
         }
         self.inner.wake(&books);
     }

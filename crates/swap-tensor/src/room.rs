@@ -136,8 +136,8 @@ impl<T: Transfer> Inner<T> {
 
     /// Records the event behind enqueued moves. If none is to be had, and waiting fails too, they are torn.
     fn seal_moves(&self, books: &mut Books<T>, moves: &[allocator_core::Move]) -> Result<(), SwapError> {
-        match self.record(&self.queue) {
-            Ok(event) => {
+        match self.record(books, &self.queue) {
+            Ok(Some(event)) => {
                 let accesses = core::mem::take(&mut books.accesses);
                 books.hazards.after(&accesses, &event);
                 books.accesses = accesses;
@@ -146,6 +146,7 @@ impl<T: Transfer> Inner<T> {
                 }
                 Ok(())
             }
+            Ok(None) => Ok(()),
             Err(error) => {
                 let error = SwapError::device("wait for a move", error);
                 books.note(&error);
@@ -157,10 +158,20 @@ impl<T: Transfer> Inner<T> {
         }
     }
 
-    /// An event behind everything on `queue`. If recording fails, the work is waited for and recording tried again: only
-    /// an event tells whether the work went well.
-    pub(crate) fn record(&self, queue: &T::Queue) -> Result<T::Event, QueueError<T::Queue>> {
-        queue.record().or_else(|_| queue.drain().and_then(|()| queue.record()))
+    /// An event behind everything on `queue`. If none can be recorded the work is waited for here: `None` says that it is
+    /// done, and went well.
+    pub(crate) fn record(
+        &self,
+        books: &mut Books<T>,
+        queue: &T::Queue,
+    ) -> Result<Option<T::Event>, QueueError<T::Queue>> {
+        match queue.record() {
+            Ok(event) => {
+                books.witness(&event);
+                Ok(Some(event))
+            }
+            Err(_) => queue.drain().map(|()| None),
+        }
     }
 
     /// Makes `queue` wait for everything that must come before `books.accesses`.
@@ -240,10 +251,13 @@ impl<T: Transfer> Inner<T> {
         let sent = match self.order_one(books, lane, range.clone(), Access::Read, "order a write-back") {
             Ok(()) => {
                 let started = Instant::now();
-                self.device
-                    .download(books.arena.buffer(), range.start, slice)
-                    .map(|ticket| (ticket, started))
-                    .map_err(|refused| SwapError::device("write a tensor back", refused.error))
+                let sent = self.device.download(books.arena.buffer(), range.start, slice);
+                sent.map(|ticket| (ticket, started)).map_err(|refused| {
+                    if refused.slice.is_none() {
+                        books.wall(at); // enqueued all the same
+                    }
+                    SwapError::device("write a tensor back", refused.error)
+                })
             }
             Err(error) => Err(error),
         };
@@ -305,6 +319,7 @@ impl<T: Transfer> Books<T> {
             let may_go = entry.device.state == SlotState::Valid
                 && entry.idle()
                 && entry.jobs == 0
+                && self.is_free_to_go(entry.device.block)
                 && !(spare_fetched && entry.fetched_ahead);
             let clean = entry.valid_below();
             (may_go && (clean || !clean_only)).then_some((at, clean))

@@ -19,7 +19,8 @@ use core::fmt;
 /// | Stale | room used again for a newer version | Reserved |
 /// | Valid | a move or a write was cut half-way | Torn |
 /// | Valid | checksum failed | Poisoned |
-/// | any | the device is gone | Lost |
+/// | any | the device is gone, or may use the memory for ever | Lost |
+/// | Lost, in host memory | other room taken for a newer version | Reserved |
 ///
 /// Everything else is refused by [`SlotState::can_become`], and checked in debug builds at each step.
 /// Source: the state machines of KVBM, vLLM, LMCache and PatrickStar, made one per tier.
@@ -43,7 +44,7 @@ pub enum SlotState {
     Torn,
     /// Its checksum failed.
     Poisoned,
-    /// Its device is gone.
+    /// Its device is gone; in host memory: a device may use the memory for ever, so it was given up.
     Lost,
 }
 
@@ -59,6 +60,7 @@ impl SlotState {
                 | (Valid, Stale | Torn | Poisoned)
                 | (Valid | Stale | Torn | Poisoned, Draining | Absent)
                 | (Draining, Absent)
+                | (Lost, Reserved)
                 | (_, Lost)
         )
     }
@@ -114,10 +116,10 @@ mod tests {
     const ALL: [SlotState; 9] = [Absent, Reserved, Filling, Valid, Stale, Draining, Torn, Poisoned, Lost];
 
     #[test]
-    fn nothing_leaves_lost_and_every_other_state_can_end() {
+    fn lost_is_left_only_for_other_room_and_every_other_state_can_end() {
         for from in ALL {
             assert!(from.can_become(Lost));
-            assert!(!Lost.can_become(from) || from == Lost);
+            assert!(!Lost.can_become(from) || matches!(from, Lost | Reserved));
             let mut reached = vec![from];
             while let Some(next) = ALL
                 .into_iter()

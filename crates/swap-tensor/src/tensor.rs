@@ -131,7 +131,10 @@ impl<T: Transfer> Tensor<T> {
                 continue;
             }
             if entry.valid_below() {
-                books.release_device(self.at());
+                if !books.release_device(self.at()) {
+                    let error = books.entry(self.at()).leased(since.elapsed());
+                    return Err(error);
+                }
                 books.counters.evictions += 1;
                 inner.wake(&books);
                 return Ok(());
@@ -156,7 +159,9 @@ impl<T: Transfer> Tensor<T> {
         if !resident || !entry.idle() || entry.jobs > 0 || !entry.valid_below() {
             return false;
         }
-        books.release_device(self.at());
+        if !books.release_device(self.at()) {
+            return false;
+        }
         books.counters.evictions += 1;
         self.inner().wake(&books);
         true

@@ -95,7 +95,9 @@ impl SimQueue {
     /// Drains, unless a fault says otherwise.
     pub(crate) fn try_drain(&self, sim: &mut Sim) -> Result<(), SimError> {
         sim.admit(Call::Drain, NO_BYTES)?;
-        self.finish(sim)
+        let mark = sim.mark(self.index);
+        self.finish(sim)?;
+        sim.outcome(&mark)
     }
 }
 
