@@ -103,7 +103,11 @@ const STEPS: &[Step] = &[
     Step { name: "matrix", what: "the test matrix and doctests (the README's second command)", run: matrix },
     Step { name: "readme", what: "the README's first command", run: main_job },
     Step { name: "soak", what: "a hundredth of each soak", run: soaks },
-    Step { name: "miri", what: "allocator-core's unit tests under miri", run: miri },
+    Step {
+        name: "miri",
+        what: "allocator-core under miri: unit tests, the original's sequences, a short soak",
+        run: miri,
+    },
 ];
 
 fn clippy() -> Outcome {
@@ -183,13 +187,16 @@ fn miri() -> Outcome {
         let install = "rustup toolchain install nightly --component miri,rust-src";
         return Outcome::Skipped(format!("no nightly toolchain with miri: {install}"));
     }
-    let mut command = program("rustup", &[&nightly[..], &["test", "-p", "allocator-core", "--lib"]].concat());
-    // Interpretation is a thousand times slower, and depth is the native runs' business.
-    command
-        .env("PROPTEST_CASES", "4")
-        .env("MIRIFLAGS", "-Zmiri-disable-isolation")
-        .env("RUSTUP_TOOLCHAIN", "nightly");
-    Outcome::of(passes(&mut command))
+    let miri = |args: &[&str]| {
+        let mut command =
+            program("rustup", &[&nightly[..], &["test", "-p", "allocator-core"], args].concat());
+        // Interpretation is a thousand times slower, and depth is the native runs' business.
+        command.env("PROPTEST_CASES", "4").env("MIRIFLAGS", "-Zmiri-disable-isolation");
+        passes(command.env("RUSTUP_TOOLCHAIN", "nightly"))
+    };
+    let lib = miri(&["--lib"]);
+    let whole = miri(&["--features", "conformance", "--test", "deepspeed", "--test", "soak"]);
+    Outcome::of(lib && whole)
 }
 
 #[cfg(test)]
