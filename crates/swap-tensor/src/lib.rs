@@ -51,29 +51,36 @@
 
 pub mod backends;
 mod books;
+mod builder;
 mod check;
+mod claim;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod contiguous;
 mod dtype;
 mod error;
 mod file;
 mod fill;
+mod hold;
 mod lease;
 mod lru;
 mod meter;
 mod pool;
 mod prefetch;
+mod reap;
 mod room;
 mod slot;
 mod spec;
 mod stats;
 mod tensor;
 
+pub use builder::PoolBuilder;
 pub use contiguous::{ContiguousAllocator, ParamView, TensorId};
 pub use dtype::{DType, Element};
 pub use error::{BoxedError, SwapError};
 pub use lease::{Lease, Mode, ReadLease, WriteLease};
 pub use meter::TransferTime;
-pub use pool::{PoolBuilder, SwapPool};
+pub use pool::SwapPool;
 pub use slot::{Residency, SlotState};
 pub use spec::TensorSpec;
 pub use stats::Stats;

@@ -1,0 +1,175 @@
+//! How a pool is described and made.
+
+use crate::{SwapError, SwapPool, books::Books, fill::DEPTH, meter::Meter, pool::Inner, prefetch::Fetcher};
+use allocator_core::{Arena, DeviceBuffer};
+use pinned_host::{
+    HostPool, HostRegion, Lane, LockPolicy, PageLocker, QueuedBuffer, RegionOf, StagingConfig, StagingRing,
+    Transfer,
+};
+use std::{
+    sync::{Arc, Condvar, Mutex},
+    time::Duration,
+};
+
+/// The description of a [`SwapPool`].
+#[derive(Debug)]
+pub struct PoolBuilder<T: Transfer> {
+    device: T,
+    device_memory: Option<u64>,
+    host_memory: u64,
+    staging: Option<u64>,
+    deadline: Duration,
+    measure: bool,
+}
+
+impl<T: Transfer> PoolBuilder<T> {
+    pub(crate) fn new(device: T) -> Self {
+        PoolBuilder {
+            device,
+            device_memory: None,
+            host_memory: 0,
+            staging: None,
+            deadline: Duration::from_secs(30),
+            measure: false,
+        }
+    }
+
+    /// Length of the arena in bytes, a multiple of the device's grain (rounded down to one). Required.
+    #[must_use]
+    pub fn device_memory(mut self, bytes: u64) -> Self {
+        self.device_memory = Some(bytes);
+        self
+    }
+
+    /// Bytes of host memory for tensors that are not on the device, beside staging. Default: none, which is enough for
+    /// tensors that are only read and come from a file.
+    ///
+    /// It is locked if the locker's allowance covers it beside staging, pageable otherwise (see
+    /// [`Stats::pageable_bytes`]); on a device that reaches locked memory only it is locked or refused.
+    #[must_use]
+    pub fn host_memory(mut self, bytes: u64) -> Self {
+        self.host_memory = bytes;
+        self
+    }
+
+    /// Bytes of staging, half for each direction. Default: 16 MiB, locked as far as the locker's allowance goes.
+    ///
+    /// Asking for more than can be locked is an error; the default is not.
+    #[must_use]
+    pub fn staging(mut self, bytes: u64) -> Self {
+        self.staging = Some(bytes);
+        self
+    }
+
+    /// How long a call may wait for leases, staging or room held by others. Default: 30 s.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Measures how long transfers take, from enqueue to event (one more thread). Default: off.
+    #[must_use]
+    pub fn measure_transfers(mut self, measure: bool) -> Self {
+        self.measure = measure;
+        self
+    }
+
+    /// Allocates the arena, the staging and the host tier.
+    ///
+    /// # Errors
+    /// No device memory given, or the device or the system refuses the memory; nothing stays allocated.
+    pub fn build(self) -> Result<SwapPool<T>, SwapError> {
+        let Some(device_memory) = self.device_memory.filter(|&bytes| bytes > 0) else {
+            return Err(SwapError::Config { what: "device memory", why: "no size given, or zero".into() });
+        };
+        let device = self.device;
+        let staging = stage(&device, self.staging)?;
+        let staged = staging.stats();
+        let lockable =
+            device.locker().allowance().map_or(u64::MAX, |bytes| bytes.saturating_sub(staged.locked()));
+        let tier = match self.host_memory {
+            0 => None,
+            bytes => Some(tier(&device, bytes, lockable)?),
+        };
+        let mut memory = Split { locked: staged.locked(), pageable: staged.pageable() };
+        tier.iter().for_each(|region| memory.add(region));
+        let side = staging.max_slice(Lane::Upload).min(staging.max_slice(Lane::Download)) as u64;
+        let piece = (side / DEPTH as u64 / PAGE * PAGE).clamp(PAGE, PIECE);
+
+        let buffer = device.buffer(device_memory).map_err(|e| SwapError::device("allocate the arena", e))?;
+        let grain = buffer.grain().max(1);
+        let host =
+            HostPool::new(tier.into_iter().collect(), grain).map_err(|e| host_error("the host tier", e))?;
+        let inner = Inner {
+            queue: buffer.queue().clone(),
+            books: Mutex::new(Books::new(Arena::new(buffer.clone())?)),
+            changed: Condvar::new(),
+            host,
+            staging,
+            buffer,
+            piece: piece.next_multiple_of(grain),
+            deadline: self.deadline,
+            locked: memory.locked,
+            pageable: memory.pageable,
+            meter: self.measure.then(Meter::new),
+            device,
+        };
+        Ok(SwapPool { inner: Arc::new(inner), fetcher: Arc::new(Fetcher::new()) })
+    }
+}
+
+/// Bytes of host memory by kind.
+struct Split {
+    locked: u64,
+    pageable: u64,
+}
+
+impl Split {
+    fn add(&mut self, region: &impl HostRegion) {
+        let sum = if region.is_locked() { &mut self.locked } else { &mut self.pageable };
+        *sum += region.len() as u64;
+    }
+}
+
+/// The host tier: locked if `lockable` covers it, pageable otherwise, and locked all the same where the device reaches
+/// nothing else.
+fn tier<T: Transfer>(device: &T, bytes: u64, lockable: u64) -> Result<RegionOf<T>, SwapError> {
+    let locker = device.locker();
+    let len = usize::try_from(bytes.next_multiple_of(PAGE)).unwrap_or(usize::MAX);
+    if bytes <= lockable {
+        if let Ok(region) = locker.lock(len) {
+            return Ok(region);
+        }
+    }
+    locker.pageable(len).unwrap_or_else(|| locker.lock(len)).map_err(|e| host_error("the host tier", e))
+}
+
+/// The staging ring: what was asked for, or the default as far as the lock limit goes.
+fn stage<T: Transfer>(device: &T, wished: Option<u64>) -> Result<StagingRing<RegionOf<T>>, SwapError> {
+    let (bytes, lock) = match wished {
+        Some(bytes) => (bytes, LockPolicy::Required),
+        None => (STAGING, LockPolicy::WithinAllowance),
+    };
+    let side = usize::try_from(bytes / 2 / PAGE * PAGE).unwrap_or(usize::MAX);
+    if side == 0 {
+        return Err(SwapError::Config {
+            what: "staging",
+            why: format!("{bytes} bytes are less than {PAGE} each way"),
+        });
+    }
+    StagingConfig { read: side, write: side, lock }
+        .build(device.locker())
+        .map_err(|e| host_error("staging", e))
+}
+
+fn host_error(purpose: &'static str, source: impl std::error::Error + Send + Sync + 'static) -> SwapError {
+    SwapError::Host { purpose, source: Box::new(source) }
+}
+
+/// Default staging, both directions together.
+const STAGING: u64 = 16 << 20;
+/// The longest piece of a copy through staging.
+const PIECE: u64 = 2 << 20;
+/// Granularity of host memory.
+const PAGE: u64 = 4096;

@@ -1,0 +1,264 @@
+//! What a lease holds, and what can be done under it.
+
+use crate::{
+    SlotState, SwapError,
+    books::Books,
+    fill::{Flight, Settled, Want},
+    lease::Mode,
+    room::Effort,
+    tensor::Token,
+};
+use core::ops::Range;
+use pinned_host::{Access, Event, Lane, Queue, Transfer};
+use std::{sync::Arc, time::Instant};
+
+/// A lease of either kind.
+pub(crate) struct Hold<T: Transfer> {
+    pub(crate) token: Arc<Token<T>>,
+    pub(crate) mode: Mode,
+    pub(crate) queue: T::Queue,
+    /// The whole block, padding included.
+    pub(crate) range: Range<u64>,
+    /// The contents are unspecified, and nothing has been written yet.
+    pub(crate) blank: bool,
+    pub(crate) ended: bool,
+}
+
+impl<T: Transfer> Hold<T> {
+    pub(crate) fn take(
+        token: &Arc<Token<T>>,
+        mode: Mode,
+        want: Want,
+        queue: &T::Queue,
+    ) -> Result<Self, SwapError> {
+        let inner = &token.inner;
+        let since = Instant::now();
+        let effort = Effort { wait_until: Some(since + inner.deadline), since };
+        let books = inner.claim(inner.lock(), &[(token.at, mode)], effort)?;
+        let (_books, range) = inner.occupy(books, (token.at, mode, want), queue, effort);
+        Ok(Hold {
+            token: Arc::clone(token),
+            mode,
+            queue: queue.clone(),
+            range: range?,
+            blank: want == Want::Room,
+            ended: false,
+        })
+    }
+
+    pub(crate) fn wait(&self) -> Result<(), SwapError> {
+        let since = Instant::now();
+        let inner = &self.token.inner;
+        let recorded = inner.record(&mut inner.lock(), &self.queue);
+        let waited = recorded.and_then(|event| event.map_or(Ok(()), |event| event.synchronize()));
+        let mut books = inner.lock();
+        books.counters.stall += since.elapsed();
+        books.reap();
+        self.verdict(&books)?;
+        waited.map_err(|error| {
+            let error = SwapError::device("wait for a lease", error);
+            books.note(&error);
+            error
+        })
+    }
+
+    /// Whether the copy that was leased is still known to be good.
+    fn verdict(&self, books: &Books<T>) -> Result<(), SwapError> {
+        match books.entry(self.token.at).device.state {
+            state @ (SlotState::Torn | SlotState::Poisoned | SlotState::Lost) => {
+                Err(SwapError::BadCopy { name: self.token.spec.name().to_owned(), state })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn read_now(&self, into: &mut [u8]) -> Result<(), SwapError> {
+        self.token.check_length(into.len())?;
+        self.wait()?;
+        let inner = &self.token.inner;
+        let read = |bytes: &mut [u8]| inner.device.read_now(&inner.buffer, self.range.start, bytes);
+        let done = match self.padding() {
+            _ if into.is_empty() => Ok(()),
+            0 => read(into),
+            more => {
+                let mut padded = vec![0; into.len() + more];
+                read(&mut padded).map(|()| into.copy_from_slice(&padded[..into.len()]))
+            }
+        };
+        done.map_err(|e| SwapError::device("read a tensor", e))
+    }
+
+    pub(crate) fn write_now(&mut self, data: &[u8]) -> Result<(), SwapError> {
+        self.token.check_length(data.len())?;
+        self.wait()?;
+        let inner = &self.token.inner;
+        let write = |bytes: &[u8]| inner.device.write_now(&mut inner.buffer.clone(), self.range.start, bytes);
+        let done = match self.padding() {
+            _ if data.is_empty() => Ok(()),
+            0 => write(data),
+            more => {
+                let mut padded = data.to_vec();
+                padded.resize(data.len() + more, 0);
+                write(&padded)
+            }
+        };
+        done.map_err(|e| SwapError::device("write a tensor", e))
+    }
+
+    /// Bytes between the tensor's end and its block's.
+    fn padding(&self) -> usize {
+        (self.range.end - self.range.start - self.token.spec.bytes()) as usize
+    }
+
+    pub(crate) fn download(&self, into: &mut [u8]) -> Result<(), SwapError> {
+        self.token.check_length(into.len())?;
+        let inner = &self.token.inner;
+        self.order_lane(inner.device.lane(Lane::Download))?;
+        let mut flight = Flight::new();
+        let copied = self.download_pieces(&mut flight, into);
+        let (landed, settled) = flight.finish();
+        let mut books = inner.lock();
+        if settled == Settled::No {
+            books.wall(self.token.at);
+        }
+        copied.and(landed)?;
+        books.counters.downloaded_bytes += self.range.end - self.range.start;
+        books.reap();
+        self.verdict(&books)
+    }
+
+    fn download_pieces(&self, flight: &mut Flight<T>, into: &mut [u8]) -> Result<(), SwapError> {
+        let inner = &self.token.inner;
+        let (mut asked, mut got, total) = (0u64, 0u64, into.len() as u64);
+        let piece_at = |at: u64| inner.piece.min(total - at);
+        while got < total {
+            // Keep the lane busy: ask ahead as far as the flight and the ring allow without waiting.
+            while asked < total && !flight.is_full() {
+                let padded = piece_at(asked).next_multiple_of(inner.grain());
+                let slice = match inner.staging.try_acquire(Lane::Download, padded as usize) {
+                    Ok(slice) => slice,
+                    Err(_) if asked > got => break,
+                    Err(_) => inner.staging_slice(flight, Lane::Download, padded)?,
+                };
+                let started = Instant::now();
+                let sent = inner.device.download(&inner.buffer, self.range.start + asked, slice);
+                let sent = sent.inspect(|ticket| inner.meter_begin(ticket.event(), padded, started));
+                flight.push(sent, "download")?;
+                asked += piece_at(asked);
+            }
+            let Some(slice) = flight.pop_oldest()? else { break };
+            let piece = piece_at(got);
+            into[got as usize..(got + piece) as usize].copy_from_slice(&slice.as_slice()[..piece as usize]);
+            got += piece;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn upload(&mut self, data: &[u8]) -> Result<(), SwapError> {
+        self.token.check_length(data.len())?;
+        let inner = &self.token.inner;
+        if let Err(error) = self.order_lane(inner.device.lane(Lane::Upload)) {
+            if self.blank {
+                inner.lock().spoil(self.token.at);
+            }
+            return Err(error);
+        }
+        let mut flight = Flight::new();
+        let uploaded = self.upload_pieces(&mut flight, data);
+        // Every piece has landed when this returns: the queue needs no event to be ordered behind them.
+        let (landed, settled) = flight.finish();
+        let result = uploaded.and(landed);
+        let mut books = inner.lock();
+        books.counters.uploaded_bytes += self.range.end - self.range.start;
+        if settled == Settled::No {
+            books.wall(self.token.at);
+        }
+        if let Err(error) = &result {
+            books.note(error);
+            books.spoil(self.token.at);
+        }
+        drop(books);
+        self.blank &= result.is_err();
+        result
+    }
+
+    fn upload_pieces(&self, flight: &mut Flight<T>, data: &[u8]) -> Result<(), SwapError> {
+        let inner = &self.token.inner;
+        let mut buffer = inner.buffer.clone();
+        let mut at = self.range.start;
+        for piece in data.chunks(inner.piece as usize) {
+            let padded = (piece.len() as u64).next_multiple_of(inner.grain());
+            let mut slice = inner.staging_slice(flight, Lane::Upload, padded)?;
+            let started = Instant::now();
+            slice.as_mut_slice()[..piece.len()].copy_from_slice(piece);
+            inner.send(flight, slice, &mut buffer, at, started)?;
+            at += padded;
+        }
+        Ok(())
+    }
+
+    /// Orders a lane behind the lease's queue, which is ordered behind everything that made the copy.
+    fn order_lane(&self, lane: &T::Queue) -> Result<(), SwapError> {
+        let inner = &self.token.inner;
+        let recorded = inner.record(&mut inner.lock(), &self.queue);
+        let ordered = recorded.and_then(|event| event.map_or(Ok(()), |event| lane.wait(&event)));
+        ordered.map_err(|e| SwapError::device("order a copy behind a lease", e))
+    }
+
+    pub(crate) fn end(&mut self, event: Option<T::Event>) -> Result<(), SwapError> {
+        self.ended = true;
+        let inner = &*self.token.inner;
+        let at = self.token.at;
+        let mut books = inner.lock();
+        let recorded = match event {
+            Some(event) => {
+                books.witness(&event);
+                Ok(Some(event))
+            }
+            None if self.range.is_empty() => Ok(None),
+            None => inner.record(&mut books, &self.queue),
+        };
+        match recorded {
+            Ok(event) => {
+                if let (Some(event), false) = (event, self.range.is_empty()) {
+                    let access = if self.mode == Mode::Write { Access::Write } else { Access::Read };
+                    books.hazards.after(&[(self.range.clone(), access)], &event);
+                }
+            }
+            Err(error) => {
+                // Nobody knows when the work ends, and what was written counts as torn.
+                let error = SwapError::device("end a lease", error);
+                books.note(&error);
+                books.wall(at);
+                if self.mode == Mode::Write {
+                    books.spoil(at);
+                }
+            }
+        }
+        if let Some(block) = books.entry(at).device.block {
+            let _ = books.arena.unlease(block);
+        }
+        let verdict = self.verdict(&books);
+        inner.unclaim(&mut books, at, self.mode);
+        verdict
+    }
+}
+
+impl<T: Transfer> Drop for Hold<T> {
+    fn drop(&mut self) {
+        if !self.ended {
+            // A bad copy is reported to the next who wants the tensor; `finish` reports it at once.
+            let _ = self.end(None);
+        }
+    }
+}
+
+impl<T: Transfer> core::fmt::Debug for Hold<T> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Hold")
+            .field("tensor", &self.token.spec.name())
+            .field("mode", &self.mode)
+            .field("range", &self.range)
+            .finish_non_exhaustive()
+    }
+}
