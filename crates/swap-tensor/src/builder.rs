@@ -45,7 +45,7 @@ impl<T: Transfer> PoolBuilder<T> {
     /// tensors that are only read and come from a file.
     ///
     /// It is locked if the locker's allowance covers it beside staging, pageable otherwise (see
-    /// [`Stats::pageable_bytes`]); on a device that reaches locked memory only it is locked or refused.
+    /// [`Stats::pageable_bytes`](crate::Stats::pageable_bytes)); on a device that reaches locked memory only it is locked or refused.
     #[must_use]
     pub fn host_memory(mut self, bytes: u64) -> Self {
         self.host_memory = bytes;
@@ -137,10 +137,10 @@ impl Split {
 fn tier<T: Transfer>(device: &T, bytes: u64, lockable: u64) -> Result<RegionOf<T>, SwapError> {
     let locker = device.locker();
     let len = usize::try_from(bytes.next_multiple_of(PAGE)).unwrap_or(usize::MAX);
-    if bytes <= lockable {
-        if let Ok(region) = locker.lock(len) {
-            return Ok(region);
-        }
+    if bytes <= lockable
+        && let Ok(region) = locker.lock(len)
+    {
+        return Ok(region);
     }
     locker.pageable(len).unwrap_or_else(|| locker.lock(len)).map_err(|e| host_error("the host tier", e))
 }

@@ -58,10 +58,10 @@ impl<T: Transfer> Inner<T> {
                     Err(error) => return (books, Err(error)),
                 }
             }
-            if books.counters.failed_transfers > failures {
-                if let Some(fault) = books.fault.take() {
-                    return (books, Err(fault));
-                }
+            if books.counters.failed_transfers > failures
+                && let Some(fault) = books.fault.take()
+            {
+                return (books, Err(fault));
             }
             let mut refusal = None;
             if books.leaving == 0 || free + books.leaving < bytes {

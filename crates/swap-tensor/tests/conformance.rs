@@ -1,4 +1,5 @@
 //! The swap story on every device this crate can be tested with.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop where it stands")]
 
 use pinned_host::conformance::Harness;
 

@@ -2,6 +2,7 @@
 //!
 //! Under the original's policy everything is equal: placement, occupancy lines, norms. Under the default policy the values,
 //! norms, total free and high-water mark are, and no more bytes move.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop where it stands")]
 
 use allocator_core::{Compaction, Move, Observer};
 use backend_cpu::{CpuBuffer, CpuDevice, CpuQueue};

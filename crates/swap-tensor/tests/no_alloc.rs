@@ -1,4 +1,5 @@
 //! Once warm, a swap allocates nothing: a counting allocator watches a whole pass of swap-ins, write-backs and moves.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop where it stands")]
 
 use backend_cpu::CpuDevice;
 use std::{

@@ -1,4 +1,5 @@
 //! What a pool promises, on the CPU device.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop where it stands")]
 
 use backend_cpu::CpuDevice;
 use pinned_host::Queue;

@@ -5,6 +5,7 @@
 //!
 //! `SOAK_SCHEDULES` sets the number of programs (default 400), `SOAK_SEED` the first seed. A failure names its seed:
 //! `SOAK_SEED=<seed> SOAK_SCHEDULES=1` runs that program alone.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop where it stands")]
 
 use backend_cpu::sim::{Call, Fault, FaultPlan, SimConfig, SimDevice, SimQueue};
 use pinned_host::Queue;
