@@ -1,4 +1,69 @@
 //! One contiguous arena that never dies of fragmentation.
+//!
+//! Device memory is often one large buffer that a program divides up itself: weights of a model, pages of
+//! a KV cache, textures. Sooner or later the free bytes are there, but scattered. Here live blocks can
+//! **move**: handles stay valid, and only as many bytes are copied as the request at hand needs.
+//!
+//! ```text
+//!   Arena<B>          a DeviceBuffer, its allocator, the executor of plans
+//!   ├─ B: DeviceBuffer    size · grain · copy_within (memmove) · view      the backend's: CPU, CUDA, …
+//!   ├─ OffsetAllocator    who has which offsets; touches no memory
+//!   │    find ─► commit ─► Handle ─► free         O(1), generation-checked names
+//!   │    lease / unlease                          a leased block is a wall
+//!   │    plan_room, plan_compact ─► Plan          pure: [Move { handle, src, dst }, …]
+//!   │    commit_move                              one move at a time, others' work in between
+//!   ├─ params             parts of blocks that follow every move
+//!   └─ Observer           hears alloc, free, move
+//!
+//!   before  │ a │▒▒▒▒▒│ b │▒▒▒▒▒▒▒▒│  c   │▒▒▒│ d │      a request for ▒▒▒▒▒▒▒▒▒▒▒▒▒ fails …
+//!   plan            ┌───┘
+//!   after   │ a │ b │▒▒▒▒▒▒▒▒▒▒▒▒▒▒│  c   │▒▒▒│ d │      … until b has moved, and nothing else
+//! ```
+//!
+//! # Highlights
+//! * **Least moves**: [`OffsetAllocator::plan_room`] weighs sliding a window of blocks together against
+//!   evacuating one, by bytes moved, and stays within 1 % of the exact optimum where that can be computed.
+//! * **Plans are data**: whoever has queues and events orders each copy in [`Arena::apply`]'s closure; the
+//!   core sees none of them. Between two moves anything may be allocated, freed or leased.
+//! * **Failures explain themselves**: [`AllocError::OutOfMemory`] tells full from fragmented,
+//!   [`OffsetAllocator::explain`] adds what moving, or ending leases, would reach.
+//! * **Names that cannot lie**: a stale or foreign [`Handle`] is an error, never someone else's block.
+//! * `u64` offsets, any alignment, a grain for coarse devices; `no_std` with `alloc`, no `unsafe`, no panic
+//!   that input can reach, no heap allocation once warm.
+//! * **Proof as code**: feature `conformance` exports the suite a backend must pass; see `conformance`.
+//!
+//! # Why not …
+//! * *a free list as everywhere* (gpu-allocator, offset-allocator, range-alloc): none of them moves a live
+//!   block. When the free bytes are scattered, they are out of memory.
+//! * *VMA's defragmentation*: plans in O(n²), and moves a block only into a hole that holds it whole, so it
+//!   cannot slide one down by less than its length. Ours plans in O(n log n) and slides.
+//! * *compacting everything* (DeepSpeed): copies the whole arena where one block would do. It is there as
+//!   [`Compaction::SlideDown`].
+//! * *remapping pages*: no copies, but only where the device can, and in granules of megabytes. It is there
+//!   as the optional trait [`Remap`].
+//!
+//! What it is not: thread-safe by itself (`&mut self`; put it under your lock), and an owner of memory (the
+//! backend's buffer is).
+//!
+//! # Example
+#![cfg_attr(feature = "conformance", doc = "```")]
+#![cfg_attr(not(feature = "conformance"), doc = "```ignore")]
+//! use allocator_core::conformance::VecBuffer; // host memory, for examples
+//! use allocator_core::{Arena, DeviceBuffer, Request};
+//!
+//! let mut arena = Arena::new(VecBuffer::new(1 << 20))?;
+//! let weights = arena.allocate(Request::new(400_000).align(256))?;
+//! let cache = arena.allocate(Request::new(400_000).align(256))?;
+//! let at = arena.range(cache)?;
+//! arena.buffer_mut().write(at.start, b"keys and values")?;
+//!
+//! arena.release(weights)?; // 648,576 bytes are free now, in two holes
+//! let larger = arena.allocate(Request::new(600_000))?; // moves the cache out of the way
+//! assert_eq!(&arena.view(cache)?[..15], b"keys and values");
+//! println!("{}", arena.occupancy(60));
+//! # assert!(arena.stats().moved_bytes == 400_000 && arena.range(larger).is_ok());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -7,7 +7,7 @@ use allocator_core::{BestFit, Compaction, Lifetime, LowestOffset, Placement};
 use proptest::prelude::*;
 use shadow::{Config, Op, Shadow};
 
-const CASES: u32 = if cfg!(miri) { 2 } else { 192 };
+const CASES: u32 = if cfg!(miri) { 1 } else { 192 };
 const LENGTH: usize = if cfg!(miri) { 24 } else { 200 };
 
 fn op() -> impl Strategy<Value = Op> {

@@ -165,7 +165,7 @@ pub fn views_cover_the_block<H: Harness>(harness: &mut H) {
 pub fn churn_loses_no_byte<H: Harness>(harness: &mut H) {
     let mut bench = Bench::fragmented(harness);
     let mut random = 0x2545_F491_4F6C_DD1D_u64;
-    for round in 0..if cfg!(miri) { 30 } else { 300 } {
+    for round in 0..if cfg!(miri) { 12 } else { 300 } {
         random ^= random << 13;
         random ^= random >> 7;
         random ^= random << 17;

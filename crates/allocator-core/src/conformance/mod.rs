@@ -152,12 +152,15 @@ macro_rules! __suite {
     )*};
 }
 
-/// A buffer of at least 256 grains, and its grain.
+/// A buffer of at least `GRAINS` grains, and its grain.
 fn fresh<H: Harness>(harness: &mut H) -> (H::Buffer, u64) {
-    let buffer = harness.make(1024);
+    let buffer = harness.make(4 * GRAINS);
     let grain = buffer.grain();
-    if buffer.size() >= 256 * grain { (buffer, grain) } else { (harness.make(256 * grain), grain) }
+    if buffer.size() >= GRAINS * grain { (buffer, grain) } else { (harness.make(GRAINS * grain), grain) }
 }
+
+/// Grains in a test's buffer; few under miri, which is slow.
+const GRAINS: u64 = if cfg!(miri) { 64 } else { 256 };
 
 /// `len` bytes that differ from their neighbours and from those of another `seed`.
 fn pattern(seed: u64, len: u64) -> Vec<u8> {

@@ -82,8 +82,12 @@ pub(super) struct Search {
     gaps: Vec<(u64, usize)>,
     /// Blocks of the run at hand that leave it: (block, destination).
     leaving: Vec<(usize, u64)>,
-    /// Gaps that took such blocks: (index, where the rest of it starts).
-    taken: Vec<(usize, u64)>,
+    /// Gaps that took such blocks, in the order they did.
+    taken: Vec<usize>,
+    /// Per gap: where the rest of it starts once it took a block, else 0.
+    rests: Vec<u64>,
+    /// Blocks and gaps that may still be looked at before the search settles.
+    steps: usize,
     /// Blocks of the run at hand, longest first.
     by_length: Vec<usize>,
     /// Blocks of the run at hand that stay in it, in address order.
@@ -131,16 +135,14 @@ impl Search {
             extent.end - extent.start - layout.bytes(from, to) >= fit.size
         });
         // With no alignment above the grain the first run tried is feasible.
-        let mut steps = STEPS_BASE + STEPS_PER_BLOCK * layout.len();
-        while let Some(Reverse(run)) = self.runs.pop() {
+        self.steps = STEPS_BASE + STEPS_PER_BLOCK * layout.len();
+        while let Some(Reverse(run)) = self.runs.pop()
+            && self.spend(run.moves)
+        {
             if let Some((cost, _)) = self.push_all_together(layout, fit, &run) {
                 return Some((cost, run));
             }
             self.extend(layout, run, None);
-            match steps.checked_sub(run.moves) {
-                Some(left) => steps = left,
-                None => break,
-            }
         }
         // Padding is in the way almost everywhere: take the cheapest whole stretch between two walls.
         let whole = layout.segments().filter_map(|segment| {
@@ -163,21 +165,27 @@ impl Search {
         self.gaps
             .extend(gaps.filter(|(gap, _)| !gap.is_empty()).map(|(gap, index)| (gap.end - gap.start, index)));
         self.gaps.sort_unstable();
-        let mut steps = STEPS_BASE + STEPS_PER_BLOCK * layout.len();
-        while let Some(Reverse(run)) = self.runs.pop() {
+        self.rests.clear();
+        self.rests.resize(layout.len() + 1, 0);
+        self.taken.clear();
+        self.steps = STEPS_BASE + STEPS_PER_BLOCK * layout.len();
+        while let Some(Reverse(run)) = self.runs.pop()
+            && self.spend(run.moves)
+        {
             if let Some(split) = self.leave(layout, fit, &run) {
                 self.emit(layout, split, plan);
                 return true;
             }
-            if run.moves < LONGEST_RUN {
-                self.extend(layout, run, bound);
-            }
-            match steps.checked_sub(run.moves) {
-                Some(left) => steps = left,
-                None => break,
-            }
+            self.extend(layout, run, bound);
         }
         false
+    }
+
+    /// Takes from the steps left; false when there are not enough.
+    fn spend(&mut self, steps: usize) -> bool {
+        let left = self.steps.checked_sub(steps);
+        self.steps = left.unwrap_or(0);
+        left.is_some()
     }
 
     /// Collects, for each first block, the shortest run that meets `enough` and costs less than `bound`.
@@ -217,7 +225,9 @@ impl Search {
     /// Finds homes elsewhere for the blocks of `run`, longest first, and pushes those without one aside.
     fn leave(&mut self, layout: &Layout, fit: &Fit, run: &Run) -> Option<usize> {
         self.leaving.clear();
-        self.taken.clear();
+        for gap in self.taken.drain(..) {
+            self.rests[gap] = 0;
+        }
         self.staying.clear();
         self.by_length.clear();
         self.by_length.extend(run.from..run.to);
@@ -225,15 +235,17 @@ impl Search {
         let extent = layout.extent(run.from, run.to);
         let mut slack = extent.end - extent.start - fit.size;
         for place in 0..self.by_length.len() {
+            if self.steps == 0 {
+                return None;
+            }
             let index = self.by_length[place];
             let item = &layout.items[index];
             if let Some((gap, dst)) = self.home(layout, run, item) {
                 self.leaving.push((index, dst));
-                let rest = dst + item.len;
-                match self.taken.iter_mut().find(|(taken, _)| *taken == gap) {
-                    Some(taken) => taken.1 = rest,
-                    None => self.taken.push((gap, rest)),
+                if self.rests[gap] == 0 {
+                    self.taken.push(gap);
                 }
+                self.rests[gap] = dst + item.len;
             } else {
                 slack = slack.checked_sub(item.len)?;
                 self.staying.push(Slide { index, down: 0, up: 0 });
@@ -244,17 +256,24 @@ impl Search {
     }
 
     /// The tightest gap outside `run` that takes `item`, and where: `(gap, offset)`.
-    fn home(&self, layout: &Layout, run: &Run, item: &Item) -> Option<(usize, u64)> {
-        let inside = |gap: usize| (run.from..=run.to).contains(&gap);
-        let taken = |gap: usize| self.taken.iter().any(|(index, _)| *index == gap);
+    fn home(&mut self, layout: &Layout, run: &Run, item: &Item) -> Option<(usize, u64)> {
+        let place = |gap: Range<u64>| Some((gap.end - gap.start, lowest(&gap, item.len, item.align)?));
         let first = self.gaps.partition_point(|(len, _)| *len < item.len);
-        let whole = self.gaps[first..].iter().filter(|(_, gap)| !inside(*gap) && !taken(*gap)).take(SCAN);
-        let whole = whole
-            .filter_map(|(len, gap)| Some((*len, lowest(&layout.gap(*gap), item.len, item.align)?, *gap)))
-            .next();
-        let rests = self.taken.iter().filter_map(|(gap, start)| {
-            let rest = *start..layout.gap(*gap).end;
-            Some((rest.end - rest.start, lowest(&rest, item.len, item.align)?, *gap))
+        let (mut whole, mut seen) = (None, 0);
+        for (_, gap) in self.gaps[first..].iter().take(SCAN + self.taken.len() + run.moves) {
+            seen += 1;
+            let inside = (run.from..=run.to).contains(gap);
+            if !inside && self.rests[*gap] == 0 {
+                whole = place(layout.gap(*gap)).map(|(len, dst)| (len, dst, *gap));
+                if whole.is_some() {
+                    break;
+                }
+            }
+        }
+        self.spend(seen);
+        let rests = self.taken.iter().rev().take(SCAN).filter_map(|gap| {
+            let (len, dst) = place(self.rests[*gap]..layout.gap(*gap).end)?;
+            Some((len, dst, *gap))
         });
         rests.chain(whole).min().map(|(_, dst, gap)| (gap, dst))
     }
@@ -323,11 +342,9 @@ impl Run {
     }
 }
 
-/// Gaps of fitting length tried for one block before it is taken to have no home (alignment).
+/// Gaps of fitting length, and rests of gaps, tried for one block before it is taken to have no home.
 const SCAN: usize = 64;
-/// The most blocks an evacuation moves.
-const LONGEST_RUN: usize = 64;
-/// Blocks looked at before a search settles, so that planning stays linear: this many …
+/// Blocks and gaps looked at before a search settles, so that planning stays linear: this many …
 const STEPS_BASE: usize = 4096;
 /// … and this many more per block of the arena.
 const STEPS_PER_BLOCK: usize = 8;
