@@ -4,7 +4,7 @@
 //! serves a wrong byte, whatever failed. Where no fault can cut a move or a write half-way, nothing is ever lost.
 //!
 //! `SOAK_SCHEDULES` sets the number of programs (default 400), `SOAK_SEED` the first seed. A failure names its seed:
-//! `SOAK_SEED=<seed> SOAK_SCHEDULES=1` runs that program alone.
+//! `SOAK_SEED=<seed> SOAK_SCHEDULES=1` runs that program alone, and `SOAK_TRACE=1` prints its steps.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop where it stands")]
 
 use backend_cpu::sim::{Call, Fault, FaultPlan, SimConfig, SimDevice, SimQueue};
@@ -118,6 +118,7 @@ struct World {
     rng: Rng,
     next_name: u64,
     failures: u64,
+    trace: bool,
 }
 
 /// A tensor and what it must contain.
@@ -161,6 +162,7 @@ fn program(seed: u64, file: &Path, contents: &[Vec<u8>]) -> Totals {
         rng,
         next_name: 0,
         failures: 0,
+        trace: std::env::var_os("SOAK_TRACE").is_some(),
     };
     if world.rng.below(2) == 0 {
         for (tensor, bytes) in world.pool.attach_safetensors(file).unwrap().into_iter().zip(contents) {
@@ -169,7 +171,7 @@ fn program(seed: u64, file: &Path, contents: &[Vec<u8>]) -> Totals {
     }
     let steps = 20 + world.rng.below(60) as u64;
     for step in 0..steps {
-        if std::env::var_os("SOAK_TRACE").is_some() {
+        if world.trace {
             eprintln!("-- step {step} {:?} {:?}", world.weather, world.pool.stats());
         }
         world.step();
@@ -181,14 +183,14 @@ fn program(seed: u64, file: &Path, contents: &[Vec<u8>]) -> Totals {
 impl World {
     fn step(&mut self) {
         let op = self.rng.below(16);
-        if std::env::var_os("SOAK_TRACE").is_some() {
+        if self.trace {
             eprintln!("op {op}, {} held", self.held.len());
         }
         match op {
             0 | 1 => self.create(),
             2 => self.drop_tensor(),
-            3 | 4 | 5 => self.read(),
-            6 | 7 | 8 => self.write(),
+            3..=5 => self.read(),
+            6..=8 => self.write(),
             9 => self.prefetch(),
             10 => self.release_one(),
             11 => self.load(),
@@ -389,10 +391,11 @@ impl World {
 
     fn pin(&mut self) {
         let Some(at) = self.pick() else { return };
-        if !self.tensors[at].tensor.unpin() {
-            if let Err(error) = self.tensors[at].tensor.pin() {
-                self.refused(at, &error);
-            }
+        if self.tensors[at].tensor.unpin() {
+            return;
+        }
+        if let Err(error) = self.tensors[at].tensor.pin() {
+            self.refused(at, &error);
         }
     }
 
@@ -424,7 +427,7 @@ impl World {
     }
 
     fn expected(&mut self, error: &SwapError) {
-        if std::env::var_os("SOAK_TRACE").is_some() {
+        if self.trace {
             eprintln!("   {error}");
         }
         self.failures += 1;
