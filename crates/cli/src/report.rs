@@ -20,6 +20,9 @@ pub(crate) struct Report {
     pub(crate) passes: u32,
     /// The most the backend had allocated on the device at once, its scratch included.
     pub(crate) peak_device_bytes: u64,
+    /// What the backend holds on the device beside the arena; said to people only.
+    #[serde(skip)]
+    pub(crate) scratch_bytes: u64,
     /// The most page-locked host memory at once.
     pub(crate) peak_pinned_bytes: u64,
     /// Host to device.
@@ -51,15 +54,16 @@ pub(crate) struct Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let percent = |part: u64, whole: u64| 100.0 * part as f64 / whole.max(1) as f64;
-        writeln!(f, "model       {}", self.model)?;
+        writeln!(f, "model       {}", at_home(&self.model))?;
         writeln!(f, "            {} tensors, {}", self.tensors, Size(self.model_bytes))?;
         writeln!(
             f,
-            "device      {}, arena {} ({:.1} % of the model), peak {}",
+            "device      {}, arena {} ({:.1} % of the model), peak {} with {} of scratch",
             self.backend,
             Size(self.device_bytes),
             percent(self.device_bytes, self.model_bytes),
-            Size(self.peak_device_bytes)
+            Size(self.peak_device_bytes),
+            Size(self.scratch_bytes)
         )?;
         writeln!(f, "pinned      {} at the peak", Size(self.peak_pinned_bytes))?;
         writeln!(
@@ -87,5 +91,14 @@ impl fmt::Display for Report {
             self.seconds, self.passes, self.stall_seconds
         )?;
         write!(f, "mismatches  {}", self.mismatches)
+    }
+}
+
+/// A path below the home directory as people write it.
+fn at_home(path: &str) -> String {
+    let home = std::env::var("HOME").unwrap_or_default();
+    match path.strip_prefix(&home) {
+        Some(rest) if home.len() > 1 && rest.starts_with('/') => format!("~{rest}"),
+        _ => path.to_owned(),
     }
 }

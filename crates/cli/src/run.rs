@@ -86,6 +86,7 @@ impl backends::Visitor for Job<'_> {
             device_bytes: stats.arena_bytes,
             passes: self.args.passes,
             peak_device_bytes: stats.device_memory.peak,
+            scratch_bytes: stats.device_memory.scratch,
             peak_pinned_bytes: stats.locked_bytes,
             uploaded_bytes: stats.uploaded_bytes,
             downloaded_bytes: stats.downloaded_bytes,
