@@ -70,7 +70,15 @@ impl<E: Event> Meter<E> {
         let mut state = self.shared.lock();
         state.total.bytes += bytes;
         if state.since.is_none() {
-            state.since = Some(state.until.map_or(started, |until| started.max(until)));
+            let since = state.until.map_or(started, |until| started.max(until));
+            if matches!(event.query(), Ok(true)) {
+                // It is over already: nobody needs to watch.
+                let now = Instant::now();
+                state.total.busy += now.saturating_duration_since(since);
+                state.until = Some(now);
+                return;
+            }
+            state.since = Some(since);
         }
         state.flying.push_back(event.clone());
         drop(state);
