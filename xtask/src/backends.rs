@@ -4,7 +4,7 @@
 pub(crate) struct Backend {
     /// First segment of its conformance tests' names: `<name>::<suite>::<promise>`.
     pub(crate) name: &'static str,
-    /// Package whose integration test `conformance` holds them.
+    /// Its package, whose integration test `conformance` holds those of the lower floors.
     pub(crate) package: &'static str,
     /// Features of that package that the tests need.
     pub(crate) features: &'static [&'static str],
