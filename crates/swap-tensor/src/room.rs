@@ -5,7 +5,7 @@ use crate::{
     books::{Books, Job, JobKind},
     pool::{Guard, Inner},
 };
-use allocator_core::{AllocError, ApplyError, DeviceBuffer, Handle, Request};
+use allocator_core::{AllocError, ApplyError, DeviceBuffer, Handle, Move, Plan, Request};
 use core::ops::Range;
 use pinned_host::{Access, Event, HostError, Lane, Queue, QueueError, SliceOf, Transfer};
 use std::time::Instant;
@@ -98,12 +98,8 @@ impl<T: Transfer> Inner<T> {
     }
 
     /// Runs a plan as one operation on the buffer's queue: all waits, the copies in order, one event.
-    fn apply(&self, books: &mut Books<T>, plan: &allocator_core::Plan) -> Result<(), SwapError> {
-        books.accesses.clear();
-        for m in plan.moves() {
-            books.accesses.push((m.src.clone(), Access::Read));
-            books.accesses.push((m.dst..m.dst + (m.src.end - m.src.start), Access::Write));
-        }
+    fn apply(&self, books: &mut Books<T>, plan: &Plan) -> Result<(), SwapError> {
+        books.list_accesses(plan.moves());
         let queue = &self.queue;
         self.order(books, queue, "order a move")?;
         let mut refused = None;
@@ -121,8 +117,8 @@ impl<T: Transfer> Inner<T> {
             }
             books.counters.moved_bytes += m.src.end - m.src.start;
         }
-        books.accesses.truncate(2 * done);
         if done > 0 {
+            books.list_accesses(&plan.moves()[..done]);
             self.seal_moves(books, &plan.moves()[..done])?;
         }
         match refused {
@@ -135,7 +131,7 @@ impl<T: Transfer> Inner<T> {
     }
 
     /// Records the event behind enqueued moves. If none is to be had, and waiting fails too, they are torn.
-    fn seal_moves(&self, books: &mut Books<T>, moves: &[allocator_core::Move]) -> Result<(), SwapError> {
+    fn seal_moves(&self, books: &mut Books<T>, moves: &[Move]) -> Result<(), SwapError> {
         match self.record(books, &self.queue) {
             Ok(Some(event)) => {
                 let accesses = core::mem::take(&mut books.accesses);
@@ -337,6 +333,23 @@ impl<T: Transfer> Inner<T> {
 }
 
 impl<T: Transfer> Books<T> {
+    /// Makes `accesses` what one operation of these moves reads and writes, in as few ranges as possible.
+    fn list_accesses(&mut self, moves: &[Move]) {
+        self.accesses.clear();
+        for m in moves {
+            self.accesses.push((m.src.clone(), Access::Read));
+            self.accesses.push((m.dst..m.dst + (m.src.end - m.src.start), Access::Write));
+        }
+        self.accesses.sort_unstable_by_key(|(range, access)| (*access == Access::Write, range.start));
+        self.accesses.dedup_by(|next, kept| {
+            let joins = next.1 == kept.1 && next.0.start <= kept.0.end;
+            if joins {
+                kept.0.end = kept.0.end.max(next.0.end);
+            }
+            joins
+        });
+    }
+
     /// The least recently used tensor that may go, and whether it is clean.
     fn victim(&self, spare_fetched: bool, clean_only: bool) -> Option<(u32, bool)> {
         self.lru.iter().find_map(|at| {
