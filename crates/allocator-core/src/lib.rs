@@ -22,7 +22,8 @@
 //!
 //! # Highlights
 //! * **Least moves**: [`OffsetAllocator::plan_room`] weighs sliding a window of blocks together against
-//!   evacuating one, by bytes moved, and stays within 1 % of the exact optimum where that can be computed.
+//!   evacuating one, by bytes moved. On random arenas of up to six blocks, where the exact optimum can be
+//!   computed, its plans move 1.3 % more bytes in all (3.2 % with mixed alignments).
 //! * **Plans are data**: whoever has queues and events orders each copy in [`Arena::apply`]'s closure; the
 //!   core sees none of them. Between two moves anything may be allocated, freed or leased.
 //! * **Failures explain themselves**: [`AllocError::OutOfMemory`] tells full from fragmented,

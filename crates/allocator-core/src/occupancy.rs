@@ -14,6 +14,9 @@ impl<P> OffsetAllocator<P> {
     /// `ContiguousMemoryAllocator.print_allocation(resolution)`, which computes in floating point; this is
     /// exact. O(resolution + blocks + holes).
     ///
+    /// # Panics
+    /// As any `String` does, when `resolution` characters are more than memory can hold.
+    ///
     /// ```
     /// # use allocator_core::{OffsetAllocator, Request};
     /// let mut offsets = OffsetAllocator::new(1024)?;

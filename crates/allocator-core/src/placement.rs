@@ -149,3 +149,87 @@ pub struct Spot {
 
 /// Holes compared per size class before a longer class is tried.
 const SCAN: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec::Vec;
+
+    use super::*;
+    use crate::{OffsetAllocator, Request};
+
+    /// An allocator with holes of these lengths, made in this order, a block of one byte between any two.
+    fn holes(lens: &[u64]) -> OffsetAllocator {
+        let mut offsets = OffsetAllocator::new(lens.iter().map(|len| len + 1).sum()).unwrap();
+        let mut filled = Vec::new();
+        for len in lens {
+            filled.push(offsets.allocate(Request::new(*len)).unwrap());
+            offsets.allocate(Request::new(1)).unwrap();
+        }
+        for hole in filled {
+            offsets.free(hole).unwrap();
+        }
+        offsets
+    }
+
+    fn start(offsets: &OffsetAllocator, request: Request) -> u64 {
+        offsets.find(request).unwrap().range().start
+    }
+
+    #[test]
+    fn best_fit_takes_the_tightest_and_of_equal_ones_the_lowest() {
+        let offsets = holes(&[100, 40, 50, 40, 1000]);
+        assert_eq!(start(&offsets, Request::new(40)), 101);
+        assert_eq!(start(&offsets, Request::new(41)), 142);
+        assert_eq!(start(&offsets, Request::new(51)), 0);
+        assert_eq!(start(&offsets, Request::new(40).align(64)), 0);
+        assert_eq!(start(&offsets, Request::new(101).align(64)), 256);
+    }
+
+    #[test]
+    fn short_lived_blocks_take_the_high_end() {
+        let offsets = holes(&[100]);
+        assert_eq!(start(&offsets, Request::new(10).lifetime(Lifetime::Short)), 90);
+        assert_eq!(start(&offsets, Request::new(10).align(32).lifetime(Lifetime::Short)), 64);
+        assert_eq!(start(&offsets, Request::new(10).lifetime(Lifetime::Long)), 0);
+    }
+
+    #[test]
+    fn a_refusal_is_true_however_many_holes_share_a_class() {
+        // 200 holes of one class, and only the first made (so the last looked at) is long enough.
+        let mut lens = alloc::vec![8300];
+        lens.resize(200, 8200);
+        let mut offsets = holes(&lens);
+        assert_eq!(start(&offsets, Request::new(8300)), 0);
+        assert!(offsets.find(Request::new(8301)).is_err());
+        let taken = offsets.allocate(Request::new(8300)).unwrap();
+        assert!(offsets.find(Request::new(8300)).is_err());
+        assert_eq!(offsets.free(taken), Ok(0..8300));
+    }
+
+    #[test]
+    fn lowest_offset_takes_the_first_that_fits() {
+        let mut offsets = OffsetAllocator::with_placement(64, 1, LowestOffset).unwrap();
+        let first = offsets.allocate(Request::new(20)).unwrap();
+        offsets.allocate(Request::new(10)).unwrap();
+        offsets.free(first).unwrap();
+        assert_eq!(offsets.find(Request::new(5)).unwrap().range(), 0..5);
+        assert_eq!(offsets.find(Request::new(21)).unwrap().range(), 30..51);
+    }
+
+    #[test]
+    fn a_faulty_placement_is_found_out() {
+        struct Anywhere(u64);
+        impl Placement for Anywhere {
+            fn place(&self, holes: Holes<'_>, _: &Fit) -> Option<Spot> {
+                Some(holes.by_address().next()?.at(self.0))
+            }
+        }
+        for offset in [0, 4, 8, 12, 16, 61, u64::MAX] {
+            let mut offsets = OffsetAllocator::with_placement(64, 4, Anywhere(offset)).unwrap();
+            let found = offsets.allocate(Request::new(8).align(8));
+            assert_eq!(found.is_ok(), [0, 8, 16].contains(&offset), "{offset}");
+            assert!(found.is_ok() || found == Err(crate::AllocError::Misplaced { offset, size: 8 }));
+            offsets.check().unwrap();
+        }
+    }
+}
