@@ -3,6 +3,10 @@
 use crate::SwapError;
 use pinned_host::Transfer;
 
+/// Host memory as a device.
+#[cfg(feature = "cpu")]
+pub use backend_cpu::CpuDevice;
+
 /// One backend this crate knows, and whether it can be used here.
 #[derive(Debug)]
 #[non_exhaustive]

@@ -70,6 +70,8 @@ pub(crate) struct Entry<T: Transfer> {
     pub(crate) file: Option<FileCopy>,
     /// A thread is bringing it to the device, or reading its host copy: nobody else starts to.
     pub(crate) busy: bool,
+    /// Leases given so far: a wish to fetch it ahead is stale once this has moved.
+    pub(crate) uses: u64,
     /// Fetched ahead and not used since.
     pub(crate) fetched_ahead: bool,
     /// Transfers in flight for it.
@@ -178,6 +180,7 @@ impl<T: Transfer> Books<T> {
             host: HostSlot { state: SlotState::Absent, slice: None },
             file: None,
             busy: false,
+            uses: 0,
             fetched_ahead: false,
             jobs: 0,
             token: Weak::new(),

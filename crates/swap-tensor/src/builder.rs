@@ -136,7 +136,13 @@ impl Split {
 /// nothing else.
 fn tier<T: Transfer>(device: &T, bytes: u64, lockable: u64) -> Result<RegionOf<T>, SwapError> {
     let locker = device.locker();
-    let len = usize::try_from(bytes.next_multiple_of(PAGE)).unwrap_or(usize::MAX);
+    let pages = bytes.checked_next_multiple_of(PAGE).and_then(|len| usize::try_from(len).ok());
+    let Some(len) = pages else {
+        return Err(SwapError::Config {
+            what: "host memory",
+            why: format!("{bytes} bytes are more than can be addressed"),
+        });
+    };
     if bytes <= lockable
         && let Ok(region) = locker.lock(len)
     {

@@ -172,6 +172,7 @@ impl<T: Transfer> Inner<T> {
         books.lru.touch(at);
         let entry = books.entry_mut(at);
         entry.fetched_ahead = false;
+        entry.uses += 1;
         if entry.device.state == SlotState::Filling && !entry.device.ordered {
             entry.device.state.step(SlotState::Valid); // its contents are what this lease will write
         }

@@ -142,7 +142,7 @@ pub enum SwapError {
     #[error("arena: {0}")]
     Arena(#[from] AllocError),
     /// A file could not be opened or read.
-    #[error("{}: {operation} at byte {offset}: {source}", path.display())]
+    #[error("{}: cannot {operation}{}: {source}", path.display(), place(*offset))]
     File {
         /// The file.
         path: PathBuf,
@@ -162,7 +162,7 @@ pub enum SwapError {
         reason: String,
     },
     /// An attached file is no longer the one that was attached.
-    #[error("{}: changed while attached: {len} bytes, was {expected}", path.display())]
+    #[error("{}: the file changed while attached ({expected} bytes then, {len} now)", path.display())]
     FileChanged {
         /// The file.
         path: PathBuf,
@@ -199,4 +199,9 @@ impl SwapError {
     pub fn is_device_lost(&self) -> bool {
         matches!(self, SwapError::Device { kind: ErrorKind::DeviceLost, .. })
     }
+}
+
+/// Where in a file, if not at its start.
+fn place(offset: u64) -> String {
+    if offset == 0 { String::new() } else { format!(" at byte {offset}") }
 }

@@ -40,11 +40,13 @@ pub(crate) fn open(path: &Path) -> Result<Vec<(TensorSpec, FileCopy)>, SwapError
     let io = |operation, offset| {
         move |source| SwapError::File { path: path.to_owned(), operation, offset, source }
     };
-    let file = File::open(path).map_err(io("open", 0))?;
-    let status = file.metadata().map_err(io("stat", 0))?;
+    // Looked at before it is opened: opening a pipe would wait for a writer.
+    let status = std::fs::metadata(path).map_err(io("open", 0))?;
     if !status.is_file() {
         return Err(format(path, "it is not a regular file"));
     }
+    let file = File::open(path).map_err(io("open", 0))?;
+    let status = file.metadata().map_err(io("stat", 0))?;
     let attached = Arc::new(AttachedFile {
         file,
         path: path.to_owned(),

@@ -272,10 +272,10 @@ impl<T: Transfer> Inner<T> {
             }
             done += piece;
         }
-        match flight.finish() {
-            (Ok(()), _) => Ok(bytes.next_multiple_of(self.grain())),
-            (Err(error), settled) => Err((error, settled)),
-        }
+        let (landed, settled) = flight.finish();
+        // A file that changed under the reads may have given pieces of two.
+        let unchanged = landed.and_then(|()| file.file.check_unchanged());
+        unchanged.map(|()| bytes.next_multiple_of(self.grain())).map_err(|error| (error, settled))
     }
 
     /// Uploads a piece that lies in staging.

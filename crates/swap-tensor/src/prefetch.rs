@@ -25,10 +25,17 @@ struct Shared<T: Transfer> {
 }
 
 struct State<T: Transfer> {
-    wishes: VecDeque<Arc<Token<T>>>,
+    wishes: VecDeque<Wish<T>>,
     /// The worker is serving a wish it has taken off the queue.
     serving: bool,
     closed: bool,
+}
+
+/// A tensor to fetch, unless it is used before its turn comes.
+struct Wish<T: Transfer> {
+    token: Arc<Token<T>>,
+    /// How often it had been leased when the wish came.
+    uses: u64,
 }
 
 impl<T: Transfer> Fetcher<T> {
@@ -45,8 +52,8 @@ impl<T: Transfer> Fetcher<T> {
     {
         let mut state = self.shared.lock();
         for token in tokens {
-            if !state.wishes.iter().any(|w| Arc::ptr_eq(w, token)) {
-                state.wishes.push_back(Arc::clone(token));
+            if !state.wishes.iter().any(|wish| Arc::ptr_eq(&wish.token, token)) {
+                state.wishes.push_back(Wish { token: Arc::clone(token), uses: token.uses() });
             }
         }
         if state.wishes.is_empty() {
@@ -86,11 +93,11 @@ impl<T: Transfer> Shared<T> {
             if state.closed {
                 return;
             }
-            if let Some(token) = state.wishes.pop_front() {
+            if let Some(wish) = state.wishes.pop_front() {
                 state.serving = true;
                 drop(state);
-                token.fetch_ahead();
-                drop(token);
+                wish.token.fetch_ahead(wish.uses);
+                drop(wish);
                 state = self.lock();
                 state.serving = false;
                 self.changed.notify_all();
@@ -121,12 +128,16 @@ impl<T: Transfer> Drop for Fetcher<T> {
 }
 
 impl<T: Transfer> Token<T> {
-    /// Brings the tensor in if that disturbs nobody.
-    fn fetch_ahead(&self) {
+    fn uses(&self) -> u64 {
+        self.inner.lock().entry(self.at).uses
+    }
+
+    /// Brings the tensor in if that disturbs nobody, and if it was not used since the wish.
+    fn fetch_ahead(&self, uses: u64) {
         let books = self.inner.lock();
         let entry = books.entry(self.at);
-        if entry.held() || entry.busy {
-            return; // in use, or on its way
+        if entry.held() || entry.busy || entry.uses != uses {
+            return; // in use, on its way, or too late
         }
         let effort = Effort { wait_until: None, since: Instant::now() };
         let (mut books, found) = self.inner.bring_in(books, self.at, Want::Contents, effort);

@@ -233,6 +233,7 @@ impl<T: Transfer> Tensor<T> {
             Below::File(copy) => {
                 copy.file.check_unchanged()?;
                 copy.file.read_exact_at(into, copy.offset)?;
+                copy.file.check_unchanged()?;
                 self.inner().lock().counters.file_bytes += into.len() as u64;
                 Ok(())
             }

@@ -168,7 +168,9 @@ impl Search {
         self.rests.clear();
         self.rests.resize(layout.len() + 1, 0);
         self.taken.clear();
-        self.steps = STEPS_BASE + STEPS_PER_BLOCK * layout.len();
+        // Beside a slide that is known to work, an evacuation is only worth a short look.
+        let blocks = if bound.is_some() { layout.len().min(WORTH_A_LOOK) } else { layout.len() };
+        self.steps = STEPS_BASE + STEPS_PER_BLOCK * blocks;
         while let Some(Reverse(run)) = self.runs.pop()
             && self.spend(run.moves)
         {
@@ -341,6 +343,9 @@ impl Run {
         bound.is_none_or(|bound| (self.bytes, self.moves) < bound)
     }
 }
+
+/// Blocks for whose number of steps the search looks for something cheaper than a slide it has found.
+const WORTH_A_LOOK: usize = 64;
 
 /// Gaps of fitting length, and rests of gaps, tried for one block before it is taken to have no home.
 const SCAN: usize = 64;
