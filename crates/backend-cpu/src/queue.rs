@@ -97,6 +97,10 @@ impl Queue for CpuQueue {
         Ok(shared.record(&mut list))
     }
 
+    fn same_queue(&self, other: &Self) -> bool {
+        Arc::ptr_eq(self.shared(), other.shared())
+    }
+
     fn drain(&self) -> Result<(), CpuError> {
         self.record()?.synchronize()
     }
@@ -149,8 +153,7 @@ impl Worker {
 /// The queue itself: its list, and whoever works it off.
 ///
 /// That is the queue's thread, and besides it anybody who waits for a copy that has not been started: instead
-/// of sleeping until the thread wakes up, the waiter does the copy. A short copy on an idle queue is done by whoever
-/// submits it. At any time one of them runs an operation.
+/// of sleeping until the thread wakes up, the waiter does the copy. At any time one of them runs an operation.
 pub(crate) struct Shared {
     pub(crate) device: u64,
     pub(crate) timeline: Timeline,
@@ -228,19 +231,13 @@ impl Shared {
         if list.closed {
             return Err(CpuError::Closed);
         }
-        let short = work.bytes() <= AT_ONCE && work.is_copy() && list.work.is_empty() && !held_here();
         list.work.push_back(work);
         self.submitted.fetch_add(1, SeqCst);
         let result = then(self, &mut list);
-        // Doing a short copy costs less than waking somebody to do it.
-        let taken = if short { self.take(&mut list, |_| true) } else { None };
-        let wake = taken.is_none() && list.parked;
+        let wake = list.parked;
         drop(list);
         if wake {
             self.arrived.notify_one();
-        }
-        if let Some((work, number)) = taken {
-            self.execute_here(work, number);
         }
         Ok(result)
     }
@@ -290,12 +287,6 @@ impl Shared {
         }
         let taken = self.take(&mut lock(&self.list), Work::is_copy);
         let Some((work, number)) = taken else { return false };
-        self.execute_here(work, number);
-        true
-    }
-
-    /// Runs an operation that was taken off the list on a thread that is not the queue's.
-    fn execute_here(&self, work: Work, number: u64) {
         self.execute(work, number);
         let mut list = lock(&self.list);
         list.running = false;
@@ -304,6 +295,7 @@ impl Shared {
         if wake {
             self.arrived.notify_one();
         }
+        true
     }
 
     fn take(&self, list: &mut List, which: impl FnOnce(&Work) -> bool) -> Option<(Work, u64)> {
@@ -324,6 +316,3 @@ impl Shared {
         self.timeline.complete(number);
     }
 }
-
-/// The longest copy, in bytes, that is done at the call when the queue is idle.
-const AT_ONCE: u64 = 64 << 10;

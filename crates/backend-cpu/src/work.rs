@@ -49,15 +49,6 @@ impl Work {
         matches!(self, Work::Upload { .. } | Work::Download { .. } | Work::Move { .. })
     }
 
-    /// Bytes it copies.
-    pub(crate) fn bytes(&self) -> u64 {
-        match self {
-            Work::Upload { src: host, .. } | Work::Download { dst: host, .. } => host.len as u64,
-            Work::Move { src, .. } => src.end - src.start,
-            Work::Wait(_) | Work::Run(_) => 0,
-        }
-    }
-
     /// Does it, on the calling thread, which holds no range.
     pub(crate) fn run(self) -> Result<(), CpuError> {
         match self {

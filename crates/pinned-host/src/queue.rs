@@ -55,6 +55,10 @@ pub trait Queue: Clone + Send + Sync + 'static {
     /// The device's refusal; the work submitted before is unaffected.
     fn record(&self) -> Result<Self::Event, QueueError<Self>>;
 
+    /// Whether both name the same queue: the first event after a failure reports it, so whoever records on a shared queue
+    /// must know who else does.
+    fn same_queue(&self, other: &Self) -> bool;
+
     /// Blocks until everything submitted so far has ended: the way out when [`record`](Self::record) fails.
     ///
     /// # Errors

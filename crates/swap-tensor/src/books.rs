@@ -8,7 +8,7 @@ use crate::{
 };
 use allocator_core::{Arena, Handle, Plan};
 use core::ops::Range;
-use pinned_host::{Access, Hazards, SliceOf, Ticket, Transfer};
+use pinned_host::{Access, Hazards, Queue, SliceOf, Ticket, Transfer};
 use std::{
     collections::HashMap,
     sync::{Arc, Weak},
@@ -29,10 +29,12 @@ pub(crate) struct Books<T: Transfer> {
     pub(crate) jobs: Vec<Job<T>>,
     /// Work in flight that changes a block in place, moves and writes under a lease: the event behind it, and the block.
     pub(crate) changes: Vec<(T::Event, Handle)>,
+    /// Number of changes at which those that have ended are looked for.
+    look_at: usize,
     /// Accesses of moves whose end no event marks yet: nothing else is enqueued before one does.
     pub(crate) unsealed: Vec<(Range<u64>, Access)>,
-    /// Tensors leased for writing now.
-    pub(crate) writers: Vec<u32>,
+    /// Tensors leased for writing now, and the queues their leases are on.
+    pub(crate) writers: Vec<(u32, T::Queue)>,
     /// Device bytes under lease or pin; never more than the arena.
     pub(crate) held: u64,
     /// Device bytes that write-backs in flight will give back.
@@ -127,6 +129,7 @@ impl<T: Transfer> Books<T> {
             lru: Lru::new(),
             jobs: Vec::new(),
             changes: Vec::new(),
+            look_at: LOOK_FLOOR,
             unsealed: Vec::new(),
             writers: Vec::new(),
             held: 0,
@@ -222,13 +225,13 @@ impl<T: Transfer> Books<T> {
         if entry.live || entry.jobs > 0 || entry.readers > 0 || entry.writer || entry.busy {
             return;
         }
-        if !self.release_device(at) {
-            return; // still in use by work whose end cannot be known; the number stays taken
-        }
         let entry = self.entry_mut(at);
         entry.host.slice = None;
         entry.host.state = SlotState::Absent;
         entry.file = None;
+        if !self.release_device(at) {
+            return; // still in use by work whose end cannot be known; the number stays taken
+        }
         self.lru.remove(at);
         self.vacant.push(at);
     }
@@ -289,14 +292,27 @@ impl<T: Transfer> Books<T> {
         }
     }
 
-    /// An event was recorded on some queue. If it fails, work under any write lease of the moment may be what failed: the
-    /// first event after a failure reports it, and no later one.
-    pub(crate) fn witness(&mut self, event: &T::Event) {
-        for &at in &self.writers {
-            if let Some(block) = self.entries[at as usize].device.block {
+    /// An event was recorded on `queue`. If it fails, work under any write lease on that queue may be what failed: the first
+    /// event after a failure reports it, and no later one.
+    pub(crate) fn witness(&mut self, event: &T::Event, queue: &T::Queue) {
+        for (at, of) in &self.writers {
+            if let (true, Some(block)) = (of.same_queue(queue), self.entries[*at as usize].device.block) {
                 self.changes.push((event.clone(), block));
             }
         }
+        if self.changes.len() >= self.look_at {
+            self.reap_changes();
+            self.look_at = (2 * self.changes.len()).max(LOOK_FLOOR);
+        }
+    }
+
+    /// Work on `queue` failed, and nobody can say whose.
+    pub(crate) fn spoil_writers(&mut self, queue: &T::Queue) {
+        let writers = core::mem::take(&mut self.writers);
+        for (at, _) in writers.iter().filter(|(_, of)| of.same_queue(queue)) {
+            self.spoil(*at);
+        }
+        self.writers = writers;
     }
 
     /// The range of a tensor's device copy.
@@ -361,3 +377,6 @@ impl<T: Transfer> Entry<T> {
         }
     }
 }
+
+/// Fewer changes are not worth looking at before somebody asks.
+const LOOK_FLOOR: usize = 64;

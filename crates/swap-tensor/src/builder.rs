@@ -3,8 +3,8 @@
 use crate::{SwapError, SwapPool, books::Books, fill::DEPTH, meter::Meter, pool::Inner, prefetch::Fetcher};
 use allocator_core::{Arena, DeviceBuffer};
 use pinned_host::{
-    HostPool, HostRegion, Lane, LockPolicy, PageLocker, QueuedBuffer, RegionOf, StagingConfig, StagingRing,
-    Transfer,
+    HostPool, HostRegion, Lane, LockPolicy, PageLocker, Queue, QueuedBuffer, RegionOf, StagingConfig,
+    StagingRing, Transfer,
 };
 use std::{
     sync::{Arc, Condvar, Mutex},
@@ -34,7 +34,7 @@ impl<T: Transfer> PoolBuilder<T> {
         }
     }
 
-    /// Length of the arena in bytes, a multiple of the device's grain (rounded down to one). Required.
+    /// Length of the arena in bytes, a multiple of the device's grain. Required.
     #[must_use]
     pub fn device_memory(mut self, bytes: u64) -> Self {
         self.device_memory = Some(bytes);
@@ -101,15 +101,18 @@ impl<T: Transfer> PoolBuilder<T> {
         let grain = buffer.grain().max(1);
         let host =
             HostPool::new(tier.into_iter().collect(), grain).map_err(|e| host_error("the host tier", e))?;
+        let queue = buffer.queue().clone();
+        let origin = queue.record().map_err(|e| SwapError::device("record an event", e))?;
         let inner = Inner {
-            queue: buffer.queue().clone(),
+            queue,
+            origin,
             books: Mutex::new(Books::new(Arena::new(buffer.clone())?)),
             changed: Condvar::new(),
             host,
             staging,
             buffer,
             piece: piece.next_multiple_of(grain),
-            deadline: self.deadline,
+            deadline: self.deadline.min(FOR_EVER),
             locked: memory.locked,
             pageable: memory.pageable,
             meter: self.measure.then(Meter::new),
@@ -177,5 +180,7 @@ fn host_error(purpose: &'static str, source: impl std::error::Error + Send + Syn
 const STAGING: u64 = 16 << 20;
 /// The longest piece of a copy through staging.
 const PIECE: u64 = 2 << 20;
+/// A deadline that a clock can still be asked for.
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 /// Granularity of host memory.
 const PAGE: u64 = 4096;

@@ -9,7 +9,7 @@ use crate::{
     room::Effort,
 };
 use core::ops::Range;
-use pinned_host::{Access, Transfer};
+use pinned_host::{Access, Queue, Transfer};
 use std::time::Instant;
 
 impl<T: Transfer> Inner<T> {
@@ -19,9 +19,10 @@ impl<T: Transfer> Inner<T> {
         &'a self,
         mut books: Guard<'a, T>,
         wanted: &[(u32, Mode)],
+        queue: &T::Queue,
         effort: Effort,
     ) -> Result<Guard<'a, T>, SwapError> {
-        let arena = books.arena.stats().size;
+        let arena = books.arena.allocator().size();
         loop {
             books.reap();
             let conflict = wanted.iter().find(|&&(at, mode)| {
@@ -54,7 +55,7 @@ impl<T: Transfer> Inner<T> {
                         Mode::Read => entry.readers += 1,
                         Mode::Write => {
                             entry.writer = true;
-                            books.writers.push(at);
+                            books.writers.push((at, queue.clone()));
                         }
                     }
                     books.held += if held { 0 } else { padded };
@@ -82,7 +83,7 @@ impl<T: Transfer> Inner<T> {
             Mode::Write => entry.writer = false,
         }
         if mode == Mode::Write {
-            books.writers.retain(|&w| w != at);
+            books.writers.retain(|(w, _)| *w != at);
         }
         let entry = books.entry(at);
         let (held, padded) = (entry.held(), entry.padded);
@@ -162,6 +163,9 @@ impl<T: Transfer> Inner<T> {
         queue: &T::Queue,
     ) -> Result<Range<u64>, SwapError> {
         let Some(block) = books.entry(at).device.block else { return Ok(0..0) };
+        if !queue.same_queue(&self.queue) && queue.wait(&self.origin).is_err() {
+            return Err(SwapError::ForeignQueue { name: books.entry(at).spec.name().to_owned() });
+        }
         if mode == Mode::Write && books.entry(at).device.stuck {
             return Err(SwapError::Stuck { name: books.entry(at).spec.name().to_owned() });
         }

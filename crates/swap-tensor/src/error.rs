@@ -108,7 +108,13 @@ pub enum SwapError {
         /// The name.
         name: String,
     },
-    /// A tensor, a lease or a queue of another pool.
+    /// A queue of another device.
+    #[error("tensor {name:?} was asked for on a queue of another device")]
+    ForeignQueue {
+        /// The tensor.
+        name: String,
+    },
+    /// A tensor of another pool.
     #[error("tensor {name:?} belongs to another pool")]
     ForeignTensor {
         /// The tensor.

@@ -43,6 +43,7 @@ impl<T: Transfer> Inner<T> {
         effort: Effort,
     ) -> (Guard<'a, T>, Result<Found, SwapError>) {
         let mut found = Found::Here;
+        let mut fetched_once = false;
         loop {
             books.reap();
             let entry = books.entry(at);
@@ -72,6 +73,11 @@ impl<T: Transfer> Inner<T> {
                 SlotState::Lost => {
                     let error = self.lost();
                     return (books, Err(error));
+                }
+                state if fetched_once => {
+                    // What was just brought in turned out bad: trying for ever would help nobody.
+                    let name = entry.spec.name().to_owned();
+                    return (books, Err(SwapError::BadCopy { name, state }));
                 }
                 _ => {
                     // Torn or poisoned: replaced from below, unless somebody still uses it.
@@ -105,6 +111,7 @@ impl<T: Transfer> Inner<T> {
                 return (books, Err(error));
             }
             found = Found::Fetched;
+            fetched_once = true;
             books.entry_mut(at).busy = true;
             let (guard, fetched) = self.fetch(books, at, want, effort);
             books = guard;

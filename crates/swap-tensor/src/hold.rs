@@ -34,7 +34,7 @@ impl<T: Transfer> Hold<T> {
         let inner = &token.inner;
         let since = Instant::now();
         let effort = Effort { wait_until: Some(since + inner.deadline), since };
-        let books = inner.claim(inner.lock(), &[(token.at, mode)], effort)?;
+        let books = inner.claim(inner.lock(), &[(token.at, mode)], queue, effort)?;
         let (_books, range) = inner.occupy(books, (token.at, mode, want), queue, effort);
         Ok(Hold {
             token: Arc::clone(token),
@@ -102,6 +102,7 @@ impl<T: Transfer> Hold<T> {
                 write(&padded)
             }
         };
+        self.blank &= done.is_err();
         done.map_err(|e| SwapError::device("write a tensor", e))
     }
 
@@ -210,14 +211,26 @@ impl<T: Transfer> Hold<T> {
         let inner = &*self.token.inner;
         let at = self.token.at;
         let mut books = inner.lock();
+        let mut refused = None;
         let recorded = match event {
-            Some(event) => {
-                books.witness(&event);
-                Ok(Some(event))
-            }
+            // The queue must understand the event, or nobody could wait for it later.
+            Some(event) => match self.queue.wait(&event) {
+                Ok(()) => {
+                    books.witness(&event, &self.queue);
+                    self.blank = false;
+                    Ok(Some(event))
+                }
+                Err(error) => {
+                    refused = Some(SwapError::device("end a lease with an event", error));
+                    inner.record(&mut books, &self.queue)
+                }
+            },
             None if self.range.is_empty() => Ok(None),
             None => inner.record(&mut books, &self.queue),
         };
+        if self.blank {
+            books.spoil(at); // nothing that this crate knows of was written
+        }
         match recorded {
             Ok(event) => {
                 if let (Some(event), false) = (event, self.range.is_empty()) {
@@ -240,7 +253,7 @@ impl<T: Transfer> Hold<T> {
         }
         let verdict = self.verdict(&books);
         inner.unclaim(&mut books, at, self.mode);
-        verdict
+        refused.map_or(verdict, Err)
     }
 }
 

@@ -177,7 +177,7 @@ impl<T: Transfer> Lease<T> {
         let claims: Vec<(u32, Mode)> = wanted.iter().map(|(tensor, mode)| (tensor.at(), *mode)).collect();
         let since = Instant::now();
         let effort = Effort { wait_until: Some(since + inner.deadline), since };
-        let mut books = inner.claim(inner.lock(), &claims, effort)?;
+        let mut books = inner.claim(inner.lock(), &claims, queue, effort)?;
         let mut leases = Vec::with_capacity(wanted.len());
         for (i, (tensor, mode)) in wanted.iter().enumerate() {
             let (guard, range) = inner.occupy(books, (tensor.at(), *mode, Want::Contents), queue, effort);

@@ -13,7 +13,7 @@ use crate::{
 use pinned_host::{HostPool, RegionOf, StagingRing, Transfer};
 use std::{
     path::Path,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
@@ -47,7 +47,7 @@ pub(crate) type Guard<'a, T> = MutexGuard<'a, Books<T>>;
 /// ```
 pub struct SwapPool<T: Transfer> {
     pub(crate) inner: Arc<Inner<T>>,
-    /// Ends with the last clone of the pool and the last tensor.
+    /// Ends with the last clone of the pool; what was asked for and not begun is forgotten then.
     pub(crate) fetcher: Arc<Fetcher<T>>,
 }
 
@@ -62,6 +62,8 @@ pub(crate) struct Inner<T: Transfer> {
     pub(crate) buffer: T::Buffer,
     /// The queue moves run on, and leases by default.
     pub(crate) queue: T::Queue,
+    /// An event of this device, long fired: another device's queue cannot wait for it.
+    pub(crate) origin: T::Event,
     /// Bytes of a piece of a copy through staging.
     pub(crate) piece: u64,
     pub(crate) deadline: Duration,
@@ -225,7 +227,7 @@ impl<T: Transfer> SwapPool<T> {
     fn insert(&self, spec: TensorSpec, fill: impl FnOnce(&mut Entry<T>)) -> Result<Tensor<T>, SwapError> {
         let grain = self.inner.grain();
         let mut books = self.inner.lock();
-        let arena = books.arena.stats().size;
+        let arena = books.arena.allocator().size();
         if spec.bytes() > arena {
             return Err(SwapError::LargerThanArena {
                 name: spec.name().to_owned(),
@@ -236,7 +238,12 @@ impl<T: Transfer> SwapPool<T> {
         let at = books.insert(spec, grain)?;
         let entry = books.entry_mut(at);
         fill(entry);
-        let token = Arc::new(Token { inner: Arc::clone(&self.inner), at, spec: Arc::clone(&entry.spec) });
+        let token = Arc::new(Token {
+            inner: Arc::clone(&self.inner),
+            at,
+            spec: Arc::clone(&entry.spec),
+            wished: AtomicBool::new(false),
+        });
         entry.token = Arc::downgrade(&token);
         Ok(Tensor { token })
     }

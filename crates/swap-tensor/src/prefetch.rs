@@ -8,7 +8,7 @@ use crate::{
 use pinned_host::Transfer;
 use std::{
     collections::VecDeque,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     thread::JoinHandle,
     time::Instant,
 };
@@ -52,7 +52,7 @@ impl<T: Transfer> Fetcher<T> {
     {
         let mut state = self.shared.lock();
         for token in tokens {
-            if !state.wishes.iter().any(|wish| Arc::ptr_eq(&wish.token, token)) {
+            if !token.wished.swap(true, Ordering::Relaxed) {
                 state.wishes.push_back(Wish { token: Arc::clone(token), uses: token.uses() });
             }
         }
@@ -96,6 +96,7 @@ impl<T: Transfer> Shared<T> {
             if let Some(wish) = state.wishes.pop_front() {
                 state.serving = true;
                 drop(state);
+                wish.token.wished.store(false, Ordering::Relaxed);
                 wish.token.fetch_ahead(wish.uses);
                 drop(wish);
                 state = self.lock();

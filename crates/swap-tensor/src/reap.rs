@@ -23,7 +23,7 @@ impl<T: Transfer> Books<T> {
     }
 
     /// Changes come before transfers: a transfer that read a torn block must not publish it.
-    fn reap_changes(&mut self) {
+    pub(crate) fn reap_changes(&mut self) {
         let mut i = 0;
         while i < self.changes.len() {
             match self.changes[i].0.query() {

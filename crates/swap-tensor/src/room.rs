@@ -58,7 +58,9 @@ impl<T: Transfer> Inner<T> {
                     Err(error) => return (books, Err(error)),
                 }
             }
-            if books.counters.failed_transfers > failures
+            // Nobody listens to a fetch: a failure is kept for who does.
+            if !prefetch
+                && books.counters.failed_transfers > failures
                 && let Some(fault) = books.fault.take()
             {
                 return (books, Err(fault));
@@ -79,7 +81,7 @@ impl<T: Transfer> Inner<T> {
             if let Some(error) = refusal {
                 return (books, Err(error));
             }
-            let (waited, held, arena) = (effort.since.elapsed(), books.held, books.arena.stats().size);
+            let (waited, held, arena) = (effort.since.elapsed(), books.held, books.arena.allocator().size());
             let full = SwapError::DeviceBudget { requested: bytes, leased: held, free, arena, waited };
             match effort.wait_until {
                 Some(until) if Instant::now() < until => books = self.sleep(books, until),
@@ -166,16 +168,13 @@ impl<T: Transfer> Inner<T> {
     ) -> Result<Option<T::Event>, QueueError<T::Queue>> {
         match queue.record() {
             Ok(event) => {
-                books.witness(&event);
+                books.witness(&event, queue);
                 Ok(Some(event))
             }
             Err(_) => match queue.drain() {
                 Ok(()) => Ok(None),
                 Err(error) => {
-                    // It says that work failed, and not whose.
-                    let writers = core::mem::take(&mut books.writers);
-                    writers.iter().for_each(|&at| books.spoil(at));
-                    books.writers = writers;
+                    books.spoil_writers(queue);
                     Err(error)
                 }
             },
@@ -188,7 +187,7 @@ impl<T: Transfer> Inner<T> {
             return Ok(());
         }
         let event = self.queue.record().map_err(|error| SwapError::device("wait for a move", error))?;
-        books.witness(&event);
+        books.witness(&event, &self.queue);
         let unsealed = core::mem::take(&mut books.unsealed);
         books.hazards.after(&unsealed, &event);
         Ok(())
@@ -314,8 +313,10 @@ impl<T: Transfer> Inner<T> {
             return Ok(slice);
         }
         let bytes = entry.padded;
+        // What cannot be addressed cannot be allocated either.
+        let len = usize::try_from(bytes).unwrap_or(usize::MAX);
         loop {
-            match self.host.allocate(bytes as usize) {
+            match self.host.allocate(len) {
                 Ok(slice) => {
                     books.entry_mut(at).host.state.step(SlotState::Reserved);
                     return Ok(slice);
@@ -385,7 +386,13 @@ impl<T: Transfer> Books<T> {
                 entry.host.state == SlotState::Stale || (entry.host.state == SlotState::Valid && twin);
             spare && entry.host.slice.is_some() && !entry.busy
         };
-        let Some(at) = self.live().map(|(at, _)| at).find(|&at| spare(self, at)) else { return false };
+        let stale = |books: &Self, at: u32| books.entry(at).host.state == SlotState::Stale;
+        // A stale copy is worth nothing; one of a tensor on the device saves a write-back.
+        let by_worth = |at: &u32| !stale(self, *at);
+        let Some(at) = self.live().map(|(at, _)| at).filter(|&at| spare(self, at)).min_by_key(by_worth)
+        else {
+            return false;
+        };
         let entry = self.entry_mut(at);
         entry.host.slice = None;
         entry.host.state.step(SlotState::Absent);

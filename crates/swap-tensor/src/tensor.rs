@@ -6,7 +6,10 @@ use crate::{
     pool::{Guard, Inner},
 };
 use pinned_host::Transfer;
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Instant,
+};
 
 /// A tensor of a pool. Cloning is cheap and names the same tensor; its copies go when the last clone does.
 pub struct Tensor<T: Transfer> {
@@ -18,6 +21,8 @@ pub(crate) struct Token<T: Transfer> {
     pub(crate) inner: Arc<Inner<T>>,
     pub(crate) at: u32,
     pub(crate) spec: Arc<TensorSpec>,
+    /// It waits for the fetching thread.
+    pub(crate) wished: AtomicBool,
 }
 
 impl<T: Transfer> Tensor<T> {
@@ -67,8 +72,9 @@ impl<T: Transfer> Tensor<T> {
         Lease::write(self, queue)
     }
 
-    /// Like [`write_on`](Self::write_on) on the pool's default queue, but the old contents are not brought in: they are
-    /// unspecified until written, and the caller writes all of them.
+    /// Like [`write_on`](Self::write_on) on the pool's default queue, but the old contents are not brought in, and the caller
+    /// writes all of them: through the lease, or by work whose event [`finish`](WriteLease::finish) is given. A lease that is
+    /// dropped without either leaves the copy torn.
     ///
     /// # Errors
     /// As `write_on`, except that no valid copy is needed.
@@ -174,8 +180,10 @@ impl<T: Transfer> Tensor<T> {
     /// As [`read_on`](Self::read_on).
     pub fn pin(&self) -> Result<(), SwapError> {
         let lease = self.read()?;
+        lease.wait()?;
         self.inner().lock().entry_mut(self.at()).pins += 1;
-        lease.wait()
+        drop(lease);
+        Ok(())
     }
 
     /// Takes one pin back; `false` if there was none.

@@ -313,3 +313,72 @@ fn threads_share_a_pool() {
     let total: u32 = tensors.iter().map(|t| u32::from(contents(t)[0])).sum();
     assert_eq!(total % 256, 800 % 256);
 }
+
+#[test]
+fn a_failure_on_one_queue_leaves_writers_on_others_alone() {
+    let pool = pool(64 * KIB, 1 << 20);
+    let queue = pool.device().new_queue().unwrap();
+    let (a, b) = (tensor(&pool, "a", KIB, 1), tensor(&pool, "b", KIB, 2));
+    let mut writing = a.write().unwrap();
+    writing.write_now(&[7; 1 << 10]).unwrap();
+    let reading = b.read_on(&queue).unwrap();
+    queue.launch(|| panic!("a kernel that fails, as the test wants it to")).unwrap();
+    drop(reading);
+    drop(writing);
+    pool.settle().unwrap();
+    assert_eq!(contents(&a), vec![7; 1 << 10]);
+}
+
+#[test]
+fn a_failing_kernel_spoils_what_it_was_to_write() {
+    let pool = pool(64 * KIB, 1 << 20);
+    let a = tensor(&pool, "a", KIB, 1);
+    let lease = a.write().unwrap();
+    lease.queue().launch(|| panic!("a kernel that fails, as the test wants it to")).unwrap();
+    drop(lease);
+    assert!(matches!(a.to_device(), Err(SwapError::BadCopy { .. } | SwapError::NoValidCopy { .. })));
+    assert!(matches!(a.copy_to(&mut [0; 1 << 10]), Err(SwapError::NoValidCopy { .. })));
+    a.load(&[5; 1 << 10]).unwrap();
+    assert_eq!(contents(&a), vec![5; 1 << 10]);
+}
+
+#[test]
+fn events_and_queues_of_another_device_are_refused_and_harm_nothing() {
+    let (pool, other) = (pool(64 * KIB, 1 << 20), CpuDevice::new().unwrap());
+    let (a, b) = (tensor(&pool, "a", 40 * KIB, 1), tensor(&pool, "b", 40 * KIB, 2));
+    let foreign = other.queue().record().unwrap();
+    assert!(matches!(a.read().unwrap().finish(foreign), Err(SwapError::Device { .. })));
+    assert!(matches!(a.read_on(other.queue()), Err(SwapError::ForeignQueue { .. })));
+    for _ in 0..3 {
+        b.read().unwrap().wait().unwrap();
+        a.read().unwrap().wait().unwrap();
+    }
+    assert_eq!(pool.stats().held_bytes, 0);
+}
+
+#[test]
+fn a_blank_copy_that_nobody_wrote_is_never_served() {
+    let pool = pool(64 * KIB, 1 << 20);
+    let a = tensor(&pool, "a", KIB, 1);
+    drop(a.overwrite().unwrap());
+    assert!(matches!(a.copy_to(&mut [0; 1 << 10]), Err(SwapError::NoValidCopy { .. })));
+    let mut lease = a.overwrite().unwrap();
+    assert!(matches!(lease.write_now(&[1]), Err(SwapError::Length { .. })));
+    drop(lease);
+    assert!(matches!(a.read(), Err(SwapError::NoValidCopy { .. })));
+    a.overwrite().unwrap().write_now(&[8; 1 << 10]).unwrap();
+    assert_eq!(contents(&a), vec![8; 1 << 10]);
+    let lease = a.overwrite().unwrap();
+    lease.view().unwrap().with_mut(|bytes: &mut [u8]| bytes.fill(9)).unwrap();
+    let event = lease.queue().record().unwrap();
+    lease.finish(event).unwrap();
+    assert_eq!(contents(&a), vec![9; 1 << 10]);
+}
+
+#[test]
+fn settings_beyond_all_bounds_are_errors_or_bounds() {
+    let builder = || SwapPool::builder(CpuDevice::new().unwrap()).device_memory(64 * KIB);
+    assert!(builder().host_memory(u64::MAX).build().is_err());
+    let pool = builder().host_memory(1 << 20).deadline(Duration::MAX).build().unwrap();
+    drop(tensor(&pool, "a", KIB, 1).read().unwrap());
+}

@@ -132,6 +132,10 @@ impl Queue for SimQueue {
         self.shared.with(|sim| self.try_record(sim))
     }
 
+    fn same_queue(&self, other: &Self) -> bool {
+        self.index == other.index && Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
     fn drain(&self) -> Result<(), SimError> {
         self.shared.with(|sim| self.try_drain(sim))
     }

@@ -312,6 +312,10 @@ impl Queue for ToyQueue {
         Ok(ToyEvent { state: Arc::clone(&self.state), line: self.index, number })
     }
 
+    fn same_queue(&self, other: &Self) -> bool {
+        self.index == other.index && Arc::ptr_eq(&self.state, &other.state)
+    }
+
     fn drain(&self) -> Result<(), ToyError> {
         let mut state = lock(&self.state);
         if state.lost {
