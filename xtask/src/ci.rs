@@ -190,7 +190,7 @@ fn miri() -> Outcome {
     let miri = |args: &[&str]| {
         let mut command =
             program("rustup", &[&nightly[..], &["test", "-p", "allocator-core"], args].concat());
-        // Interpretation is a thousand times slower, and depth is the native runs' business.
+        // Interpretation is slow, and depth is the native runs' business.
         command.env("PROPTEST_CASES", "4").env("MIRIFLAGS", "-Zmiri-disable-isolation");
         passes(command.env("RUSTUP_TOOLCHAIN", "nightly"))
     };

@@ -8,12 +8,10 @@ pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Polls `done` for some fifty microseconds; returns whether it came true.
+/// Polls `done` for a moment; returns whether it came true.
 ///
-/// A transfer of a few kilobytes takes less time than putting a thread to sleep and waking it, so whoever waits
-/// looks for a moment first. It does not yield meanwhile: a yield enters the kernel, which in a virtual machine can
-/// cost more than the transfer.
-/// On a single core the one that is waited for cannot run while another spins, so nobody does.
+/// A short transfer may be over before a thread has gone to sleep, so whoever waits looks first. It does not yield
+/// meanwhile: a yield enters the kernel. On a single core the one that is waited for cannot run while another spins, so nobody does.
 pub(crate) fn spin_until(done: impl Fn() -> bool) -> bool {
     let spins = if has_many_cores() { SPINS } else { 0 };
     for _ in 0..spins {

@@ -17,9 +17,9 @@
 //! | write a backend | [`Event`], [`Queue`], [`QueuedBuffer`], [`Transfer`], [`HostRegion`], [`PageLocker`], [`Parking`] |
 //! | prove it | `conformance` (feature `conformance`) |
 //!
-//! Why not a locked block per request, as DeepSpeed's pinned-tensor manager has it? Locking costs 0.4 s per GiB,
-//! and whoever forgets to free leaks locked pages. Why not powers of two, as PyTorch's host cache? 20 GiB asked
-//! become 32 GiB locked. Here a slice takes what it asks for plus at most a grain, and dropping it frees it.
+//! Why not a locked block per request, as DeepSpeed's pinned-tensor manager has it? Locking is the first touch
+//! of every page, and whoever forgets to free leaks locked pages. Why not powers of two, as PyTorch's host cache? Up to
+//! half of what is locked is never used. Here a slice takes what it asks for plus at most a grain, and dropping it frees it.
 //!
 //! Units are bytes: `usize` for lengths of host memory, `u64` for everything else.
 //!

@@ -6,7 +6,7 @@ use core::ptr::NonNull;
 /// Locks memory with the operating system alone: for devices that reach all host memory.
 ///
 /// On Unix an anonymous mapping and `mlock`; from 2 MiB on, mappings start at a multiple of 2 MiB and huge pages
-/// are asked for (first touch is several times faster with them). Elsewhere memory comes from the heap, cannot be
+/// are asked for, which means fewer faults at first touch. Elsewhere memory comes from the heap, cannot be
 /// locked, and nothing is tested.
 ///
 /// Fork: the child sees a private copy of the memory, which is not locked there.
@@ -19,7 +19,7 @@ impl PageLocker for OsLocker {
 
     /// A locked, zeroed region: `bytes` rounded up to whole pages.
     ///
-    /// Locking is the first touch: it costs about 0.4 s per GiB with small pages.
+    /// Locking is the first touch of every page: slow, and best done once.
     ///
     /// # Errors
     /// [`HostError::LockLimit`] when the process may not lock that much, [`HostError::Map`] and
