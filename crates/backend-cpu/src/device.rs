@@ -187,8 +187,8 @@ impl Transfer for CpuDevice {
     fn write_now(&self, dst: &mut CpuBuffer, at: u64, src: &[u8]) -> Result<(), CpuError> {
         let range = self.check(dst, at, src.len())?;
         let _guard = dst.memory().acquire(&[(range, true)])?;
-        // SAFETY: the range was checked, the guard keeps others from it, and `src` is no part of it: a slice from
-        // `with` is held by this thread, so the guard would have been refused.
+        // SAFETY: the range was checked, the guard keeps others from it, and `src` is no part of it: a slice lent by
+        // `with` keeps its own range held as long as it lives, so the guard could not have been had.
         unsafe { std::ptr::copy_nonoverlapping(src.as_ptr(), dst.memory().at(at), src.len()) };
         Ok(())
     }
