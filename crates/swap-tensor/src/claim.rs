@@ -48,6 +48,12 @@ impl<T: Transfer> Inner<T> {
                 return Err(full);
             }
             if conflict.is_none() && books.held + new <= arena {
+                let writes = wanted.iter().any(|&(_, mode)| mode == Mode::Write);
+                if writes && books.writers.iter().any(|(_, of)| of.same_queue(queue)) {
+                    // What failed on the queue before this lease is not this lease's.
+                    self.record(&mut books, queue)
+                        .map_err(|error| SwapError::device("order a lease", error))?;
+                }
                 for &(at, mode) in wanted {
                     let entry = books.entry_mut(at);
                     let (held, padded) = (entry.held(), entry.padded);
@@ -102,6 +108,11 @@ impl<T: Transfer> Inner<T> {
         effort: Effort,
     ) -> (Guard<'a, T>, Result<Range<u64>, SwapError>) {
         let (mut books, found) = self.bring_in(books, at, want, effort);
+        if want == Want::Room {
+            // How the old contents fared no longer matters.
+            let block = books.entry(at).device.block;
+            books.changes.retain(|&(_, changed)| Some(changed) != block);
+        }
         let leased = match found {
             Ok(found) => {
                 let (guard, landed) = match (mode, found) {

@@ -101,8 +101,12 @@ impl<T: Transfer> Inner<T> {
 
     /// Runs a plan as one operation on the buffer's queue: all waits, the copies in order, one event.
     fn apply(&self, books: &mut Books<T>, plan: &Plan) -> Result<(), SwapError> {
-        books.list_accesses(plan.moves());
         let queue = &self.queue;
+        if books.writers.iter().any(|(_, of)| of.same_queue(queue)) {
+            // What failed before the moves is then reported by this event, and not blamed on the blocks they move.
+            self.record(books, queue).map_err(|error| SwapError::device("order a move", error))?;
+        }
+        books.list_accesses(plan.moves());
         self.order(books, queue, "order a move")?;
         let mut refused = None;
         let mut done = 0;

@@ -67,9 +67,14 @@ enum Weather {
     Refusals,
     /// Transfers fail when they run. Nothing is ever lost.
     FailingTransfers,
+    /// Kernels fail. Nothing is lost but what they, or kernels beside them, were to write.
+    FailingKernels,
     /// Moves, kernels and whole devices fail too. No wrong byte is served.
     Storm,
 }
+
+const ALL_WEATHER: [Weather; 5] =
+    [Weather::Calm, Weather::Refusals, Weather::FailingTransfers, Weather::FailingKernels, Weather::Storm];
 
 impl Weather {
     fn faults(self) -> FaultPlan {
@@ -92,6 +97,7 @@ impl Weather {
                 .randomly(Call::Upload, 12, Fault::Short)
                 .randomly(Call::Download, 6, Fault::Fail)
                 .randomly(Call::Download, 12, Fault::Short),
+            Weather::FailingKernels => calm.randomly(Call::Launch, 3, Fault::Fail),
             Weather::Storm => calm
                 .randomly(Call::Upload, 10, Fault::Fail)
                 .randomly(Call::Download, 10, Fault::Short)
@@ -137,7 +143,7 @@ struct Held {
 
 fn program(seed: u64, file: &Path, contents: &[Vec<u8>]) -> Totals {
     let mut rng = Rng(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x5851_F42D_4C95_7F2D);
-    let weather = [Weather::Calm, Weather::Refusals, Weather::FailingTransfers, Weather::Storm][rng.below(4)];
+    let weather = ALL_WEATHER[rng.below(ALL_WEATHER.len())];
     let mut config = SimConfig::seeded(seed).grain([1, 4][rng.below(2)]).faults(weather.faults());
     if rng.below(8) == 0 {
         config = config.one_queue();
@@ -172,7 +178,8 @@ fn program(seed: u64, file: &Path, contents: &[Vec<u8>]) -> Totals {
     let steps = 20 + world.rng.below(60) as u64;
     for step in 0..steps {
         if world.trace {
-            eprintln!("-- step {step} {:?} {:?}", world.weather, world.pool.stats());
+            // Nothing that asks the pool: looking would change what happens.
+            eprintln!("-- step {step} {:?}", world.weather);
         }
         world.step();
         world.check();
@@ -261,6 +268,13 @@ impl World {
 
     /// Writes by a plain write, through staging or with a kernel, and ends the lease in one of three ways.
     fn write_under(&mut self, at: usize, mut lease: WriteLease<SimDevice>) {
+        if self.weather == Weather::FailingKernels && !self.held.is_empty() {
+            // Two writers may share a queue, and then nobody can say whose kernel failed.
+            self.tensors[at].doubtful = true;
+            for held in &self.held {
+                self.tensors[held.tensor].doubtful = true;
+            }
+        }
         let len = self.tensors[at].bytes.len();
         let new = self.rng.bytes(len);
         let key = self.rng.next() as u8;
@@ -288,7 +302,7 @@ impl World {
                     Ok(()) => self.tensors[at].bytes.iter_mut().for_each(|x| *x ^= key),
                     Err(error) => assert_ne!(self.weather, Weather::Calm, "{error}"),
                 }
-                if self.weather == Weather::Storm {
+                if matches!(self.weather, Weather::FailingKernels | Weather::Storm) {
                     self.tensors[at].doubtful = true;
                 }
             }
@@ -371,6 +385,9 @@ impl World {
         match self.pool.lease_all(&asked) {
             Ok(leases) => {
                 assert_eq!(leases.len(), wanted.len());
+                if self.weather == Weather::FailingKernels && leases.len() > 1 {
+                    wanted.iter().for_each(|&at| self.tensors[at].doubtful = true);
+                }
                 for (lease, &at) in leases.into_iter().zip(&wanted) {
                     match lease {
                         Lease::Read(lease) => self.verify(at, |into| lease.read_now(into)),
