@@ -1,9 +1,10 @@
 //! The command line.
 
 use crate::output;
-use crate::size::Size;
+use crate::size::{Size, SizeError};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// Use models larger than the device, and check every byte.
@@ -36,10 +37,10 @@ pub(crate) struct RunArgs {
     #[arg(long, default_value = "cpu", value_name = "NAME")]
     pub(crate) backend: String,
     /// Size of the arena on the device
-    #[arg(long, default_value = "96MiB", value_name = "SIZE")]
+    #[arg(long, default_value = "96MiB", value_name = "SIZE", value_parser = some, allow_hyphen_values = true)]
     pub(crate) device_memory: Size,
     /// Host memory for tensors that were changed and had to leave the device [default: the model's size, rounded up]
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = addressable, allow_hyphen_values = true)]
     pub(crate) host_memory: Option<Size>,
     /// How often to walk forward and back
     #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -64,9 +65,13 @@ pub(crate) struct InfoArgs {
 impl Cli {
     /// Parses the command line. The error is an exit code, everything else having been said.
     pub(crate) fn read() -> Result<Cli, u8> {
-        Cli::try_parse().map_err(|error| {
+        let args: Vec<OsString> = std::env::args_os().collect();
+        Cli::try_parse_from(&args).map_err(|error| {
             if error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-                // Like every other complaint: one line.
+                // Like every other complaint: one line. An argument it quotes must not end it early, so the same
+                // error is made anew of arguments without line breaks.
+                let shown = args.iter().map(|arg| OsString::from(output::visible(&arg.to_string_lossy())));
+                let error = Cli::try_parse_from(shown).err().unwrap_or(error);
                 let text = error.to_string();
                 let lines = text.lines().take_while(|line| !line.is_empty()).map(str::trim);
                 let line = lines.collect::<Vec<_>>().join(" ");
@@ -78,6 +83,21 @@ impl Cli {
             u8::try_from(error.exit_code()).unwrap_or(2)
         })
     }
+}
+
+/// A size that is something.
+fn some(text: &str) -> Result<Size, String> {
+    let size = addressable(text)?;
+    if size.0 == 0 { Err("not a usable size: it must be more than zero".to_owned()) } else { Ok(size) }
+}
+
+/// A size that a program can have.
+fn addressable(text: &str) -> Result<Size, String> {
+    let size: Size = text.parse().map_err(|error: SizeError| error.to_string())?;
+    if isize::try_from(size.0).is_err() {
+        return Err("not a usable size: more than any program can address".to_owned());
+    }
+    Ok(size)
 }
 
 #[cfg(test)]
@@ -100,6 +120,14 @@ mod tests {
         let cli = Cli::try_parse_from(["swap-tensor", "run", "--device-memory", "1.5GB"]).unwrap();
         let Command::Run(run) = cli.command else { panic!("not run") };
         assert_eq!((run.device_memory, run.passes, run.host_memory), (Size(1_500_000_000), 2, None));
+        let max = u64::MAX.to_string();
+        for size in ["-1", "-1G", "0", "0.0MiB", &max] {
+            let error = Cli::try_parse_from(["swap-tensor", "run", "--device-memory", size]).unwrap_err();
+            let text = error.to_string();
+            assert!(text.contains("--device-memory") && text.contains("not a usable size"), "{text}");
+        }
+        assert!(Cli::try_parse_from(["swap-tensor", "run", "--host-memory", "0"]).is_ok());
+        assert!(Cli::try_parse_from(["swap-tensor", "run", "--host-memory", &max]).is_err());
         for wrong in [["--device-memory", "lots"], ["--passes", "0"], ["--prefetch", "-1"]] {
             assert!(Cli::try_parse_from(["swap-tensor", "run", wrong[0], wrong[1]]).is_err());
         }

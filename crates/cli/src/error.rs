@@ -21,10 +21,20 @@ pub(crate) enum CliError {
     /// A combination of arguments that cannot work, in words of its own.
     #[error("{0}")]
     Usage(String),
+    #[error("backend {name} is not in this build: {why}")]
+    NotCompiled { name: String, why: String },
+    /// A size the system or the device does not give.
+    #[error("{option} {size} is more than can be had: {why}")]
+    NoMemory { option: &'static str, size: Size, why: String },
+    #[error(
+        "a host tier of {given} is too small for what changed: {why}; give at least --host-memory {needed}"
+    )]
+    HostTooSmall { given: Size, needed: u64, why: String },
     #[error("backend {name} cannot be used: {why}")]
     Unusable { name: String, why: String },
-    #[error("{what} {}: {source}", path.display())]
-    File { what: &'static str, path: PathBuf, source: io::Error },
+    /// The cache directory does not take the generated model.
+    #[error("{what} {}: {source}; set XDG_CACHE_HOME to a directory that can be written, or name a model file", path.display())]
+    Cache { what: &'static str, path: PathBuf, source: io::Error },
     #[error(
         "neither XDG_CACHE_HOME nor HOME names a directory for the generated model; set one, or name a model file"
     )]
@@ -32,6 +42,8 @@ pub(crate) enum CliError {
     /// The library or the device failed at work that was properly asked for.
     #[error("cannot {doing}: {why}")]
     Failed { doing: String, why: String },
+    #[error("{}: the file changed during the run", path.display())]
+    Changed { path: PathBuf },
     #[error("{mismatches} of {checks} checks failed: bytes were lost or mixed up, first in {first}")]
     Mismatches { mismatches: u64, checks: u64, first: String },
     #[error("cannot write to standard output: {0}")]
@@ -39,13 +51,17 @@ pub(crate) enum CliError {
 }
 
 impl CliError {
-    /// 2: what was asked for, or the file it names, is at fault. 1: the work failed.
+    /// 2: what other arguments or another file would mend. 1: the work failed.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             CliError::Input { .. }
             | CliError::UnknownBackend { .. }
             | CliError::TooSmall { .. }
+            | CliError::HostTooSmall { .. }
+            | CliError::NoMemory { .. }
             | CliError::Usage(_)
+            | CliError::NotCompiled { .. }
+            | CliError::Cache { .. }
             | CliError::NoCache => 2,
             _ => 1,
         }
@@ -55,8 +71,8 @@ impl CliError {
         CliError::Input { path: path.to_owned(), why: why.to_string() }
     }
 
-    pub(crate) fn file(what: &'static str, path: &Path) -> impl Fn(io::Error) -> CliError {
-        move |source| CliError::File { what, path: path.to_owned(), source }
+    pub(crate) fn cache(what: &'static str, path: &Path) -> impl Fn(io::Error) -> CliError {
+        move |source| CliError::Cache { what, path: path.to_owned(), source }
     }
 }
 
@@ -71,7 +87,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         }
         cause = error.source();
     }
-    text.replace('\n', " ")
+    text
 }
 
 /// Work that failed with `error`.

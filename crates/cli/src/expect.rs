@@ -6,9 +6,10 @@
 use crate::error::CliError;
 use crate::pattern::Pattern;
 use safetensors::tensor::Metadata;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufReader, Read, Seek, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// A tensor's place in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +23,9 @@ pub(crate) struct Place {
 /// What a model file says of itself.
 #[derive(Debug)]
 pub(crate) struct Model {
+    file: File,
+    path: PathBuf,
+    seen: Version,
     /// In the order of their bytes.
     pub(crate) places: Vec<Place>,
 }
@@ -33,12 +37,13 @@ impl Model {
     /// The file is missing, or its header and its length do not describe the same model.
     pub(crate) fn open(path: &Path) -> Result<Model, CliError> {
         let input = |why: String| CliError::input(path, why);
-        let mut file = File::open(path).map_err(|why| input(format!("cannot open: {why}")))?;
-        let length = file.metadata().map_err(|why| input(format!("cannot stat: {why}")))?;
-        if !length.is_file() {
-            return Err(input("is not a regular file".to_owned()));
-        }
-        let length = length.len();
+        let cannot = |what| move |why| CliError::input(path, format!("cannot {what}: {why}"));
+        // Before it is opened: opening a pipe waits for a writer, and opening a device may do anything.
+        let is_file = fs::metadata(path).map_err(cannot("open"))?.is_file();
+        let file = if is_file { Some(File::open(path).map_err(cannot("open"))?) } else { None };
+        let mut file = file.ok_or_else(|| input("is not a regular file".to_owned()))?;
+        let seen = Version::of(&file.metadata().map_err(cannot("stat"))?);
+        let length = seen.length;
         let mut size = [0; 8];
         if length < 8 {
             return Err(input(format!("{length} bytes are too few for a safetensors header")));
@@ -48,7 +53,8 @@ impl Model {
         let data = size.checked_add(8).filter(|data| *data <= length && size <= LONGEST_HEADER);
         let data = data.ok_or_else(|| input(format!("a header of {size} bytes in a file of {length}")))?;
         let mut header = Vec::new();
-        file.take(size)
+        (&file)
+            .take(size)
             .read_to_end(&mut header)
             .map_err(|why| input(format!("cannot read the header: {why}")))?;
         let metadata: Metadata = serde_json::from_slice(&header)
@@ -70,7 +76,17 @@ impl Model {
             .collect();
         // Empty tensors share their offset with the next one; the name makes the order the same each time.
         places.sort_by(|a, b| (a.offset, a.bytes, &a.name).cmp(&(b.offset, b.bytes, &b.name)));
-        Ok(Model { places })
+        Ok(Model { file, path: path.to_owned(), seen, places })
+    }
+
+    /// Whether the path names a file by now that is gone, or of another length or time of change.
+    pub(crate) fn changed(&self) -> bool {
+        fs::metadata(&self.path).map_or(true, |now| Version::of(&now) != self.seen)
+    }
+
+    /// The error that `error` really is: work over a file that changed says nothing but that.
+    pub(crate) fn blame(&self, error: CliError) -> CliError {
+        if self.changed() { CliError::Changed { path: self.path.clone() } } else { error }
     }
 
     /// Bytes of all tensors.
@@ -90,14 +106,11 @@ impl Model {
     ///
     /// # Errors
     /// The file cannot be read, or ends early.
-    pub(crate) fn expect(
-        &self,
-        path: &Path,
-        passes: u32,
-        mut read: impl FnMut(u64),
-    ) -> Result<Expected, CliError> {
-        let input = |why: std::io::Error| CliError::input(path, format!("cannot read its tensors: {why}"));
-        let mut file = BufReader::with_capacity(CHUNK, File::open(path).map_err(input)?);
+    pub(crate) fn expect(&self, passes: u32, mut read: impl FnMut(u64)) -> Result<Expected, CliError> {
+        let input = |why: std::io::Error| {
+            self.blame(CliError::input(&self.path, format!("cannot read its tensors: {why}")))
+        };
+        let mut file = BufReader::with_capacity(CHUNK, &self.file);
         let mut crcs = Vec::with_capacity(self.places.len());
         let mut chunk = vec![0; CHUNK];
         for (tensor, place) in self.places.iter().enumerate() {
@@ -122,6 +135,19 @@ impl Model {
             crcs.push(sums);
         }
         Ok(Expected { crcs })
+    }
+}
+
+/// What tells a file from a changed one.
+#[derive(Debug, PartialEq, Eq)]
+struct Version {
+    length: u64,
+    modified: Option<SystemTime>,
+}
+
+impl Version {
+    fn of(status: &fs::Metadata) -> Version {
+        Version { length: status.len(), modified: status.modified().ok() }
     }
 }
 
@@ -168,7 +194,7 @@ mod tests {
         let names: Vec<&str> = opened.places.iter().map(|place| place.name.as_str()).collect();
         assert_eq!(names, ["a", "b", "c", "d"]);
         let mut heard = 0;
-        let expected = opened.expect(&path, 2, |bytes| heard += bytes).unwrap();
+        let expected = opened.expect(2, |bytes| heard += bytes).unwrap();
         assert_eq!(heard, opened.bytes());
         for (tensor, length) in [(0, 0), (1, 1), (2, 12345), (3, CHUNK + 9)] {
             let mut bytes: Vec<u8> = (0..=u8::MAX).cycle().take(length).collect();

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The generated model's path, written now unless it already lies there whole.
 ///
@@ -14,10 +15,10 @@ use std::path::{Path, PathBuf};
 /// No cache directory, or one that cannot be written.
 pub(crate) fn cached() -> Result<PathBuf, CliError> {
     let dir = cache_dir()?;
-    fs::create_dir_all(&dir).map_err(CliError::file("cannot create the cache directory", &dir))?;
+    fs::create_dir_all(&dir).map_err(CliError::cache("cannot create the cache directory", &dir))?;
     let path = dir.join(FILE);
     if !intact(&path) {
-        write(&path).map_err(CliError::file("cannot write the generated model", &path))?;
+        write(&path).map_err(CliError::cache("cannot write the generated model", &path))?;
     }
     Ok(path)
 }
@@ -32,7 +33,8 @@ fn cache_dir() -> Result<PathBuf, CliError> {
 /// Writes it beside its place and renames it there, so that nobody ever sees half a model.
 fn write(path: &Path) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new().prefix(".gpt2").suffix(".partial").tempfile_in(dir)?;
+    sweep(dir);
+    let mut file = tempfile::Builder::new().prefix(PREFIX).suffix(SUFFIX).tempfile_in(dir)?;
     let (header, length) = header()?;
     file.write_all(&header)?;
     let mut chunk = vec![0; CHUNK];
@@ -42,10 +44,30 @@ fn write(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Removes what generators left behind that were killed. Best effort: a file that stays is in nobody's way.
+fn sweep(dir: &Path) {
+    let ours = |name: &str| {
+        let middle = name.strip_prefix(PREFIX).and_then(|name| name.strip_suffix(SUFFIX));
+        middle.is_some_and(|middle| middle.len() == 6 && middle.bytes().all(|b| b.is_ascii_alphanumeric()))
+    };
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let Some(status) = entry.metadata().ok().filter(fs::Metadata::is_file) else { continue };
+        let age = status.modified().ok().and_then(|modified| modified.elapsed().ok());
+        // A generator that lives has written to its file just now.
+        if entry.file_name().to_str().is_some_and(ours) && age.is_some_and(|age| age > ABANDONED) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// Whether the file at `path` is the model, byte for byte.
 fn intact(path: &Path) -> bool {
     let same = || -> io::Result<bool> {
         let (header, length) = header()?;
+        // Opening a pipe would wait for a writer.
+        if !fs::metadata(path)?.is_file() {
+            return Ok(false);
+        }
         let file = File::open(path)?;
         if file.metadata()?.len() != header.len() as u64 + length {
             return Ok(false);
@@ -116,12 +138,18 @@ fn header() -> io::Result<(Vec<u8>, u64)> {
 /// Names and shapes of GPT-2 124M in the order a forward pass uses them, from its published configuration.
 const LIST: &str = include_str!("../data/gpt2_124m.csv");
 const FILE: &str = "gpt2-124m-f16.safetensors";
+/// What a model being written is called: these around six letters and digits.
+const PREFIX: &str = ".gpt2";
+const SUFFIX: &str = ".partial";
+/// After so long without a write, its writer is gone.
+const ABANDONED: Duration = Duration::from_secs(3600);
 const SEED: u64 = 124;
 const CHUNK: usize = 1 << 20;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::SystemTime;
 
     #[test]
     fn the_list_is_gpt2() {
@@ -144,6 +172,25 @@ mod tests {
             Ok(true)
         })
         .unwrap();
+    }
+
+    #[test]
+    fn only_old_partial_models_are_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, age: Duration| {
+            let file = File::create(dir.path().join(name)).unwrap();
+            file.set_modified(SystemTime::now() - age).unwrap();
+        };
+        for name in
+            [".gpt2aB3dE6.partial", ".gpt2.partial", ".gpt2aB3dE67.partial", "gpt2aB3dE6.partial", FILE]
+        {
+            file(name, 2 * ABANDONED);
+        }
+        file(".gpt2zzzzzz.partial", ABANDONED / 2);
+        fs::create_dir(dir.path().join(".gpt2folder.partial")).unwrap();
+        sweep(dir.path());
+        assert!(!dir.path().join(".gpt2aB3dE6.partial").exists());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 6);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The result of a run, for people and for programs.
 
+use crate::output::visible;
 use crate::size::Size;
 use serde::Serialize;
 use std::fmt;
@@ -25,6 +26,9 @@ pub(crate) struct Report {
     pub(crate) scratch_bytes: u64,
     /// The most page-locked host memory at once.
     pub(crate) peak_pinned_bytes: u64,
+    /// Host memory that is not locked, of the host tier and of staging; said to people only.
+    #[serde(skip)]
+    pub(crate) pageable_bytes: u64,
     /// Host to device.
     pub(crate) uploaded_bytes: u64,
     /// Device to host.
@@ -53,19 +57,17 @@ pub(crate) struct Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let percent = |part: u64, whole: u64| 100.0 * part as f64 / whole.max(1) as f64;
-        writeln!(f, "model       {}", at_home(&self.model))?;
+        let percent = |part: u64, whole: u64| 100.0 * part as f64 / whole as f64;
+        writeln!(f, "model       {}", visible(&at_home(&self.model)))?;
         writeln!(f, "            {} tensors, {}", self.tensors, Size(self.model_bytes))?;
-        writeln!(
-            f,
-            "device      {}, arena {} ({:.1} % of the model), peak {} with {} of scratch",
-            self.backend,
-            Size(self.device_bytes),
-            percent(self.device_bytes, self.model_bytes),
-            Size(self.peak_device_bytes),
-            Size(self.scratch_bytes)
-        )?;
-        writeln!(f, "pinned      {} at the peak", Size(self.peak_pinned_bytes))?;
+        write!(f, "device      {}, arena {}", self.backend, Size(self.device_bytes))?;
+        if self.model_bytes > 0 {
+            write!(f, " ({:.1} % of the model)", percent(self.device_bytes, self.model_bytes))?;
+        }
+        let (peak, scratch) = (Size(self.peak_device_bytes), Size(self.scratch_bytes));
+        writeln!(f, ", peak {peak} with {scratch} of scratch")?;
+        let (locked, pageable) = (Size(self.peak_pinned_bytes), Size(self.pageable_bytes));
+        writeln!(f, "host        {locked} pinned at the peak, {pageable} pageable")?;
         writeln!(
             f,
             "traffic     {} up, {} down, {} moved inside the arena",
@@ -73,18 +75,21 @@ impl fmt::Display for Report {
             Size(self.downloaded_bytes),
             Size(self.moved_bytes)
         )?;
-        writeln!(
-            f,
-            "leases      {}, {:.1} % found their tensor on the device, {} evictions",
-            self.leases,
-            percent(self.hits, self.leases),
-            self.evictions
-        )?;
-        writeln!(
-            f,
-            "speed       {:.2} GB/s, {:.2} of a plain memcpy ({:.2} GB/s)",
-            self.transfer_gb_per_s, self.transfer_to_memcpy, self.memcpy_gb_per_s
-        )?;
+        write!(f, "leases      {}", self.leases)?;
+        if self.leases > 0 {
+            write!(f, ", {:.1} % found their tensor on the device", percent(self.hits, self.leases))?;
+        }
+        writeln!(f, ", {} evictions", self.evictions)?;
+        if self.uploaded_bytes + self.downloaded_bytes > 0 {
+            let (rate, ratio) = (self.transfer_gb_per_s, self.transfer_to_memcpy);
+            writeln!(
+                f,
+                "speed       {rate:.2} GB/s, {ratio:.2} of a plain memcpy ({:.2} GB/s)",
+                self.memcpy_gb_per_s
+            )?;
+        } else {
+            writeln!(f, "speed       nothing was transferred")?;
+        }
         writeln!(
             f,
             "time        {:.2} s for {} passes, {:.2} s of it waiting in leases",

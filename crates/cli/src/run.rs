@@ -7,11 +7,11 @@ use crate::memcpy::Memcpy;
 use crate::progress::Progress;
 use crate::report::Report;
 use crate::size::Size;
-use crate::walk::{Numbered, Walk};
+use crate::walk::{Cause, Failure, Numbered, Walk};
 use crate::{model, output};
-use pinned_host::Transfer;
+use pinned_host::{ErrorKind, Transfer};
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::Path;
 use swap_tensor::{SwapError, SwapPool, backends};
 
 /// Runs it, and prints what came of it.
@@ -32,12 +32,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), CliError> {
     }
     let expected = {
         let progress = Progress::new("reading", model.bytes());
-        model.expect(&path, args.passes, |bytes| progress.advance(bytes))?
+        model.expect(args.passes, |bytes| progress.advance(bytes))?
     };
-    let job = Job { args, path, model, expected };
-    let done = backends::open(&args.backend, job)
-        .map_err(|error| CliError::Unusable { name: args.backend.clone(), why: chain(&error) })??;
-
+    let done = stream(&Job { args, path: &path, model: &model, expected: &expected })?;
     if args.json {
         let json = serde_json::to_string(&done.report);
         output::line(json.map_err(|error| failed("write the report", &error))?)?;
@@ -52,12 +49,33 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), CliError> {
     }
 }
 
+/// Walks the model on the device that was asked for.
+///
+/// # Errors
+/// The device or the library fails, or the file changed before its last use: neither report nor verdict would mean
+/// anything then.
+fn stream(job: &Job<'_>) -> Result<Done, CliError> {
+    let done = backends::open(&job.args.backend, job).map_err(|error| {
+        let (name, why) = (job.args.backend.clone(), chain(&error));
+        match error {
+            SwapError::NoBackend { .. } => CliError::NotCompiled { name, why },
+            _ => CliError::Unusable { name, why },
+        }
+    })?;
+    match done {
+        Ok(Done { first_mismatch: Some(_), .. }) if job.model.changed() => {
+            Err(CliError::Changed { path: job.path.to_owned() })
+        }
+        done => done.map_err(|error| job.model.blame(error)),
+    }
+}
+
 /// Everything a run needs but the device.
 struct Job<'a> {
     args: &'a RunArgs,
-    path: PathBuf,
-    model: Model,
-    expected: Expected,
+    path: &'a Path,
+    model: &'a Model,
+    expected: &'a Expected,
 }
 
 struct Done {
@@ -66,7 +84,7 @@ struct Done {
     first_mismatch: Option<String>,
 }
 
-impl backends::Visitor for Job<'_> {
+impl backends::Visitor for &Job<'_> {
     type Output = Result<Done, CliError>;
 
     fn visit<T: Transfer>(self, device: T) -> Self::Output {
@@ -74,7 +92,8 @@ impl backends::Visitor for Job<'_> {
         let tensors = self.attach(&pool)?;
         let mut memcpy = Memcpy::new(self.model.places.iter().map(|place| place.bytes as usize));
         let steps = (self.args.passes, self.args.prefetch as usize);
-        let found = Walk::run(&pool, &tensors, &self.expected, steps, &mut memcpy)?;
+        let found = Walk::run(&pool, &tensors, self.expected, steps, &mut memcpy)
+            .map_err(|failure| self.walk_error(failure))?;
 
         let (stats, transfers) = (pool.stats(), pool.transfer_time().unwrap_or_default());
         let (transfer, memcpy) = (transfers.gb_per_s(), memcpy.gb_per_s());
@@ -88,6 +107,7 @@ impl backends::Visitor for Job<'_> {
             peak_device_bytes: stats.device_memory.peak,
             scratch_bytes: stats.device_memory.scratch,
             peak_pinned_bytes: stats.locked_bytes,
+            pageable_bytes: stats.pageable_bytes,
             uploaded_bytes: stats.uploaded_bytes,
             downloaded_bytes: stats.downloaded_bytes,
             moved_bytes: stats.moved_bytes,
@@ -107,20 +127,41 @@ impl backends::Visitor for Job<'_> {
 
 impl Job<'_> {
     fn pool<T: Transfer>(&self, device: T) -> Result<SwapPool<T>, CliError> {
-        let host_memory = self.args.host_memory.unwrap_or_else(|| self.room_for_all());
+        let (device_memory, host_memory) = (self.args.device_memory, self.host_memory());
         let builder = SwapPool::builder(device)
-            .device_memory(self.args.device_memory.0)
+            .device_memory(device_memory.0)
             .host_memory(host_memory.0)
             .measure_transfers(true);
         builder.build().map_err(|error| match error {
-            SwapError::Config { .. } => CliError::Usage(chain(&error)),
+            SwapError::Config { .. } | SwapError::Arena(_) => CliError::Usage(chain(&error)),
+            SwapError::Device { kind: ErrorKind::OutOfMemory, .. } => {
+                CliError::NoMemory { option: "--device-memory", size: device_memory, why: chain(&error) }
+            }
+            SwapError::Host { .. } => {
+                CliError::NoMemory { option: "--host-memory", size: host_memory, why: chain(&error) }
+            }
             error => failed("set up the pool", &error),
         })
     }
 
+    fn host_memory(&self) -> Size {
+        self.args.host_memory.unwrap_or_else(|| self.room_for_all())
+    }
+
+    /// What ended the walk: a host tier too small is for the user to mend.
+    fn walk_error(&self, Failure { doing, error }: Failure) -> CliError {
+        let (given, needed) = (self.host_memory(), self.room_for_all());
+        match *error {
+            Cause::Library(SwapError::HostBudget { .. }) if given < needed => {
+                CliError::HostTooSmall { given, needed: needed.0, why: chain(&*error) }
+            }
+            _ => failed(doing, &*error),
+        }
+    }
+
     /// The library's tensors in its order, each with the number the witness gave it.
     fn attach<T: Transfer>(&self, pool: &SwapPool<T>) -> Result<Vec<Numbered<T>>, CliError> {
-        let attached = pool.attach_safetensors(&self.path).map_err(|error| match error {
+        let attached = pool.attach_safetensors(self.path).map_err(|error| match error {
             // Something else than the system's refusal to read is a file this library and the witness disagree on.
             SwapError::Format { .. } | SwapError::File { .. } | SwapError::FileChanged { .. } => {
                 CliError::Usage(chain(&error))

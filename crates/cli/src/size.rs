@@ -16,6 +16,8 @@ pub(crate) struct Size(pub(crate) u64);
 pub(crate) enum SizeError {
     #[error("`{text}` does not begin with a number; sizes look like 256MiB, 1.5GB or 4096")]
     NoNumber { text: String },
+    #[error("not a usable size: it is negative")]
+    Negative,
     #[error("`{unit}` is no unit of size; use B, K, M, G, T, KiB, MiB, GiB, TiB, KB, MB, GB or TB")]
     UnknownUnit { unit: String },
     #[error("`{text}` is not a whole number of bytes")]
@@ -29,6 +31,9 @@ impl FromStr for Size {
 
     fn from_str(text: &str) -> Result<Size, SizeError> {
         let trimmed = text.trim();
+        if trimmed.starts_with('-') && trimmed[1..].starts_with(|c: char| c.is_ascii_digit() || c == '.') {
+            return Err(SizeError::Negative);
+        }
         let unit_at = trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
         let (number, unit) = trimmed.split_at(unit_at);
         let factor =
@@ -111,12 +116,13 @@ mod tests {
     #[test]
     fn what_is_no_size_says_why() {
         let parse = |text: &str| text.parse::<Size>().unwrap_err();
-        for text in ["", "MiB", ".5GB", "-1", "1.2.3M", "nan"] {
+        for text in ["", "MiB", ".5GB", "-", "-M", "1.2.3M", "nan"] {
             assert!(
                 matches!(parse(text), SizeError::NoNumber { .. } | SizeError::UnknownUnit { .. }),
                 "{text}"
             );
         }
+        assert_eq!((parse("-1"), parse(" -0.5G")), (SizeError::Negative, SizeError::Negative));
         assert!(matches!(parse("5 parsecs"), SizeError::UnknownUnit { unit } if unit == "parsecs"));
         assert!(matches!(parse("5iB"), SizeError::UnknownUnit { .. }));
         assert!(matches!(parse("1.5"), SizeError::Fraction { .. }));

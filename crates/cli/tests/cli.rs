@@ -248,7 +248,43 @@ fn a_host_budget_too_small_for_what_changed() {
     let model = floats(&dir, 50, 1000);
     let args = ["run", model.to_str().unwrap(), "--device-memory", "8000", "--host-memory", "8000"];
     let (code, stderr) = refused(dir.path(), &args);
-    assert!(code == 1 && stderr.contains("--host-memory"), "{stderr}");
+    assert!(code == 2 && stderr.contains("give at least --host-memory"), "{stderr}");
+}
+
+#[test]
+fn sizes_beyond_any_machine() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = floats(&dir, 2, 10);
+    for (option, size) in
+        [("--device-memory", "8000G"), ("--host-memory", "8000G"), ("--host-memory", "18446744073709551615")]
+    {
+        let (code, stderr) = refused(dir.path(), &["run", model.to_str().unwrap(), option, size]);
+        assert!(code == 2 && stderr.contains(option), "{option} {size}: {stderr}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_as_the_model_is_refused_and_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("pipe");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    let (code, stderr) = refused(dir.path(), &["run", pipe.to_str().unwrap()]);
+    assert!(code == 2 && stderr.contains("not a regular file"), "{stderr}");
+}
+
+#[test]
+fn names_cannot_break_the_line_or_reach_the_terminal() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = write(&dir, vec![("a\nb\u{1b}[31m".into(), Dtype::F32, vec![100])]);
+    for args in [
+        &["run", model.to_str().unwrap(), "--device-memory", "10"][..],
+        &["run", "no\nfile"],
+        &["run", "--backend", "x\ny"],
+    ] {
+        let (code, stderr) = refused(dir.path(), args);
+        assert!(code == 2 && !stderr.trim_end().contains(char::is_control), "{args:?}: {stderr:?}");
+    }
 }
 
 #[test]
@@ -263,7 +299,7 @@ fn no_place_for_the_generated_model() {
     let file = dir.path().join("file");
     fs::write(&file, "in the way").unwrap();
     let (code, stderr) = refused(&file, &["run"]);
-    assert!(code == 1 && stderr.contains("cache directory"), "{stderr}");
+    assert!(code == 2 && stderr.contains("cache directory"), "{stderr}");
 }
 
 /// The file is cut while the command works with it: whatever stage it is in must say so.
