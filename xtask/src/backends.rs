@@ -20,7 +20,7 @@ pub(crate) const BACKENDS: &[Backend] = &[
         package: "backend-cpu",
         features: &[],
         absent: needs_unix,
-        install: "run on Linux or another Unix: page locking is only implemented there",
+        install: "page locking is only implemented on Unix",
     },
     // Host memory from the global allocator and virtual queues: nothing a machine could lack.
     Backend {

@@ -1,5 +1,7 @@
 //! Understands what `cargo test` prints, line by line.
 
+use std::collections::BTreeMap;
+
 /// The end of one test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -37,17 +39,30 @@ pub(crate) struct Suite {
 /// Collects the programs of one `cargo test`.
 #[derive(Debug, Default)]
 pub(crate) struct Listener {
+    /// The package of each program of another name, both as cargo names files.
+    programs: BTreeMap<String, String>,
     suites: Vec<Suite>,
 }
 
 impl Listener {
+    /// Knows that each program, by its name, belongs to a package.
+    pub(crate) fn new(programs: impl IntoIterator<Item = (String, String)>) -> Listener {
+        let file = |name: String| name.replace('-', "_");
+        let programs = programs.into_iter().map(|(program, package)| (file(program), file(package)));
+        Listener { programs: programs.collect(), suites: Vec::new() }
+    }
+
     /// Takes a line. `None`: it belongs to a test program. `Some`: it is cargo's own, worth showing at once.
     pub(crate) fn line<'a>(&mut self, line: &'a str) -> Option<&'a str> {
         if let Some((owner, program)) = header(line) {
             self.close();
             // An integration test's line does not say whose it is; cargo runs it after its crate's unit tests.
             let before = || self.suites.last().map(|suite| suite.owner.clone()).unwrap_or_default();
-            let owner = owner.unwrap_or_else(before);
+            let mut owner = owner.unwrap_or_else(before);
+            // A program is named after itself, and may be called as another package's library is.
+            if let Some(package) = self.programs.get(&owner).filter(|_| is_program(&program)) {
+                owner.clone_from(package);
+            }
             self.suites.push(Suite { owner, program, ..Suite::default() });
             return None;
         }
@@ -108,6 +123,10 @@ fn header(line: &str) -> Option<(Option<String>, String)> {
     let file = program.rsplit(['/', '\\']).next().unwrap_or(program);
     let owner = file.rsplit_once('-').map_or(file, |(name, _)| name);
     Some((Some(owner.to_owned()), what.to_owned()))
+}
+
+fn is_program(source: &str) -> bool {
+    source == "src/main.rs" || source.starts_with("src/bin/")
 }
 
 fn starts_run(line: &str) -> bool {
@@ -183,6 +202,20 @@ mod tests {
         assert_eq!(suites[1].tests[0], ("cpu::transfer::round_trip".to_owned(), Verdict::Failed));
         assert_eq!(suites[1].counts, Counts { passed: 0, failed: 1, ignored: 1 });
         assert_eq!(suites[2].counts.passed, 1);
+    }
+
+    #[test]
+    fn a_program_belongs_to_its_package() {
+        let mut listener = Listener::new([("swap-tensor".to_owned(), "swap-tensor-cli".to_owned())]);
+        for line in [
+            "     Running unittests src/lib.rs (target/debug/deps/swap_tensor-1f)",
+            "     Running unittests src/main.rs (target/debug/deps/swap_tensor-2e)",
+            "     Running tests/cli.rs (target/debug/deps/cli-3d)",
+        ] {
+            listener.line(line);
+        }
+        let owners: Vec<String> = listener.finish(true).into_iter().map(|suite| suite.owner).collect();
+        assert_eq!(owners, ["swap_tensor", "swap_tensor_cli", "swap_tensor_cli"]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use crate::backends::{self, BACKENDS, Backend};
 use crate::libtest::{Counts, Listener, Suite, Verdict};
 use crate::process;
+use crate::workspace;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -94,7 +95,14 @@ fn cargo_test(options: &Options, present: &[&Backend]) -> Option<Vec<Suite>> {
     let mut command = process::cargo(&args);
     command.env("CARGO_TERM_COLOR", "never");
     println!("$ {}", process::line(&command));
-    let mut listener = Listener::default();
+    let packages = workspace::packages().unwrap_or_else(|why| {
+        eprintln!("xtask: cannot read the manifests, programs go by their own names: {why}");
+        Vec::new()
+    });
+    let programs = packages
+        .iter()
+        .flat_map(|package| package.bins.iter().map(|program| (program.clone(), package.name.clone())));
+    let mut listener = Listener::new(programs);
     let ran = process::lines(&mut command, |line| {
         if let Some(cargos) = listener.line(line) {
             println!("{cargos}");

@@ -9,6 +9,8 @@ use std::process::{Command, Stdio};
 /// A member of the workspace.
 pub(crate) struct Package {
     pub(crate) name: String,
+    /// Its programs, where the manifest names them.
+    pub(crate) bins: Vec<String>,
     /// All features but `default`.
     pub(crate) features: BTreeSet<String>,
     /// What `default` turns on.
@@ -65,7 +67,12 @@ fn members(manifest: &str) -> Vec<String> {
 
 /// Reads what is needed of a manifest of this workspace: keys at the start of a line, a feature per line.
 fn package(manifest: &str) -> Package {
-    let mut package = Package { name: String::new(), features: BTreeSet::new(), default: BTreeSet::new() };
+    let mut package = Package {
+        name: String::new(),
+        bins: Vec::new(),
+        features: BTreeSet::new(),
+        default: BTreeSet::new(),
+    };
     let mut section = "";
     for line in manifest.lines().map(str::trim) {
         if line.starts_with('[') {
@@ -77,6 +84,7 @@ fn package(manifest: &str) -> Package {
         };
         match section {
             "[package]" if key == "name" => package.name = quoted(value).concat(),
+            "[[bin]]" if key == "name" => package.bins.push(quoted(value).concat()),
             "[features]" if key == "default" => package.default = quoted(value).into_iter().collect(),
             "[features]" if !key.starts_with('#') => {
                 package.features.insert(key.to_owned());
@@ -102,14 +110,17 @@ mod tests {
         assert!(names.contains(&"allocator-core") && names.contains(&"xtask"), "{names:?}");
         let core = packages.iter().find(|package| package.name == "allocator-core").unwrap();
         assert!(core.features.contains("conformance") && core.default.is_empty());
+        let cli = packages.iter().find(|package| package.name == "swap-tensor-cli").unwrap();
+        assert_eq!(cli.bins, ["swap-tensor"]);
     }
 
     #[test]
     fn feature_sets_are_default_none_each_and_all_without_repeats() {
         let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
-        let package = Package { name: "p".into(), features: set(&["a", "b"]), default: set(&["a"]) };
+        let package =
+            Package { name: "p".into(), bins: Vec::new(), features: set(&["a", "b"]), default: set(&["a"]) };
         assert_eq!(feature_sets(&package), [set(&["a"]), set(&[]), set(&["b"]), set(&["a", "b"])]);
-        let bare = Package { name: "q".into(), features: set(&[]), default: set(&[]) };
+        let bare = Package { name: "q".into(), bins: Vec::new(), features: set(&[]), default: set(&[]) };
         assert_eq!(feature_sets(&bare), [set(&[])]);
     }
 }

@@ -26,6 +26,9 @@ pub(crate) enum CliError {
     /// A size the system or the device does not give.
     #[error("{option} {size} is more than can be had: {why}")]
     NoMemory { option: &'static str, size: Size, why: String },
+    /// The host tier had no room for what had to leave the device.
+    #[error("cannot {doing}: {why}")]
+    HostFull { doing: String, why: String },
     #[error(
         "a host tier of {given} is too small for what changed: {why}; give at least --host-memory {needed}"
     )]

@@ -7,7 +7,7 @@ use crate::memcpy::Memcpy;
 use crate::progress::Progress;
 use crate::report::Report;
 use crate::size::Size;
-use crate::walk::{Cause, Failure, Numbered, Walk};
+use crate::walk::{Numbered, Walk};
 use crate::{model, output};
 use pinned_host::{ErrorKind, Transfer};
 use std::collections::HashMap;
@@ -93,7 +93,7 @@ impl backends::Visitor for &Job<'_> {
         let mut memcpy = Memcpy::new(self.model.places.iter().map(|place| place.bytes as usize));
         let steps = (self.args.passes, self.args.prefetch as usize);
         let found = Walk::run(&pool, &tensors, self.expected, steps, &mut memcpy)
-            .map_err(|failure| self.walk_error(failure))?;
+            .map_err(|error| self.walk_error(error))?;
 
         let (stats, transfers) = (pool.stats(), pool.transfer_time().unwrap_or_default());
         let (transfer, memcpy) = (transfers.gb_per_s(), memcpy.gb_per_s());
@@ -149,13 +149,13 @@ impl Job<'_> {
     }
 
     /// What ended the walk: a host tier too small is for the user to mend.
-    fn walk_error(&self, Failure { doing, error }: Failure) -> CliError {
+    fn walk_error(&self, error: CliError) -> CliError {
         let (given, needed) = (self.host_memory(), self.room_for_all());
-        match *error {
-            Cause::Library(SwapError::HostBudget { .. }) if given < needed => {
-                CliError::HostTooSmall { given, needed: needed.0, why: chain(&*error) }
+        match error {
+            CliError::HostFull { why, .. } if given < needed => {
+                CliError::HostTooSmall { given, needed: needed.0, why }
             }
-            _ => failed(doing, &*error),
+            error => error,
         }
     }
 
@@ -190,3 +190,49 @@ impl Job<'_> {
 
 const PAGE: u64 = 4096;
 const CACHE_LINE: u64 = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Cli, Command};
+    use clap::Parser;
+    use safetensors::tensor::{Dtype, TensorView};
+    use std::fs::{self, File};
+    use std::time::{Duration, SystemTime};
+
+    fn write(path: &Path, byte: u8, modified: SystemTime) {
+        let bytes = [byte; 5000];
+        let tensor = TensorView::new(Dtype::U8, vec![5000], &bytes);
+        fs::write(path, safetensors::serialize([("t", tensor.unwrap())], None).unwrap()).unwrap();
+        File::options().write(true).open(path).unwrap().set_modified(modified).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_changes_between_its_two_readers_is_called_that() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m.safetensors");
+        let Command::Run(args) = Cli::try_parse_from(["swap-tensor", "run"]).unwrap().command else {
+            panic!("not run")
+        };
+        let before = SystemTime::now() - Duration::from_secs(60);
+        write(&path, 1, before);
+        let model = Model::open(&path).unwrap();
+        let expected = model.expect(args.passes, |_| ()).unwrap();
+        let job = Job { args: &args, path: &path, model: &model, expected: &expected };
+        assert_eq!(stream(&job).unwrap().report.mismatches, 0);
+        let changed = || {
+            let error = stream(&job).err().unwrap();
+            assert!(matches!(error, CliError::Changed { .. }), "{error}");
+            assert_eq!(error.exit_code(), 1);
+        };
+        write(&path, 2, SystemTime::now());
+        changed();
+        fs::write(&path, "cut").unwrap();
+        changed();
+        fs::remove_file(&path).unwrap();
+        changed();
+        // Wrong bytes in a file that looks the same are what the checks are for.
+        write(&path, 3, before);
+        assert!(stream(&job).unwrap().first_mismatch.is_some());
+    }
+}

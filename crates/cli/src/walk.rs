@@ -1,5 +1,6 @@
 //! The walks of a run: forward with read leases and checks, back with write leases and changes.
 
+use crate::error::{CliError, chain, failed};
 use crate::expect::Expected;
 use crate::memcpy::Memcpy;
 use crate::pattern::Pattern;
@@ -39,32 +40,6 @@ pub(crate) struct Found {
     pub(crate) first_mismatch: Option<String>,
 }
 
-/// What ended a walk early.
-pub(crate) struct Failure {
-    /// What was being done.
-    pub(crate) doing: String,
-    pub(crate) error: Box<Cause>,
-}
-
-/// Whose error it was.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Cause {
-    #[error(transparent)]
-    Library(SwapError),
-    #[error(transparent)]
-    Device(Box<dyn std::error::Error + Send + Sync>),
-}
-
-impl Failure {
-    fn library(doing: String, error: SwapError) -> Self {
-        Failure { doing, error: Box::new(Cause::Library(error)) }
-    }
-
-    fn device(doing: String, error: impl std::error::Error + Send + Sync + 'static) -> Self {
-        Failure { doing, error: Box::new(Cause::Device(Box::new(error))) }
-    }
-}
-
 impl<'a, T: Transfer> Walk<'a, T> {
     /// Walks `passes` times forward and back, and forward once more.
     ///
@@ -76,7 +51,7 @@ impl<'a, T: Transfer> Walk<'a, T> {
         expected: &'a Expected,
         (passes, ahead): (u32, usize),
         memcpy: &'a mut Memcpy,
-    ) -> Result<Found, Failure> {
+    ) -> Result<Found, CliError> {
         let walks = 2 * passes as usize + 1;
         let bytes: u64 = tensors.iter().map(|(_, tensor)| tensor.spec().bytes()).sum();
         let mut walk = Walk {
@@ -104,21 +79,21 @@ impl<'a, T: Transfer> Walk<'a, T> {
     }
 
     /// Leases each tensor for reading and checks it.
-    fn forward(&mut self, pass: u32) -> Result<(), Failure> {
+    fn forward(&mut self, pass: u32) -> Result<(), CliError> {
         let order: Vec<usize> = (0..self.tensors.len()).collect();
         self.walk(&order, |walk, (number, tensor)| {
             let lease = tensor.read().and_then(|lease| lease.wait().map(|()| lease));
-            let lease = lease.map_err(|error| lease_error(tensor, error))?;
+            let lease = lease.map_err(|error| lease_error(tensor, &error))?;
             walk.aside(|walk| walk.check(*number, pass, &lease))
         })
     }
 
     /// Leases each tensor for writing, last to first, and changes every byte of it.
-    fn backward(&mut self, pass: u32) -> Result<(), Failure> {
+    fn backward(&mut self, pass: u32) -> Result<(), CliError> {
         let order: Vec<usize> = (0..self.tensors.len()).rev().collect();
         self.walk(&order, |walk, (number, tensor)| {
             let lease = tensor.write().and_then(|lease| lease.wait().map(|()| lease));
-            let lease = lease.map_err(|error| lease_error(tensor, error))?;
+            let lease = lease.map_err(|error| lease_error(tensor, &error))?;
             walk.aside(|walk| walk.change(Pattern::of_pass(pass, *number), &lease))
         })
     }
@@ -126,8 +101,8 @@ impl<'a, T: Transfer> Walk<'a, T> {
     fn walk(
         &mut self,
         order: &[usize],
-        mut visit: impl FnMut(&mut Self, &Numbered<T>) -> Result<(), Failure>,
-    ) -> Result<(), Failure> {
+        mut visit: impl FnMut(&mut Self, &Numbered<T>) -> Result<(), CliError>,
+    ) -> Result<(), CliError> {
         let tensors = self.tensors;
         for (step, at) in order.iter().enumerate() {
             // At the first step the tensors ahead, then one more at each.
@@ -150,13 +125,13 @@ impl<'a, T: Transfer> Walk<'a, T> {
     }
 
     /// Reads the tensor back piece by piece, by the device's plain synchronous read, and compares its CRC32C.
-    fn check(&mut self, number: usize, pass: u32, lease: &ReadLease<T>) -> Result<(), Failure> {
+    fn check(&mut self, number: usize, pass: u32, lease: &ReadLease<T>) -> Result<(), CliError> {
         let (range, name) = (lease.range(), lease.spec().name());
         let mut crc = 0;
         for at in range.clone().step_by(CHUNK) {
             let piece = &mut self.scratch[..CHUNK.min((range.end - at) as usize)];
             let read = self.pool.device().read_now(lease.buffer(), at, piece);
-            read.map_err(|error| Failure::device(format!("read `{name}` back"), error))?;
+            read.map_err(|error| failed(format!("read `{name}` back"), &error))?;
             crc = crc32c::crc32c_append(crc, piece);
         }
         self.found.checks += 1;
@@ -168,7 +143,7 @@ impl<'a, T: Transfer> Walk<'a, T> {
     }
 
     /// XORs the pattern into the tensor, piece by piece, through the device's plain synchronous access.
-    fn change(&mut self, pattern: Pattern, lease: &WriteLease<T>) -> Result<(), Failure> {
+    fn change(&mut self, pattern: Pattern, lease: &WriteLease<T>) -> Result<(), CliError> {
         let (range, device) = (lease.range(), self.pool.device());
         let mut buffer = lease.buffer().clone();
         for at in range.clone().step_by(CHUNK) {
@@ -177,16 +152,16 @@ impl<'a, T: Transfer> Walk<'a, T> {
                 pattern.xor(at - range.start, piece);
                 device.write_now(&mut buffer, at, piece)
             });
-            changed.map_err(|error| Failure::device(format!("change `{}`", lease.spec().name()), error))?;
+            changed.map_err(|error| failed(format!("change `{}`", lease.spec().name()), &error))?;
         }
         Ok(())
     }
 
-    fn settle(&self) -> Result<(), Failure> {
-        self.pool.settle().map_err(|error| Failure::library("finish the transfers".into(), error))
+    fn settle(&self) -> Result<(), CliError> {
+        self.pool.settle().map_err(|error| failed("finish the transfers", &error))
     }
 
-    fn aside(&mut self, work: impl FnOnce(&mut Self) -> Result<(), Failure>) -> Result<(), Failure> {
+    fn aside(&mut self, work: impl FnOnce(&mut Self) -> Result<(), CliError>) -> Result<(), CliError> {
         let started = Instant::now();
         let done = work(self);
         self.found.aside += started.elapsed();
@@ -194,8 +169,12 @@ impl<'a, T: Transfer> Walk<'a, T> {
     }
 }
 
-fn lease_error<T: Transfer>(tensor: &Tensor<T>, error: SwapError) -> Failure {
-    Failure::library(format!("lease `{}`", tensor.spec().name()), error)
+fn lease_error<T: Transfer>(tensor: &Tensor<T>, error: &SwapError) -> CliError {
+    let doing = format!("lease `{}`", tensor.spec().name());
+    match error {
+        SwapError::HostBudget { .. } => CliError::HostFull { doing, why: chain(error) },
+        _ => failed(doing, error),
+    }
 }
 
 /// What a check reads at once: it stays in the cache until it is summed up.
