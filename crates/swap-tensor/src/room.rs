@@ -58,12 +58,15 @@ impl<T: Transfer> Inner<T> {
                     Err(error) => return (books, Err(error)),
                 }
             }
-            // Nobody listens to a fetch: a failure is kept for who does.
-            if !prefetch
-                && books.counters.failed_transfers > failures
-                && let Some(fault) = books.fault.take()
-            {
-                return (books, Err(fault));
+            if books.counters.failed_transfers > failures {
+                // Nobody listens to a fetch: it gives up, and the failure is kept for who does.
+                if prefetch {
+                    let error = self.full(&books, bytes, free, effort);
+                    return (books, Err(error));
+                }
+                if let Some(fault) = books.fault.take() {
+                    return (books, Err(fault));
+                }
             }
             let mut refusal = None;
             if books.leaving == 0 || free + books.leaving < bytes {
@@ -81,13 +84,19 @@ impl<T: Transfer> Inner<T> {
             if let Some(error) = refusal {
                 return (books, Err(error));
             }
-            let (waited, held, arena) = (effort.since.elapsed(), books.held, books.arena.allocator().size());
-            let full = SwapError::DeviceBudget { requested: bytes, leased: held, free, arena, waited };
             match effort.wait_until {
                 Some(until) if Instant::now() < until => books = self.sleep(books, until),
-                _ => return (books, Err(full)),
+                _ => {
+                    let error = self.full(&books, bytes, free, effort);
+                    return (books, Err(error));
+                }
             }
         }
+    }
+
+    fn full(&self, books: &Books<T>, requested: u64, free: u64, effort: Effort) -> SwapError {
+        let (leased, arena) = (books.held, books.arena.allocator().size());
+        SwapError::DeviceBudget { requested, leased, free, arena, waited: effort.since.elapsed() }
     }
 
     /// Moves blocks so that `request` finds one hole. `false`: no plan, leased blocks are in the way.

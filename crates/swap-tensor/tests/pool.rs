@@ -382,3 +382,25 @@ fn settings_beyond_all_bounds_are_errors_or_bounds() {
     let pool = builder().host_memory(1 << 20).deadline(Duration::MAX).build().unwrap();
     drop(tensor(&pool, "a", KIB, 1).read().unwrap());
 }
+
+#[test]
+fn a_fetch_gives_up_when_write_backs_fail_and_the_failure_is_told() {
+    use backend_cpu::sim::{Call, Fault, FaultPlan, SimConfig, SimDevice};
+    let faults = FaultPlan::none().randomly(Call::Download, 1, Fault::Fail);
+    let pool = SwapPool::builder(SimDevice::new(SimConfig::seeded(1).faults(faults)))
+        .device_memory(64 * KIB)
+        .host_memory(1 << 20)
+        .build()
+        .unwrap();
+    let create = |name, value| {
+        pool.create(TensorSpec::new(name, DType::U8, [40 * KIB]).unwrap(), &[value; 40 << 10]).unwrap()
+    };
+    let (a, b) = (create("a", 1), create("b", 2));
+    a.write().unwrap().write_now(&[7; 40 << 10]).unwrap();
+    pool.prefetch(&[&b]);
+    pool.wait_prefetch();
+    assert!(matches!(pool.settle(), Err(SwapError::Device { .. })));
+    let mut into = vec![0; 40 << 10];
+    a.read().unwrap().read_now(&mut into).unwrap();
+    assert_eq!(into, [7; 40 << 10], "the source stays valid");
+}
