@@ -1,9 +1,10 @@
 //! The CPU device: its queues, its buffers and its transfers.
 
 use crate::buffer::{CpuBuffer, Usage};
+use crate::host_bytes::HostBytes;
 use crate::queue::{CpuQueue, Worker};
 use crate::sync::lock;
-use crate::work::{HostBytes, Work};
+use crate::work::Work;
 use crate::{CpuError, CpuEvent};
 use allocator_core::{DeviceBuffer, RangeError, check_range};
 use pinned_host::{DeviceMemory, HostRegion, Lane, OsLocker, Parking, Refused, SliceOf, Ticket, Transfer};

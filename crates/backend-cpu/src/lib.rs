@@ -27,6 +27,7 @@ mod buffer;
 mod device;
 mod error;
 mod event;
+mod host_bytes;
 mod queue;
 mod range_lock;
 pub mod sim;

@@ -3,6 +3,7 @@
 use crate::CpuError;
 use crate::buffer::Memory;
 use crate::event::CpuEvent;
+use crate::host_bytes::HostBytes;
 use std::any::Any;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,24 +26,6 @@ pub(crate) enum Work {
 /// A user's code.
 pub(crate) type Kernel = Box<dyn FnOnce() -> Result<(), CpuError> + Send>;
 
-/// Bytes of a pinned slice that a transfer uses.
-pub(crate) struct HostBytes {
-    ptr: *mut u8,
-    len: usize,
-}
-
-// SAFETY: the bytes belong to a slice that nobody else touches while the transfer is in flight (see `new`), and
-// the regions slices come from may be used on any thread.
-unsafe impl Send for HostBytes {}
-
-impl HostBytes {
-    /// # Safety
-    /// `ptr..ptr + len` stays valid and untouched by others until the work it goes into has run.
-    pub(crate) unsafe fn new(ptr: *mut u8, len: usize) -> Self {
-        HostBytes { ptr, len }
-    }
-}
-
 impl Work {
     /// Whether it copies bytes and does nothing else: it runs no foreign code and waits for no event.
     pub(crate) fn is_copy(&self) -> bool {
@@ -53,15 +36,17 @@ impl Work {
     pub(crate) fn run(self) -> Result<(), CpuError> {
         match self {
             Work::Upload { src, dst, at } => {
-                let _guard = dst.acquire(&[(at..at + src.len as u64, true)])?;
+                let src = src.as_slice();
+                let _guard = dst.acquire(&[(at..at + src.len() as u64, true)])?;
                 // SAFETY: the device checked the range against the buffer; the guard keeps others from these
                 // bytes; the host bytes are valid by `HostBytes::new` and no part of a buffer.
-                unsafe { std::ptr::copy_nonoverlapping(src.ptr, dst.at(at), src.len) };
+                unsafe { std::ptr::copy_nonoverlapping(src.as_ptr(), dst.at(at), src.len()) };
             }
-            Work::Download { src, from, dst } => {
-                let _guard = src.acquire(&[(from..from + dst.len as u64, false)])?;
+            Work::Download { src, from, mut dst } => {
+                let dst = dst.as_mut_slice();
+                let _guard = src.acquire(&[(from..from + dst.len() as u64, false)])?;
                 // SAFETY: as above, the other way round; the guard keeps writers away.
-                unsafe { std::ptr::copy_nonoverlapping(src.at(from), dst.ptr, dst.len) };
+                unsafe { std::ptr::copy_nonoverlapping(src.at(from), dst.as_mut_ptr(), dst.len()) };
             }
             Work::Move { memory, src, dst } => {
                 let len = src.end - src.start;

@@ -2,9 +2,10 @@
 
 use super::buffer::SimBuffer;
 use super::queue::{SimEvent, SimQueue};
-use super::run::{HostBytes, Work};
+use super::run::Work;
 use super::state::Shared;
 use super::{Call, Fault, Hazard, Place, PoisonRead, SimConfig, SimError, SimLocker};
+use crate::host_bytes::HostBytes;
 use allocator_core::{DeviceBuffer, RangeError, check_range};
 use pinned_host::{Access, DeviceMemory, HostRegion, Lane, Parking, Refused, SliceOf, Ticket, Transfer};
 use std::ops::Range;

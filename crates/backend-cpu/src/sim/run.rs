@@ -3,6 +3,7 @@
 use super::buffer::Owner;
 use super::state::{Failure, Fate, MAX_REPORTS, Mark, Sim, Store};
 use super::{Operation, Place, PoisonRead, SimError};
+use crate::host_bytes::HostBytes;
 use pinned_host::Access;
 use std::cell::Cell;
 use std::ops::Range;
@@ -27,35 +28,6 @@ pub(crate) enum Work {
 
 /// A user's kernel over copies of the ranges it declared.
 pub(crate) type Kernel = Box<dyn FnOnce(&mut [Vec<u8>]) + Send>;
-
-/// Bytes of a pinned slice that a transfer uses.
-pub(crate) struct HostBytes {
-    ptr: *mut u8,
-    len: usize,
-}
-
-// SAFETY: the bytes belong to a slice that nobody else touches while the transfer is in flight (see `new`), and
-// simulated regions may be used on any thread.
-unsafe impl Send for HostBytes {}
-
-impl HostBytes {
-    /// # Safety
-    /// `ptr..ptr + len` stays valid, initialised and untouched by others until the work it goes into has run or
-    /// was discarded.
-    pub(crate) unsafe fn new(ptr: *mut u8, len: usize) -> Self {
-        HostBytes { ptr, len }
-    }
-
-    fn as_slice(&self) -> &[u8] {
-        // SAFETY: by `new`; the reference borrows `self`, which lives only until the work has run.
-        unsafe { std::slice::from_raw_parts(self.ptr, self.len) }
-    }
-
-    fn as_mut_slice(&mut self) -> &mut [u8] {
-        // SAFETY: as above, and `&mut self` is the only way to the bytes.
-        unsafe { std::slice::from_raw_parts_mut(self.ptr, self.len) }
-    }
-}
 
 thread_local! {
     static IN_KERNEL: Cell<bool> = const { Cell::new(false) };
