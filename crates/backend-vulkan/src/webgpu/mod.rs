@@ -1,0 +1,1 @@
+//! The same contracts over a `wgpu::Device` and its `Queue`.
