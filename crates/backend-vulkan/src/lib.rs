@@ -4,3 +4,13 @@
 mod native;
 #[cfg(feature = "wgpu")]
 mod webgpu;
+
+#[cfg(feature = "wgpu")]
+pub use webgpu::{
+    WgpuAdapter, WgpuBuffer, WgpuCounters, WgpuDevice, WgpuError, WgpuEvent, WgpuMoves, WgpuOptions,
+    WgpuQueue, WgpuSelect, WgpuView, wgpu_adapters,
+};
+
+/// wgpu itself, in the version this crate speaks.
+#[cfg(feature = "wgpu")]
+pub use wgpu;
