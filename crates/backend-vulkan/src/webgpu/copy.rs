@@ -64,7 +64,7 @@ fn upload_piece(
     let len = bytes.len() as u64;
     match staging.buffer.get_mapped_range_mut(..len) {
         Ok(mut view) => view.copy_from_slice(bytes),
-        Err(source) => return Err(WgpuError::Map { bytes: len, source }),
+        Err(_) => return Err(shared.staging_gone()),
     }
     let (buffer, mark) = (staging.buffer.clone(), Arc::clone(&staging.mark));
     let (commands, error) = scoped(&shared.device, || {
@@ -72,7 +72,7 @@ fn upload_piece(
         copy_command(&shared.device, (&buffer, 0), (&dst.buffer, at), len)
     });
     if let Some(source) = error {
-        return Err(WgpuError::Refused { operation: "an upload", source });
+        return Err(shared.refusal("an upload", source));
     }
     mark.reset();
     let number = shared.submit(commands, "an upload", &mark, Work::Upload(staging))?;
@@ -92,7 +92,7 @@ fn download_piece(
     let (commands, error) =
         scoped(&shared.device, || copy_command(&shared.device, (&src.buffer, from), (&buffer, 0), len));
     if let Some(source) = error {
-        return Err(WgpuError::Refused { operation: "a download", source });
+        return Err(shared.refusal("a download", source));
     }
     mark.reset();
     let number = shared.submit(commands, "a download", &mark, Work::Download(staging, dst))?;

@@ -1,11 +1,11 @@
 //! Moves as commands of wgpu's: safe ones through the scratch buffer, or raw ones where wgpu runs on Vulkan.
 
+use super::WgpuMoves;
 use super::buffer::Memory;
 use super::moves::{Planner, Rules, Step};
 use super::native::{lock, scoped};
 use super::raw::Raw;
 use super::shared::{Scratch, Settings};
-use super::{WgpuError, WgpuMoves};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
@@ -49,7 +49,7 @@ impl Mover {
         device: &wgpu::Device,
         moves: &[Move],
         scratch: Option<&Scratch>,
-    ) -> Result<Vec<wgpu::CommandBuffer>, WgpuError> {
+    ) -> Result<Vec<wgpu::CommandBuffer>, wgpu::Error> {
         if moves.is_empty() {
             return Ok(Vec::new());
         }
@@ -69,7 +69,7 @@ impl Mover {
             Some(raw) => raw.encode(device, &runs, &planner.steps, scratch),
             None => vec![safe(device, &runs, &planner.steps, scratch)],
         });
-        error.map_or(Ok(buffers), |source| Err(WgpuError::Refused { operation: "a move", source }))
+        error.map_or(Ok(buffers), Err)
     }
 }
 

@@ -95,15 +95,6 @@ pub enum WgpuError {
         #[source]
         source: wgpu::Error,
     },
-    /// A mapping of the backend's own memory cannot be had.
-    #[error("cannot reach {bytes} bytes of staging memory: {source}")]
-    Map {
-        /// What was asked.
-        bytes: u64,
-        /// What wgpu said.
-        #[source]
-        source: wgpu::MapRangeError,
-    },
     /// A call that submits work, from inside a callback that runs while this device submits.
     #[error("a callback that wgpu runs inside a submission of this device cannot submit to it")]
     InsideCallback,
@@ -130,9 +121,7 @@ impl DeviceError for WgpuError {
             | WgpuError::Foreign { .. }
             | WgpuError::Setting { .. }
             | WgpuError::InsideCallback => ErrorKind::InvalidUse,
-            WgpuError::NoDevice { .. } | WgpuError::Refused { .. } | WgpuError::Map { .. } => {
-                ErrorKind::Failed
-            }
+            WgpuError::NoDevice { .. } | WgpuError::Refused { .. } => ErrorKind::Failed,
         }
     }
 }

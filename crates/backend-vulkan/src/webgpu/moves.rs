@@ -48,7 +48,7 @@ impl Rules {
 pub(super) struct Planner {
     pub(super) steps: Vec<Step>,
     /// Touched since the last barrier.
-    since: Touched,
+    since: Vec<Touch>,
     /// Read into the scratch, to be written to the buffer: `(at, to, len)`.
     owed: Vec<(u64, u64, u64)>,
     /// Bytes of the scratch in use.
@@ -77,10 +77,10 @@ impl Planner {
             }
         } else {
             for (piece, to) in disjoint_steps(src, dst, 0) {
-                let len = piece.end - piece.start;
-                self.settle_if_owed(&[piece.clone(), to..to + len]);
-                self.order(&[piece.clone()], &[to..to + len], &[]);
-                self.steps.push(Step::Straight { from: piece.start, to, len });
+                let (from, len) = (piece.start, piece.end - piece.start);
+                self.settle_if_owed(&piece);
+                self.settle_if_owed(&(to..to + len));
+                self.push(Step::Straight { from, to, len });
             }
         }
     }
@@ -107,143 +107,110 @@ impl Planner {
     }
 
     fn bounce(&mut self, from: u64, to: u64, len: u64) {
-        self.settle_if_owed(&[from..from + len, to..to + len]);
+        self.settle_if_owed(&(from..from + len));
+        self.settle_if_owed(&(to..to + len));
         // Emptying the scratch may have made room: it is used from the start then.
         let at = self.used;
-        self.order(&[from..from + len], &[], &[at..at + len]);
-        self.steps.push(Step::Out { from, at, len });
+        self.push(Step::Out { from, at, len });
         self.owed.push((at, to, len));
         self.used += len;
     }
 
-    fn settle_if_owed(&mut self, touched: &[Range<u64>]) {
-        let owes = |range: &Range<u64>| self.owed.iter().any(|(_, to, len)| overlap(range, &(*to..to + len)));
-        if touched.iter().any(owes) {
+    fn settle_if_owed(&mut self, touched: &Range<u64>) {
+        if self.owed.iter().any(|(_, to, len)| overlap(touched, &(*to..to + len))) {
             self.settle();
         }
     }
 
     /// Writes what the scratch holds.
     fn settle(&mut self) {
-        let owed = std::mem::take(&mut self.owed);
-        for &(at, to, len) in &owed {
-            if self.since.clashes_back(at..at + len, to..to + len) {
-                self.barrier();
-            }
-            self.since.scratch_reads.push(at..at + len);
-            self.since.writes.push(to..to + len);
-            self.steps.push(Step::Back { at, to, len });
+        let mut owed = std::mem::take(&mut self.owed);
+        for (at, to, len) in owed.drain(..) {
+            self.push(Step::Back { at, to, len });
         }
         self.owed = owed;
-        self.owed.clear();
         self.used = 0;
     }
 
-    /// Puts a barrier before an operation that needs one, and notes it.
-    fn order(&mut self, reads: &[Range<u64>], writes: &[Range<u64>], scratch: &[Range<u64>]) {
-        if self.since.clashes(reads, writes, scratch) {
-            self.barrier();
+    /// Adds a copy, and a barrier before it where it needs one.
+    fn push(&mut self, step: Step) {
+        let touch = Touch::of(step);
+        // A barrier too many costs less than looking through a long list for each of a thousand moves.
+        if self.since.len() >= MANY || self.since.iter().any(|earlier| touch.needs_barrier(earlier)) {
+            self.steps.push(Step::Barrier);
+            self.since.clear();
         }
-        self.since.reads.extend_from_slice(reads);
-        self.since.writes.extend_from_slice(writes);
-        self.since.scratch_writes.extend_from_slice(scratch);
-    }
-
-    fn barrier(&mut self) {
-        self.steps.push(Step::Barrier);
-        self.since.clear();
+        self.since.push(touch);
+        self.steps.push(step);
     }
 }
 
-/// Ranges touched since the last barrier, in the buffer and in the scratch.
-#[derive(Debug, Default)]
-struct Touched {
-    reads: Vec<Range<u64>>,
-    writes: Vec<Range<u64>>,
-    scratch_reads: Vec<Range<u64>>,
-    scratch_writes: Vec<Range<u64>>,
+/// What a copy reads and writes, in the buffer and in the scratch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Touch {
+    read: Range<u64>,
+    write: Range<u64>,
+    scratch_read: Range<u64>,
+    scratch_write: Range<u64>,
 }
 
-impl Touched {
-    fn clear(&mut self) {
-        for list in [&mut self.reads, &mut self.writes, &mut self.scratch_reads, &mut self.scratch_writes] {
-            list.clear();
+impl Touch {
+    fn of(step: Step) -> Self {
+        let nothing = Touch { read: 0..0, write: 0..0, scratch_read: 0..0, scratch_write: 0..0 };
+        match step {
+            Step::Straight { from, to, len } => {
+                Touch { read: from..from + len, write: to..to + len, ..nothing }
+            }
+            Step::Out { from, at, len } => {
+                Touch { read: from..from + len, scratch_write: at..at + len, ..nothing }
+            }
+            Step::Back { at, to, len } => {
+                Touch { scratch_read: at..at + len, write: to..to + len, ..nothing }
+            }
+            Step::Barrier => nothing,
         }
     }
 
-    fn clashes(&self, reads: &[Range<u64>], writes: &[Range<u64>], scratch: &[Range<u64>]) -> bool {
-        self.is_full()
-            || hits(&self.writes, reads)
-            || hits(&self.writes, writes)
-            || hits(&self.reads, writes)
-            || hits(&self.scratch_reads, scratch)
-            || hits(&self.scratch_writes, scratch)
+    fn needs_barrier(&self, earlier: &Touch) -> bool {
+        overlap(&self.read, &earlier.write)
+            || overlap(&self.write, &earlier.write)
+            || overlap(&self.write, &earlier.read)
+            || overlap(&self.scratch_read, &earlier.scratch_write)
+            || overlap(&self.scratch_write, &earlier.scratch_write)
+            || overlap(&self.scratch_write, &earlier.scratch_read)
     }
-
-    fn clashes_back(&self, scratch: Range<u64>, write: Range<u64>) -> bool {
-        self.is_full()
-            || hits(&self.scratch_writes, &[scratch])
-            || hits(&self.writes, std::slice::from_ref(&write))
-            || hits(&self.reads, &[write])
-    }
-
-    /// A barrier too many costs less than looking through long lists for each of a thousand moves.
-    fn is_full(&self) -> bool {
-        self.reads.len() + self.writes.len() >= MANY
-    }
-}
-
-fn hits(list: &[Range<u64>], ranges: &[Range<u64>]) -> bool {
-    ranges.iter().any(|range| list.iter().any(|other| overlap(range, other)))
 }
 
 fn overlap(one: &Range<u64>, other: &Range<u64>) -> bool {
     one.start < other.end && other.start < one.end
 }
 
-/// Ranges noted between two barriers at most.
-const MANY: usize = 128;
+/// Copies between two barriers at most.
+const MANY: usize = 64;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Runs steps as a device could that reorders freely between barriers: what a copy reads must not have been
-    /// written since the last barrier, and nothing is written twice.
+    /// Runs steps, and fails where a device that reorders freely between barriers could come to another result.
     fn run(steps: &[Step], buffer: &mut [u8], scratch: &mut [u8]) {
-        let mut since = Touched::default();
-        for step in steps {
-            let (reads, writes, scratch_reads, scratch_writes) = match *step {
-                Step::Straight { from, to, len } => (from..from + len, to..to + len, 0..0, 0..0),
-                Step::Out { from, at, len } => (from..from + len, 0..0, 0..0, at..at + len),
-                Step::Back { at, to, len } => (0..0, to..to + len, at..at + len, 0..0),
-                Step::Barrier => {
-                    since.clear();
-                    continue;
+        let mut since: Vec<Touch> = Vec::new();
+        for &step in steps {
+            let touch = Touch::of(step);
+            assert!(!overlap(&touch.read, &touch.write), "{step:?} overlaps itself");
+            assert!(!since.iter().any(|earlier| touch.needs_barrier(earlier)), "{step:?} without a barrier");
+            let at = |start: u64, len: u64| start as usize..(start + len) as usize;
+            match step {
+                Step::Straight { from, to, len } => buffer.copy_within(at(from, len), to as usize),
+                Step::Out { from, at: place, len } => {
+                    scratch[at(place, len)].copy_from_slice(&buffer[at(from, len)]);
                 }
-            };
-            assert!(!overlap(&reads, &writes), "{step:?} overlaps itself");
-            assert!(!hits(&since.writes, &[reads.clone(), writes.clone()]), "{step:?} without a barrier");
-            assert!(!hits(&since.reads, std::slice::from_ref(&writes)), "{step:?} without a barrier");
-            assert!(
-                !hits(&since.scratch_writes, &[scratch_reads.clone(), scratch_writes.clone()]),
-                "{step:?}"
-            );
-            assert!(!hits(&since.scratch_reads, std::slice::from_ref(&scratch_writes)), "{step:?}");
-            match *step {
-                Step::Straight { from, to, len } => {
-                    buffer.copy_within(from as usize..(from + len) as usize, to as usize);
+                Step::Back { at: place, to, len } => {
+                    buffer[at(to, len)].copy_from_slice(&scratch[at(place, len)]);
                 }
-                Step::Out { from, at, len } => scratch[at as usize..(at + len) as usize]
-                    .copy_from_slice(&buffer[from as usize..(from + len) as usize]),
-                Step::Back { at, to, len } => buffer[to as usize..(to + len) as usize]
-                    .copy_from_slice(&scratch[at as usize..(at + len) as usize]),
-                Step::Barrier => {}
+                Step::Barrier => since.clear(),
             }
-            since.reads.push(reads);
-            since.writes.push(writes);
-            since.scratch_reads.push(scratch_reads);
-            since.scratch_writes.push(scratch_writes);
+            since.push(touch);
         }
     }
 

@@ -24,7 +24,7 @@ pub(super) fn read(shared: &Shared, src: &Memory, from: u64, dst: &mut [u8]) -> 
             });
         });
         if let Some(source) = error {
-            return Err(WgpuError::Refused { operation: "a plain read", source });
+            return Err(shared.refusal("a plain read", source));
         }
         while outcome.load(SeqCst) == 0 {
             wait(shared, None)?;
@@ -32,7 +32,7 @@ pub(super) fn read(shared: &Shared, src: &Memory, from: u64, dst: &mut [u8]) -> 
         if outcome.load(SeqCst) == 1 {
             return Err(shared.lose("it refused to map a buffer"));
         }
-        let view = buffer.get_mapped_range(..).map_err(|source| WgpuError::Map { bytes: len, source })?;
+        let view = buffer.get_mapped_range(..).map_err(|_| shared.staging_gone())?;
         part.copy_from_slice(&view);
     }
     Ok(())
@@ -47,11 +47,11 @@ pub(super) fn write(shared: &Shared, dst: &Memory, at: u64, src: &[u8]) -> Resul
         let buffer = shared.make_buffer("plain write", len, usage, true)?;
         match buffer.get_mapped_range_mut(..) {
             Ok(mut view) => view.copy_from_slice(part),
-            Err(source) => return Err(WgpuError::Map { bytes: len, source }),
+            Err(_) => return Err(shared.staging_gone()),
         }
         let ((), error) = scoped(&shared.device, || buffer.unmap());
         if let Some(source) = error {
-            return Err(WgpuError::Refused { operation: "a plain write", source });
+            return Err(shared.refusal("a plain write", source));
         }
         copy(shared, (&buffer, 0), (&dst.buffer, at), len)?;
     }
@@ -73,7 +73,7 @@ fn copy(
         shared.queue.submit([encoder.finish()])
     });
     match error {
-        Some(source) => Err(WgpuError::Refused { operation: "a plain copy", source }),
+        Some(source) => Err(shared.refusal("a plain copy", source)),
         None => wait(shared, Some(index)),
     }
 }

@@ -30,7 +30,7 @@ pub(super) struct Shared {
     /// here would wait for itself.
     holder: AtomicUsize,
     /// A mapping of it is asked for only to hear whether the device still takes work.
-    probe: wgpu::Buffer,
+    probe: Mutex<wgpu::Buffer>,
     submissions: AtomicU64,
     objects: AtomicU64,
     lost: OnceLock<&'static str>,
@@ -121,9 +121,9 @@ impl Shared {
             device,
             queue,
             settings,
-            probe,
+            probe: Mutex::new(probe),
         };
-        shared.check_alive(&*shared.order()?)?;
+        shared.check_alive()?;
         Ok(Arc::new(shared))
     }
 
@@ -159,7 +159,7 @@ impl Shared {
         let mark = self.flight.mark();
         let number = self.flight.add(order.last.clone(), Arc::clone(&mark), Work::Nothing);
         self.queue.on_submitted_work_done(move || mark.set(true));
-        self.check_alive(&order)?;
+        self.check_alive()?;
         Ok(number)
     }
 
@@ -207,8 +207,18 @@ impl Shared {
                 Ok(buffer)
             }
             Some(source @ wgpu::Error::OutOfMemory { .. }) => Err(WgpuError::Memory { what, bytes, source }),
-            Some(source) => Err(WgpuError::Refused { operation: what, source }),
+            Some(source) => Err(self.refusal(what, source)),
         }
+    }
+
+    /// The error for something that wgpu refused: it may only be that the device is lost.
+    pub(super) fn refusal(&self, operation: &'static str, source: wgpu::Error) -> WgpuError {
+        self.check_alive().err().unwrap_or(WgpuError::Refused { operation, source })
+    }
+
+    /// The error where staging memory cannot be reached: nobody else can unmap or destroy it, so the device is lost.
+    pub(super) fn staging_gone(&self) -> WgpuError {
+        self.lose("its staging memory is gone")
     }
 
     /// Fills a new buffer with zeroes: wgpu would do so later, when a byte nobody wrote is first read, and it cannot
@@ -221,11 +231,11 @@ impl Shared {
             encoder.finish()
         });
         if let Some(source) = error {
-            return Err(WgpuError::Refused { operation: "the clearing of a new buffer", source });
+            return Err(self.refusal("the clearing of a new buffer", source));
         }
         let mut order = self.order()?;
         self.hand_in(&mut order, Some(commands), "the clearing of a new buffer")?;
-        self.check_alive(&order)
+        self.check_alive()
     }
 
     /// Asks for a mapping that sets `mark`. A device that is lost refuses at once: that is an error.
@@ -264,7 +274,7 @@ impl Shared {
             }
         });
         if !sound {
-            self.lose("a buffer of its own could not be mapped");
+            self.staging_gone();
         }
     }
 
@@ -336,7 +346,10 @@ impl Shared {
         if order.moves.is_empty() && commands.is_none() {
             return Ok(());
         }
-        let moves = self.mover.encode(&self.device, &order.moves, order.scratch.as_ref())?;
+        let moves = self
+            .mover
+            .encode(&self.device, &order.moves, order.scratch.as_ref())
+            .map_err(|source| self.refusal("a move", source))?;
         self.submissions.fetch_add(1, Relaxed);
         let (index, error) = scoped(&self.device, || self.queue.submit(moves.into_iter().chain(commands)));
         // Callbacks of the user's run inside a submission, and their errors end up in our scope: ask whether this one
@@ -344,7 +357,7 @@ impl Shared {
         if let Some(source) = error
             && self.never_submitted(&index)
         {
-            return Err(WgpuError::Refused { operation, source });
+            return Err(self.refusal(operation, source));
         }
         order.last = Some(index);
         order.moves.clear();
@@ -359,10 +372,11 @@ impl Shared {
 
     /// Asks wgpu whether the device takes work, which it says without being asked only to whoever set its callback.
     /// Submits nothing.
-    fn check_alive(&self, _order: &Order) -> Result<(), WgpuError> {
+    fn check_alive(&self) -> Result<(), WgpuError> {
+        let probe = lock(&self.probe);
         let mark = self.flight.mark();
-        self.map(&self.probe, wgpu::MapMode::Read, GRAIN, &mark)?;
-        let ((), _) = scoped(&self.device, || self.probe.unmap());
+        self.map(&probe, wgpu::MapMode::Read, GRAIN, &mark)?;
+        let ((), _) = scoped(&self.device, || probe.unmap());
         Ok(())
     }
 
