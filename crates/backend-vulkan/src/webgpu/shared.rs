@@ -3,6 +3,7 @@
 use super::WgpuError;
 use super::WgpuMoves;
 use super::buffer::{GRAIN, Held, Memory, Usage};
+use super::copy;
 use super::encode::{Move, Mover};
 use super::flight::{Flight, MOMENT, Mark, Work};
 use super::native::{Polled, lock, poll, scoped};
@@ -66,7 +67,7 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             staging: 8 << 20,
-            piece: 1 << 20,
+            piece: 2 << 20,
             scratch: 4 << 20,
             moves: WgpuMoves::default(),
             usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
@@ -263,7 +264,7 @@ impl Shared {
             Work::Download(staging, mut to) => {
                 let bytes = to.len() as u64;
                 match staging.buffer.get_mapped_range(..bytes) {
-                    Ok(view) => to.as_mut_slice().copy_from_slice(&view),
+                    Ok(view) => copy::fill(to.as_mut_slice(), &view),
                     Err(_) => return false,
                 }
                 let ((), error) = scoped(&self.device, || staging.buffer.unmap());
