@@ -1,4 +1,5 @@
 //! Vulkan devices for the arena and its transfers: through ash, or through wgpu.
+#![cfg_attr(feature = "wgpu", doc = include_str!("webgpu/about.md"))]
 
 #[cfg(feature = "vulkan")]
 mod native;

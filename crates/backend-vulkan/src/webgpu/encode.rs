@@ -4,8 +4,9 @@ use super::WgpuMoves;
 use super::buffer::Memory;
 use super::moves::{Planner, Rules, Step};
 use super::native::{lock, scoped};
+use super::order::Scratch;
 use super::raw::Raw;
-use super::shared::{Scratch, Settings};
+use super::shared::Settings;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 

@@ -11,6 +11,7 @@ mod flight;
 mod moves;
 mod native;
 mod options;
+mod order;
 mod plain;
 mod queue;
 mod raw;

@@ -2,16 +2,16 @@
 
 use super::WgpuError;
 use super::WgpuMoves;
-use super::buffer::{GRAIN, Held, Memory, Usage};
+use super::buffer::{GRAIN, Memory, Usage};
 use super::copy;
 use super::encode::{Move, Mover};
 use super::flight::{Flight, MOMENT, Mark, Work};
 use super::native::{Polled, lock, poll, scoped};
+use super::order::{Order, OrderLock, Scratch};
 use super::staging::{Direction, Pool};
-use std::cell::Cell;
-use std::ops::{Deref, DerefMut, Range};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// A device's state; see the module's documentation for who does what.
 pub(super) struct Shared {
@@ -26,31 +26,12 @@ pub(super) struct Shared {
     pub(super) downloads: Pool,
     pub(super) usage: Arc<Usage>,
     mover: Mover,
-    order: Mutex<Order>,
-    /// The thread that holds `order`, 0 for none: wgpu runs callbacks inside a submission, and one that submits
-    /// here would wait for itself.
-    holder: AtomicUsize,
+    order: OrderLock,
     /// A mapping of it is asked for only to hear whether the device still takes work.
     probe: Mutex<wgpu::Buffer>,
     submissions: AtomicU64,
     objects: AtomicU64,
     lost: OnceLock<&'static str>,
-}
-
-/// What must happen in one order: moves, submissions, units of the timeline.
-pub(super) struct Order {
-    /// Noted and not yet submitted, oldest first.
-    moves: Vec<Move>,
-    /// For moves, made with the first that needs it.
-    scratch: Option<Scratch>,
-    /// The last submission of this device's.
-    last: Option<wgpu::SubmissionIndex>,
-}
-
-/// Where moves go through.
-pub(super) struct Scratch {
-    pub(super) buffer: wgpu::Buffer,
-    _held: Held,
 }
 
 /// Sizes in bytes, and uses.
@@ -114,8 +95,7 @@ impl Shared {
             uploads: Pool::new(Direction::Up),
             downloads: Pool::new(Direction::Down),
             usage: Arc::default(),
-            order: Mutex::new(Order { moves: Vec::new(), scratch: None, last: None }),
-            holder: AtomicUsize::new(0),
+            order: OrderLock::default(),
             submissions: AtomicU64::new(0),
             objects: AtomicU64::new(1),
             lost: OnceLock::new(),
@@ -138,7 +118,7 @@ impl Shared {
         if src.is_empty() || src.start == dst {
             return Ok(());
         }
-        let mut order = self.order()?;
+        let mut order = self.order.lock()?;
         self.alive()?;
         // Made here, since here a refusal changes nothing.
         if order.scratch.is_none() && self.mover.rules().needs_scratch(&src, dst) {
@@ -155,12 +135,17 @@ impl Shared {
     /// whomever. Returns its number.
     pub(super) fn record(&self) -> Result<u64, WgpuError> {
         self.collect();
-        let mut order = self.order()?;
+        let mut order = self.order.lock()?;
         self.hand_in(&mut order, None, "a move")?;
         let mark = self.flight.mark();
         let number = self.flight.add(order.last.clone(), Arc::clone(&mark), Work::Nothing);
         self.queue.on_submitted_work_done(move || mark.set(true));
         self.check_alive()?;
+        drop(order);
+        // A submission polls; who records again and again without one leaves callbacks that nobody calls.
+        if number.is_multiple_of(RECORDS_PER_POLL) {
+            self.progress();
+        }
         Ok(number)
     }
 
@@ -174,14 +159,14 @@ impl Shared {
         mark: &Arc<Mark>,
         work: Work,
     ) -> Result<u64, WgpuError> {
-        let mut order = self.order()?;
+        let mut order = self.order.lock()?;
         self.hand_in(&mut order, Some(commands), operation)?;
         Ok(self.flight.add(order.last.clone(), Arc::clone(mark), work))
     }
 
     /// Drops moves that wgpu refuses, after it was said that they did not happen.
     pub(super) fn forget_moves(&self) {
-        if let Ok(mut order) = self.order() {
+        if let Ok(mut order) = self.order.lock() {
             order.moves.clear();
         }
     }
@@ -234,7 +219,7 @@ impl Shared {
         if let Some(source) = error {
             return Err(self.refusal("the clearing of a new buffer", source));
         }
-        let mut order = self.order()?;
+        let mut order = self.order.lock()?;
         self.hand_in(&mut order, Some(commands), "the clearing of a new buffer")?;
         self.check_alive()
     }
@@ -324,17 +309,6 @@ impl Shared {
         WgpuError::DeviceLost { reason }
     }
 
-    /// The right to submit.
-    pub(super) fn order(&self) -> Result<OrderGuard<'_>, WgpuError> {
-        let me = thread_number();
-        if self.holder.load(SeqCst) == me {
-            return Err(WgpuError::InsideCallback);
-        }
-        let order = lock(&self.order);
-        self.holder.store(me, SeqCst);
-        Ok(OrderGuard { order, holder: &self.holder })
-    }
-
     /// Submits noted moves and `commands` as one submission; nothing if there are neither. On an error the moves
     /// are still noted.
     fn hand_in(
@@ -392,38 +366,7 @@ impl Shared {
     }
 }
 
-/// The right to submit, as long as it lives.
-pub(super) struct OrderGuard<'a> {
-    order: MutexGuard<'a, Order>,
-    holder: &'a AtomicUsize,
-}
-
-impl Deref for OrderGuard<'_> {
-    type Target = Order;
-
-    fn deref(&self) -> &Order {
-        &self.order
-    }
-}
-
-impl DerefMut for OrderGuard<'_> {
-    fn deref_mut(&mut self) -> &mut Order {
-        &mut self.order
-    }
-}
-
-impl Drop for OrderGuard<'_> {
-    fn drop(&mut self) {
-        self.holder.store(0, SeqCst);
-    }
-}
-
-/// A number that no other running thread has; not 0.
-fn thread_number() -> usize {
-    thread_local! {
-        static HERE: Cell<u8> = const { Cell::new(0) };
-    }
-    HERE.with(|here| std::ptr::from_ref(here).addr())
-}
+/// Units from one poll of `record`'s own to the next.
+const RECORDS_PER_POLL: u64 = 64;
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
