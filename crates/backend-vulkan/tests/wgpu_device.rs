@@ -100,22 +100,6 @@ fn limits_are_named_with_what_was_asked_and_what_is_allowed() {
 }
 
 #[test]
-fn no_memory_is_typed_and_costs_nothing() {
-    let limits = wgpu::Limits { max_buffer_size: 1 << 61, ..wgpu::Limits::default() };
-    let device = noop_with(small(WgpuMoves::Auto), limits);
-    let held = device.memory();
-    let error = device.buffer(1 << 60).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::OutOfMemory);
-    assert!(
-        matches!(error, WgpuError::Memory { what: "arena", bytes: 0x1000_0000_0000_0000, .. }),
-        "{error}"
-    );
-    assert!(std::error::Error::source(&error).is_some());
-    assert_eq!(device.memory(), held);
-    assert_eq!(device.buffer(4096).unwrap().size(), 4096);
-}
-
-#[test]
 fn settings_that_cannot_work_are_refused() {
     let over = |options: WgpuOptions| {
         let (device, queue) = wgpu::Device::noop(&Default::default());
