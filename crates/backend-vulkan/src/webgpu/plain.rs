@@ -135,4 +135,4 @@ const MAPPED: u8 = 1;
 const REFUSED: u8 = 2;
 
 /// Bytes copied at once.
-const PART: usize = 256 << 10;
+const PART: usize = 2 << 20;
