@@ -12,13 +12,13 @@ use pinned_host::{
 };
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
-use wgpu_support::{no_message, noop, noop_with, small, vulkan};
+use wgpu_support::{direct, no_message, noop, noop_with, small, vulkan};
 
-/// Every device there is to test: noop, and Vulkan with both ways to move where there is a driver.
+/// Every device there is to test: noop, and Vulkan with both ways to move and to copy where there is a driver.
 fn each(test: impl Fn(WgpuDevice)) {
     test(noop(small(WgpuMoves::Auto)));
-    for moves in [WgpuMoves::Raw, WgpuMoves::Scratch] {
-        if let Some(device) = vulkan(small(moves)) {
+    for options in [small(WgpuMoves::Raw), small(WgpuMoves::Scratch), direct()] {
+        if let Some(device) = vulkan(options) {
             test(device);
         }
     }
