@@ -131,3 +131,30 @@ impl Drop for Claim<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn claims_that_do_not_go_together_are_refused() {
+        let mut bytes = vec![0_u8; 64];
+        let gone = Arc::new(AtomicBool::new(false));
+        let base = NonNull::from(bytes.as_mut_slice()).cast();
+        // SAFETY: the bytes live to the end of the test, and nothing here touches them.
+        let direct = unsafe { Direct::new(base, Arc::clone(&gone), Arc::new(())) };
+        let reading = direct.claim(0..16, false).unwrap();
+        let also = direct.claim(8..24, false).unwrap();
+        assert!(direct.claim(12..32, true).is_none(), "written while it is read");
+        let writing = direct.claim(24..32, true).unwrap();
+        assert!(direct.claim(28..40, false).is_none() && direct.claim(28..40, true).is_none());
+        drop(reading);
+        assert!(direct.claim(0..16, true).is_none(), "the other one still reads");
+        drop((also, writing));
+        let all = direct.claim(0..64, true).unwrap();
+        assert_eq!(all.first(), bytes.as_mut_ptr());
+        drop(all);
+        gone.store(true, SeqCst);
+        assert!(direct.claim(0..4, false).is_none(), "the buffer is gone");
+    }
+}
