@@ -1,0 +1,205 @@
+//! Host memory that the device reaches.
+
+use super::context::Context;
+use super::memory::{COPY_USAGE, HOST_ALLOCATION, Mapped, Memory, Use};
+use super::{ImportProblem, VulkanError};
+use ash::vk;
+use core::ptr::NonNull;
+use pinned_host::{HostRegion, OsLocker, PageLocker};
+use std::sync::Arc;
+
+/// Makes host memory that one device reaches: the driver's, or the caller's, imported.
+///
+/// Clones make memory for the same device.
+#[derive(Clone)]
+pub struct VulkanLocker {
+    context: Arc<Context>,
+    kind: HostMemory,
+}
+
+/// Where [`VulkanLocker::lock`](PageLocker::lock) takes memory from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum HostMemory {
+    /// Host-visible memory of the driver: cached and coherent where there is such.
+    #[default]
+    Driver,
+    /// Pages of the operating system, locked and then imported through `VK_EXT_external_memory_host`. They can be
+    /// locked before the device sees them, lie on huge pages and count against the lock limit.
+    Imported,
+}
+
+/// Host memory with a Vulkan buffer over all of it.
+pub struct VulkanRegion {
+    memory: Arc<Memory>,
+    base: NonNull<u8>,
+    len: usize,
+    locked: bool,
+}
+
+/// Host memory that was not imported, and why.
+#[derive(thiserror::Error)]
+#[error("{error}")]
+pub struct ImportRefused<R> {
+    /// The caller's memory, as it was.
+    pub region: R,
+    /// Why.
+    #[source]
+    pub error: VulkanError,
+}
+
+impl VulkanLocker {
+    pub(super) fn new(context: &Arc<Context>, kind: HostMemory) -> Self {
+        VulkanLocker { context: Arc::clone(context), kind }
+    }
+
+    /// Makes memory of the caller's one that the device copies from and to without another copy.
+    ///
+    /// # Errors
+    /// The device has not `VK_EXT_external_memory_host`, start or length are off `minImportedHostPointerAlignment`, or
+    /// the driver refuses. The region comes back as it was.
+    pub fn import<R: HostRegion>(&self, region: R) -> Result<VulkanRegion, ImportRefused<R>> {
+        let (base, len) = (region.base(), region.len());
+        match self.import_pages(base, len) {
+            Err(error) => Err(ImportRefused { region, error }),
+            Ok(mut memory) => {
+                let locked = region.is_locked() || !self.context.is_cpu;
+                memory.owns(Box::new(region));
+                Ok(VulkanRegion { memory: Arc::new(memory), base, len, locked })
+            }
+        }
+    }
+
+    fn import_pages(&self, base: NonNull<u8>, len: usize) -> Result<Memory, VulkanError> {
+        let (address, align) = (base.as_ptr().addr(), self.context.limits.import_align);
+        let refused = |why| VulkanError::Import { address, bytes: len, why };
+        let Some(extension) = &self.context.can.import else { return Err(refused(ImportProblem::NoExtension)) };
+        if !(address as u64).is_multiple_of(align) || !(len as u64).is_multiple_of(align) {
+            return Err(refused(ImportProblem::Misaligned { align }));
+        }
+        let mut properties = vk::MemoryHostPointerPropertiesEXT::default();
+        // SAFETY: the extension is enabled; the pointer is valid memory of the host.
+        let asked = unsafe {
+            (extension.fp().get_memory_host_pointer_properties_ext)(
+                extension.device(),
+                HOST_ALLOCATION,
+                base.as_ptr().cast(),
+                &mut properties,
+            )
+        };
+        asked.result().map_err(|result| refused(ImportProblem::Refused(result)))?;
+        // SAFETY: the caller of this leaves the region with the memory; the bytes are used by tickets only.
+        unsafe { Memory::import(&self.context, base, len as u64, properties.memory_type_bits) }
+    }
+
+    fn driver(&self, bytes: usize) -> Result<VulkanRegion, VulkanError> {
+        let memory = Memory::new(&self.context, bytes as u64, Use::Host, COPY_USAGE)?;
+        let Some(Mapped { base, .. }) = memory.mapped() else {
+            return Err(VulkanError::Unsupported { device: self.context.name.clone(), what: "host-visible memory" });
+        };
+        // SAFETY: all of the mapping, which nobody else has seen. The contents of new memory are undefined; a region's
+        // bytes are not. It is the first touch of every page, too.
+        unsafe { core::ptr::write_bytes(base.as_ptr(), 0, bytes) };
+        memory.flush(0, bytes as u64)?;
+        Ok(VulkanRegion { memory: Arc::new(memory), base, len: bytes, locked: !self.context.is_cpu })
+    }
+}
+
+impl PageLocker for VulkanLocker {
+    type Region = VulkanRegion;
+    type Error = VulkanError;
+
+    /// A zeroed region of exactly `bytes` bytes, or of whole pages where they are imported.
+    ///
+    /// # Errors
+    /// A limit or budget of the device, the lock limit of the system where pages are imported, or a refusal.
+    fn lock(&self, bytes: usize) -> Result<VulkanRegion, VulkanError> {
+        match self.kind {
+            HostMemory::Driver => self.driver(bytes),
+            HostMemory::Imported => {
+                let align = self.context.limits.import_align as usize;
+                let bytes = bytes.checked_next_multiple_of(align).unwrap_or(bytes);
+                self.import(OsLocker.lock(bytes)?).map_err(|refused| refused.error)
+            }
+        }
+    }
+
+    /// What is left of the budget of the heap that host memory comes from, where the device tells; half the lock limit
+    /// where pages are imported.
+    fn allowance(&self) -> Option<u64> {
+        match self.kind {
+            HostMemory::Imported => OsLocker.allowance(),
+            HostMemory::Driver => Memory::host_budget(&self.context),
+        }
+    }
+
+    /// `maxMemoryAllocationSize`.
+    fn max_region(&self) -> usize {
+        usize::try_from(self.context.limits.allocation).unwrap_or(usize::MAX)
+    }
+}
+
+impl core::fmt::Debug for VulkanLocker {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("VulkanLocker").field("device", &self.context.id).field("kind", &self.kind).finish()
+    }
+}
+
+// SAFETY: the memory is the mapping of `memory`, or the caller's region kept there: neither moves nor goes before the
+// value; the driver's was zeroed, the region's is initialised by its own promise.
+unsafe impl HostRegion for VulkanRegion {
+    fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether the pages stay: always on hardware, whose driver pins them, and never on a software device, which does
+    /// not; imported ones may have been locked before.
+    fn is_locked(&self) -> bool {
+        self.locked
+    }
+
+    fn prepare(&self, offset: usize, bytes: usize) {
+        if let Some(host) = self.memory.host() {
+            host.prepare(offset, bytes);
+        }
+    }
+
+    /// `nonCoherentAtomSize` where the memory is not coherent.
+    fn atom(&self) -> usize {
+        match self.memory.mapped() {
+            Some(Mapped { coherent: false, .. }) => self.memory.context().limits.atom as usize,
+            _ => 1,
+        }
+    }
+}
+
+// SAFETY: the pointer is only given out, through `base`; the rest is thread-safe by itself.
+unsafe impl Send for VulkanRegion {}
+// SAFETY: as above.
+unsafe impl Sync for VulkanRegion {}
+
+impl VulkanRegion {
+    pub(super) fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+}
+
+impl core::fmt::Debug for VulkanRegion {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("VulkanRegion")
+            .field("len", &self.len)
+            .field("imported", &self.memory.host().is_some())
+            .field("locked", &self.locked)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<R> core::fmt::Debug for ImportRefused<R> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("ImportRefused").field("error", &self.error).finish_non_exhaustive()
+    }
+}
