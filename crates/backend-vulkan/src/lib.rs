@@ -7,7 +7,7 @@ mod webgpu;
 
 #[cfg(feature = "vulkan")]
 pub use native::{
-    Counters, DeviceInfo, DeviceKind, Enabled, HostMemory, ImportProblem, ImportRefused, NativeDevice, NativeQueue,
-    Select, SubmitLock, ValidationLog, VulkanBuffer, VulkanDevice, VulkanError, VulkanEvent, VulkanLocker,
-    VulkanOptions, VulkanQueue, VulkanRegion, VulkanView,
+    Counters, DeviceInfo, DeviceKind, Enabled, HostMemory, ImportProblem, ImportRefused, NativeDevice,
+    NativeQueue, Select, SubmitLock, ValidationLog, VulkanBuffer, VulkanDevice, VulkanError, VulkanEvent,
+    VulkanLocker, VulkanOptions, VulkanQueue, VulkanRegion, VulkanView,
 };

@@ -12,16 +12,19 @@ use std::sync::Mutex;
 /// Opens devices under the validation layer, and fails the test at the end if the layer said anything.
 struct Vulkan {
     options: VulkanOptions,
+    /// Whether buffers are sparse.
+    sparse: bool,
     logs: Mutex<Vec<ValidationLog>>,
 }
 
 impl Vulkan {
     fn new() -> Self {
-        Self::with(VulkanOptions::new())
+        Self::with(false)
     }
 
-    fn with(options: VulkanOptions) -> Self {
-        Vulkan { options: options.validation(true), logs: Mutex::new(Vec::new()) }
+    fn with(sparse: bool) -> Self {
+        let options = VulkanOptions::new().sparse(sparse).validation(true);
+        Vulkan { options, sparse, logs: Mutex::new(Vec::new()) }
     }
 
     fn open(&self) -> VulkanDevice {
@@ -33,8 +36,17 @@ impl Vulkan {
 
 impl Drop for Vulkan {
     fn drop(&mut self) {
-        let said: Vec<String> = self.logs.lock().unwrap().iter().flat_map(ValidationLog::take).collect();
-        assert!(std::thread::panicking() || said.is_empty(), "the validation layer said:\n{}", said.join("\n"));
+        let mut said: Vec<String> = self.logs.lock().unwrap().iter().flat_map(ValidationLog::take).collect();
+        if self.sparse {
+            // Layers before 1.3.262 call every copy within one allocation of a sparse buffer an overlap
+            // (KhronosGroup/Vulkan-ValidationLayers #6144). The same copies are checked on dense buffers.
+            said.retain(|message| !message.contains("VUID-vkCmdCopyBuffer-pRegions-00117"));
+        }
+        assert!(
+            std::thread::panicking() || said.is_empty(),
+            "the validation layer said:\n{}",
+            said.join("\n")
+        );
     }
 }
 
@@ -53,8 +65,8 @@ struct Buffers {
     _vulkan: Vulkan,
 }
 
-fn buffers(options: VulkanOptions) -> Buffers {
-    let vulkan = Vulkan::with(options);
+fn buffers(sparse: bool) -> Buffers {
+    let vulkan = Vulkan::with(sparse);
     Buffers { device: vulkan.open(), _vulkan: vulkan }
 }
 
@@ -83,18 +95,18 @@ impl BufferHarness for Buffers {
 }
 
 mod vulkan {
-    use super::{Vulkan, VulkanOptions, buffers};
+    use super::{Vulkan, buffers};
 
     mod device_buffer {
-        allocator_core::device_buffer_suite!(super::buffers(super::VulkanOptions::new()));
+        allocator_core::device_buffer_suite!(super::buffers(false));
     }
 
     mod arena {
-        allocator_core::arena_suite!(super::buffers(super::VulkanOptions::new()));
+        allocator_core::arena_suite!(super::buffers(false));
     }
 
     mod remap {
-        allocator_core::remap_suite!(super::buffers(super::VulkanOptions::new().sparse(true)));
+        allocator_core::remap_suite!(super::buffers(true));
     }
 
     pinned_host::transfer_suite!(Vulkan::new());

@@ -6,6 +6,9 @@ use pinned_host::Transfer;
 /// Host memory as a device.
 #[cfg(feature = "cpu")]
 pub use backend_cpu::CpuDevice;
+/// A Vulkan device.
+#[cfg(feature = "vulkan")]
+pub use backend_vulkan::{VulkanDevice, VulkanOptions};
 
 /// One backend this crate knows, and whether it can be used here.
 #[derive(Debug)]
@@ -31,13 +34,21 @@ pub trait Visitor {
 
 /// Every backend, compiled in or not.
 pub fn list() -> Vec<BackendStatus> {
-    vec![BackendStatus {
-        name: "cpu",
-        compiled: cfg!(feature = "cpu"),
-        usable: open("cpu", Probe).map_err(|e| e.to_string()),
-        // This device's memory is the host's.
-        memory: pinned_host::SystemMemory::current().map(|memory| memory.available),
-    }]
+    vec![
+        BackendStatus {
+            name: "cpu",
+            compiled: cfg!(feature = "cpu"),
+            usable: open("cpu", Probe).map_err(|e| e.to_string()),
+            // This device's memory is the host's.
+            memory: pinned_host::SystemMemory::current().map(|memory| memory.available),
+        },
+        BackendStatus {
+            name: "vulkan",
+            compiled: cfg!(feature = "vulkan"),
+            usable: open("vulkan", Probe).map_err(|e| e.to_string()),
+            memory: None,
+        },
+    ]
 }
 
 /// Opens the default device of the backend called `name` and does something with it.
@@ -52,11 +63,19 @@ pub fn open<V: Visitor>(name: &str, visitor: V) -> Result<V::Output, SwapError> 
                 backend_cpu::CpuDevice::new().map_err(|e| SwapError::device("open the CPU device", e))?;
             Ok(visitor.visit(device))
         }
+        #[cfg(feature = "vulkan")]
+        "vulkan" => {
+            let device = backend_vulkan::VulkanDevice::new();
+            let device = device.map_err(|e| SwapError::device("open the Vulkan device", e))?;
+            Ok(visitor.visit(device))
+        }
         _ => {
             let _ = visitor;
             let compiled: &[&str] = &[
                 #[cfg(feature = "cpu")]
                 "cpu",
+                #[cfg(feature = "vulkan")]
+                "vulkan",
             ];
             let available = if compiled.is_empty() { "none".into() } else { compiled.join(", ") };
             Err(SwapError::NoBackend { name: name.to_owned(), available })

@@ -27,7 +27,12 @@ pub struct VulkanBuffer {
 }
 
 impl VulkanBuffer {
-    pub(super) fn new(memory: Arc<Memory>, queue: &VulkanQueue, scratch: Option<&Arc<Memory>>, barrier: u64) -> Self {
+    pub(super) fn new(
+        memory: Arc<Memory>,
+        queue: &VulkanQueue,
+        scratch: Option<&Arc<Memory>>,
+        barrier: u64,
+    ) -> Self {
         let cost = Cost { barrier, scratch: scratch.map_or(0, |scratch| scratch.size()) };
         VulkanBuffer { memory, queue: queue.clone(), scratch: scratch.cloned(), cost }
     }
@@ -82,7 +87,8 @@ impl DeviceBuffer for VulkanBuffer {
                 self.queue.add(ops, &[&self.memory, scratch])
             }
             _ => {
-                let ops = direct(src, dst).map(|(from, to)| Op::copy(buffer, from.start, buffer, to, len(&from)));
+                let ops =
+                    direct(src, dst).map(|(from, to)| Op::copy(buffer, from.start, buffer, to, len(&from)));
                 self.queue.add(ops, &[&self.memory])
             }
         }
@@ -109,7 +115,8 @@ impl Remap for VulkanBuffer {
     /// The driver's page for sparse buffers; on a buffer that is not sparse, more bytes than it has, so that it has no
     /// whole granule.
     fn granule(&self) -> u64 {
-        let beyond = || self.size().checked_add(1).and_then(u64::checked_next_power_of_two).unwrap_or(1 << 63);
+        let beyond =
+            || self.size().checked_add(1).and_then(u64::checked_next_power_of_two).unwrap_or(1 << 63);
         self.memory.pages().map_or_else(beyond, |pages| pages.page())
     }
 

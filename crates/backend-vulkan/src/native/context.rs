@@ -25,6 +25,8 @@ pub(super) struct Context {
     pub(super) queues: Roles,
     /// Whether the device is software on the host.
     pub(super) is_cpu: bool,
+    /// Whether the host sees a buffer of the device's: each batch then makes its writes visible there.
+    pub(super) host_sees: AtomicBool,
     /// Whether the device is ours to destroy.
     pub(super) owned: bool,
     pub(super) counted: Counted,
@@ -131,6 +133,7 @@ impl Context {
             can,
             families,
             queues,
+            host_sees: AtomicBool::new(false),
             is_cpu: basic.device_type == vk::PhysicalDeviceType::CPU,
             owned,
             counted: Counted::default(),
@@ -227,7 +230,8 @@ impl Roles {
     fn each(&self) -> impl Iterator<Item = &RawQueue> {
         let (upload, download) = (&self.upload, &self.download);
         let second = (!Arc::ptr_eq(upload, &self.compute)).then_some(upload);
-        let third = (!Arc::ptr_eq(download, &self.compute) && !Arc::ptr_eq(download, upload)).then_some(download);
+        let third =
+            (!Arc::ptr_eq(download, &self.compute) && !Arc::ptr_eq(download, upload)).then_some(download);
         [Some(&self.compute), second, third].into_iter().flatten().map(|queue| &**queue)
     }
 }

@@ -11,9 +11,7 @@ use super::{
 };
 use allocator_core::{DeviceBuffer, RangeError, check_range};
 use ash::vk;
-use pinned_host::{
-    DeviceMemory, Event, Lane, Parking, Queue, Refused, SliceOf, Ticket, Transfer,
-};
+use pinned_host::{DeviceMemory, Event, Lane, Parking, Queue, Refused, SliceOf, Ticket, Transfer};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A Vulkan device: opened here, or the caller's own (see [`VulkanOptions::adopt`]).
@@ -173,14 +171,16 @@ impl VulkanDevice {
 
     /// A buffer, sparse or not whatever the options say.
     fn make(&self, size: u64) -> Result<Memory, VulkanError> {
+        let (context, usage) = (&self.context, self.made.usage);
         if !self.made.sparse {
-            return Memory::new(&self.context, size, Use::Buffer, self.made.usage);
+            let ours = Memory::of_system(context, size, Use::Buffer, usage);
+            return ours.unwrap_or_else(|| Memory::new(context, size, Use::Buffer, usage));
         }
         if !self.context.can.sparse {
             let device = self.context.name.clone();
             return Err(VulkanError::Unsupported { device, what: "sparse binding on its compute queue" });
         }
-        Memory::sparse(&self.context, size, self.made.usage)
+        Memory::sparse(context, size, usage)
     }
 
     /// Binds the pages of a new sparse buffer, and waits: who uses it on another queue cannot know of the binding.
@@ -197,7 +197,7 @@ impl VulkanDevice {
     /// Makes the pages of new memory present on a device that has them from the host's system, lazily: first touch
     /// happens here and not inside the first transfer.
     fn touch(&self, memory: &Arc<Memory>) -> Result<(), VulkanError> {
-        if !self.context.is_cpu {
+        if !self.context.is_cpu || memory.host().is_some() {
             return Ok(());
         }
         let buffer = memory.buffer();
@@ -255,7 +255,12 @@ impl VulkanDevice {
         &self,
         buffer: &VulkanBuffer,
         len: usize,
-        mut each: impl FnMut(&Memory, usize, usize, &dyn Fn(Op) -> Result<(), VulkanError>) -> Result<(), VulkanError>,
+        mut each: impl FnMut(
+            &Memory,
+            usize,
+            usize,
+            &dyn Fn(Op) -> Result<(), VulkanError>,
+        ) -> Result<(), VulkanError>,
     ) -> Result<(), VulkanError> {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         let window = match &mut *window {
@@ -267,7 +272,8 @@ impl VulkanDevice {
             let bytes = (len - done).min(WINDOW as usize);
             let run = |op: Op| {
                 let ops = [op, Op::ForHost].into_iter();
-                let event = self.compute.add_recorded(ops, &[buffer.memory(), window]).map_err(Unrecorded::error)?;
+                let event =
+                    self.compute.add_recorded(ops, &[buffer.memory(), window]).map_err(Unrecorded::error)?;
                 event.synchronize()
             };
             each(window, done, bytes, &|op| run(op))?;
@@ -362,11 +368,8 @@ impl Transfer for VulkanDevice {
         self.check(src, from, dst.len())?;
         self.context.check_lost()?;
         if let Some(at) = self.seen(src, from) {
-            // The device's writes, out of its caches.
-            let event = self.compute.add_recorded([Op::ForHost].into_iter(), &[src.memory()]);
-            event.map_err(Unrecorded::error)?.synchronize()?;
             // SAFETY: the range lies in the mapping, which lives as long as the buffer; the caller has waited for every
-            // write to it.
+            // write to it, and each submission ends with a barrier for the host.
             unsafe { core::ptr::copy_nonoverlapping(at, dst.as_mut_ptr(), dst.len()) };
             return Ok(());
         }
@@ -377,7 +380,11 @@ impl Transfer for VulkanDevice {
             if let Some(Mapped { base, .. }) = window.mapped() {
                 // SAFETY: the window is at least `bytes` long, and its lock is held.
                 unsafe {
-                    core::ptr::copy_nonoverlapping(base.as_ptr(), dst[done..done + bytes].as_mut_ptr(), bytes);
+                    core::ptr::copy_nonoverlapping(
+                        base.as_ptr(),
+                        dst[done..done + bytes].as_mut_ptr(),
+                        bytes,
+                    );
                 }
             }
             Ok(())
@@ -395,7 +402,9 @@ impl Transfer for VulkanDevice {
         self.through_window(dst, src.len(), |window, done, bytes, run| {
             if let Some(Mapped { base, .. }) = window.mapped() {
                 // SAFETY: as in `read_now`; the copy before has ended.
-                unsafe { core::ptr::copy_nonoverlapping(src[done..done + bytes].as_ptr(), base.as_ptr(), bytes) };
+                unsafe {
+                    core::ptr::copy_nonoverlapping(src[done..done + bytes].as_ptr(), base.as_ptr(), bytes)
+                };
             }
             window.flush(0, bytes as u64)?;
             run(Op::copy(window, 0, dst.memory(), at + done as u64, bytes as u64))

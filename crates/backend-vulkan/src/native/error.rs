@@ -68,7 +68,9 @@ pub enum VulkanError {
         align: u64,
     },
     /// The memory budget (`VK_EXT_memory_budget`) has no room for this.
-    #[error("{asked} bytes exceed what heap {heap} has left: {used} of its budget of {budget} bytes are in use")]
+    #[error(
+        "{asked} bytes exceed what heap {heap} has left: {used} of its budget of {budget} bytes are in use"
+    )]
     Budget {
         /// What was asked.
         asked: u64,
@@ -205,7 +207,8 @@ fn list(found: &[String]) -> String {
         [] => "is none".to_owned(),
         [one] => format!("is 0: {one}"),
         all => {
-            let each: Vec<_> = all.iter().enumerate().map(|(index, name)| format!("{index}: {name}")).collect();
+            let each: Vec<_> =
+                all.iter().enumerate().map(|(index, name)| format!("{index}: {name}")).collect();
             format!("are {}", each.join(", "))
         }
     }

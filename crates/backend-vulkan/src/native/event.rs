@@ -40,7 +40,10 @@ impl VulkanEvent {
     /// The same event, which makes a range of memory visible to the host before it says that it has fired.
     pub(super) fn and_see(self, memory: &Arc<Memory>, offset: u64, bytes: u64) -> Self {
         let memory = Arc::clone(memory);
-        VulkanEvent { stale: Some(Arc::new(Stale { memory, offset, bytes, told: Mutex::new(false) })), ..self }
+        VulkanEvent {
+            stale: Some(Arc::new(Stale { memory, offset, bytes, told: Mutex::new(false) })),
+            ..self
+        }
     }
 
     /// Once, after it has fired.

@@ -1,9 +1,8 @@
 //! Host memory that the device reaches.
 
+use super::VulkanError;
 use super::context::Context;
-use super::memory::{COPY_USAGE, HOST_ALLOCATION, Mapped, Memory, Use};
-use super::{ImportProblem, VulkanError};
-use ash::vk;
+use super::memory::{COPY_USAGE, Mapped, Memory, Use};
 use core::ptr::NonNull;
 use pinned_host::{HostRegion, OsLocker, PageLocker};
 use std::sync::Arc;
@@ -21,8 +20,11 @@ pub struct VulkanLocker {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum HostMemory {
-    /// Host-visible memory of the driver: cached and coherent where there is such.
+    /// On a software device, whose memory is the host's, pages of the operating system that nobody has to lock, huge where
+    /// there are such; on hardware the driver's.
     #[default]
+    Best,
+    /// Host-visible memory of the driver: cached and coherent where there is such.
     Driver,
     /// Pages of the operating system, locked and then imported through `VK_EXT_external_memory_host`. They can be
     /// locked before the device sees them, lie on huge pages and count against the lock limit.
@@ -60,7 +62,10 @@ impl VulkanLocker {
     /// the driver refuses. The region comes back as it was.
     pub fn import<R: HostRegion>(&self, region: R) -> Result<VulkanRegion, ImportRefused<R>> {
         let (base, len) = (region.base(), region.len());
-        match self.import_pages(base, len) {
+        // SAFETY: the region goes with the memory, below; its bytes are given to tickets only.
+        let imported =
+            unsafe { Memory::import(&self.context, (base, len), len as u64, Use::Host, COPY_USAGE) };
+        match imported {
             Err(error) => Err(ImportRefused { region, error }),
             Ok(mut memory) => {
                 let locked = region.is_locked() || !self.context.is_cpu;
@@ -70,38 +75,23 @@ impl VulkanLocker {
         }
     }
 
-    fn import_pages(&self, base: NonNull<u8>, len: usize) -> Result<Memory, VulkanError> {
-        let (address, align) = (base.as_ptr().addr(), self.context.limits.import_align);
-        let refused = |why| VulkanError::Import { address, bytes: len, why };
-        let Some(extension) = &self.context.can.import else { return Err(refused(ImportProblem::NoExtension)) };
-        if !(address as u64).is_multiple_of(align) || !(len as u64).is_multiple_of(align) {
-            return Err(refused(ImportProblem::Misaligned { align }));
-        }
-        let mut properties = vk::MemoryHostPointerPropertiesEXT::default();
-        // SAFETY: the extension is enabled; the pointer is valid memory of the host.
-        let asked = unsafe {
-            (extension.fp().get_memory_host_pointer_properties_ext)(
-                extension.device(),
-                HOST_ALLOCATION,
-                base.as_ptr().cast(),
-                &mut properties,
-            )
-        };
-        asked.result().map_err(|result| refused(ImportProblem::Refused(result)))?;
-        // SAFETY: the caller of this leaves the region with the memory; the bytes are used by tickets only.
-        unsafe { Memory::import(&self.context, base, len as u64, properties.memory_type_bits) }
-    }
-
     fn driver(&self, bytes: usize) -> Result<VulkanRegion, VulkanError> {
-        let memory = Memory::new(&self.context, bytes as u64, Use::Host, COPY_USAGE)?;
-        let Some(Mapped { base, .. }) = memory.mapped() else {
-            return Err(VulkanError::Unsupported { device: self.context.name.clone(), what: "host-visible memory" });
-        };
+        let region = self.region(Memory::new(&self.context, bytes as u64, Use::Host, COPY_USAGE)?, bytes)?;
         // SAFETY: all of the mapping, which nobody else has seen. The contents of new memory are undefined; a region's
         // bytes are not. It is the first touch of every page, too.
-        unsafe { core::ptr::write_bytes(base.as_ptr(), 0, bytes) };
-        memory.flush(0, bytes as u64)?;
-        Ok(VulkanRegion { memory: Arc::new(memory), base, len: bytes, locked: !self.context.is_cpu })
+        unsafe { core::ptr::write_bytes(region.base.as_ptr(), 0, bytes) };
+        region.memory.flush(0, bytes as u64)?;
+        Ok(region)
+    }
+
+    fn region(&self, memory: Memory, len: usize) -> Result<VulkanRegion, VulkanError> {
+        let Some(Mapped { base, .. }) = memory.mapped() else {
+            return Err(VulkanError::Unsupported {
+                device: self.context.name.clone(),
+                what: "host-visible memory",
+            });
+        };
+        Ok(VulkanRegion { memory: Arc::new(memory), base, len, locked: !self.context.is_cpu })
     }
 }
 
@@ -114,9 +104,13 @@ impl PageLocker for VulkanLocker {
     /// # Errors
     /// A limit or budget of the device, the lock limit of the system where pages are imported, or a refusal.
     fn lock(&self, bytes: usize) -> Result<VulkanRegion, VulkanError> {
-        match self.kind {
-            HostMemory::Driver => self.driver(bytes),
-            HostMemory::Imported => {
+        let ours = (self.kind == HostMemory::Best)
+            .then(|| Memory::of_system(&self.context, bytes as u64, Use::Host, COPY_USAGE))
+            .flatten();
+        match (ours, self.kind) {
+            (Some(memory), _) => self.region(memory?, bytes),
+            (None, HostMemory::Driver | HostMemory::Best) => self.driver(bytes),
+            (None, HostMemory::Imported) => {
                 let align = self.context.limits.import_align as usize;
                 let bytes = bytes.checked_next_multiple_of(align).unwrap_or(bytes);
                 self.import(OsLocker.lock(bytes)?).map_err(|refused| refused.error)
@@ -129,7 +123,7 @@ impl PageLocker for VulkanLocker {
     fn allowance(&self) -> Option<u64> {
         match self.kind {
             HostMemory::Imported => OsLocker.allowance(),
-            HostMemory::Driver => Memory::host_budget(&self.context),
+            HostMemory::Driver | HostMemory::Best => Memory::host_budget(&self.context),
         }
     }
 

@@ -99,10 +99,16 @@ impl Instance {
         // SAFETY: the instance is valid; the loop is the loader's, retried while the list grows.
         let all = unsafe { self.raw.enumerate_physical_devices() };
         let all = match all {
-            Err(result @ vk::Result::ERROR_INITIALIZATION_FAILED) => return Err(VulkanError::NoDriver { result }),
+            Err(result @ vk::Result::ERROR_INITIALIZATION_FAILED) => {
+                return Err(VulkanError::NoDriver { result });
+            }
             all => all.map_err(VulkanError::call("vkEnumeratePhysicalDevices"))?,
         };
-        Ok(all.into_iter().enumerate().map(|(index, device)| (device, self.describe(index, device))).collect())
+        Ok(all
+            .into_iter()
+            .enumerate()
+            .map(|(index, device)| (device, self.describe(index, device)))
+            .collect())
     }
 
     /// What the driver says about a device.

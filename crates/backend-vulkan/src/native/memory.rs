@@ -1,12 +1,13 @@
 //! Device and host memory: one buffer over one allocation, or over the pages of a sparse one.
 
-use super::VulkanError;
 use super::context::Context;
 use super::sparse::Pages;
+use super::{ImportProblem, VulkanError};
 use ash::vk;
 use core::ptr::NonNull;
-use pinned_host::HostRegion;
+use pinned_host::{HostRegion, OsLocker, PageLocker};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 
 /// A buffer and the memory behind it.
 pub(super) struct Memory {
@@ -68,8 +69,12 @@ impl Memory {
         // SAFETY: the buffer was just made.
         let needs = unsafe { context.device.get_buffer_memory_requirements(memory.buffer) };
         let kinds = wanted_kinds(use_);
-        let Some(kind) = kinds.iter().find_map(|wanted| kind_of(context, needs.memory_type_bits, *wanted)) else {
-            return Err(VulkanError::Unsupported { device: context.name.clone(), what: "memory for this buffer" });
+        let Some(kind) = kinds.iter().find_map(|wanted| kind_of(context, needs.memory_type_bits, *wanted))
+        else {
+            return Err(VulkanError::Unsupported {
+                device: context.name.clone(),
+                what: "memory for this buffer",
+            });
         };
         check_allocation(context, needs.size, kind)?;
         let allocation = memory.allocate(needs.size, kind, usage, None)?;
@@ -77,50 +82,92 @@ impl Memory {
         let bound = unsafe { context.device.bind_buffer_memory(memory.buffer, allocation, 0) };
         bound.map_err(|e| context.heard(out_of(use_.name(), size)(e)))?;
         let flags = context.memory.memory_types[kind as usize].property_flags;
-        if use_ == Use::Host || flags.contains(vk::MemoryPropertyFlags::HOST_VISIBLE | COHERENT) {
+        if use_ == Use::Host {
             memory.map(allocation, flags.contains(COHERENT))?;
+        } else if use_ == Use::Buffer && flags.contains(vk::MemoryPropertyFlags::HOST_VISIBLE | COHERENT) {
+            memory.map(allocation, true)?;
+            context.host_sees.store(true, SeqCst);
         }
         memory.finish(usage);
         Ok(memory)
     }
 
-    /// A buffer over host memory that the device reaches where it is.
+    /// A buffer of `size` bytes over the `bytes` of host memory at `base`, which the device reaches where it is.
     ///
     /// # Safety
-    /// `base..base + size` stays valid until the value is dropped, and is used only under the order of queues and events.
+    /// `base..base + bytes` stays valid until the value is dropped, and is used only under the order of queues and events.
     ///
     /// # Errors
     /// As [`Memory::new`], and the result of a refused import.
     pub(super) unsafe fn import(
         context: &Arc<Context>,
-        base: NonNull<u8>,
+        (base, bytes): (NonNull<u8>, usize),
         size: u64,
-        types: u32,
+        use_: Use,
+        usage: vk::BufferUsageFlags,
     ) -> Result<Self, VulkanError> {
         context.check_lost()?;
         check_size(context, size)?;
-        let mut external =
-            vk::ExternalMemoryBufferCreateInfo::default().handle_types(HOST_ALLOCATION);
-        let info = vk::BufferCreateInfo::default().size(size).usage(COPY_USAGE).push_next(&mut external);
-        let mut memory = Memory::make_buffer(context, size, Use::Host, &context.sharing(info))?;
+        let types = importable(context, base, bytes)?;
+        let mut external = vk::ExternalMemoryBufferCreateInfo::default().handle_types(HOST_ALLOCATION);
+        let info = vk::BufferCreateInfo::default().size(size).usage(usage).push_next(&mut external);
+        let mut memory = Memory::make_buffer(context, size, use_, &context.sharing(info))?;
         // SAFETY: the buffer was just made.
         let needs = unsafe { context.device.get_buffer_memory_requirements(memory.buffer) };
         let bits = needs.memory_type_bits & types;
-        let found = wanted_kinds(Use::Host).iter().find_map(|wanted| kind_of(context, bits, *wanted));
-        let Some(kind) = found.filter(|_| needs.size <= size) else {
-            return Err(VulkanError::Import {
-                address: base.as_ptr().addr(),
-                bytes: size as usize,
-                why: super::ImportProblem::NoMemoryType,
-            });
+        let found = wanted_kinds(use_).iter().find_map(|wanted| kind_of(context, bits, *wanted));
+        let Some(kind) = found.filter(|_| needs.size <= bytes as u64) else {
+            let (address, why) = (base.as_ptr().addr(), ImportProblem::NoMemoryType);
+            return Err(VulkanError::Import { address, bytes, why });
         };
-        let allocation = memory.allocate(size, kind, COPY_USAGE, Some(base))?;
+        check_allocation(context, bytes as u64, kind)?;
+        let allocation = memory.allocate(bytes as u64, kind, usage, Some(base))?;
         // SAFETY: as in `new`.
         let bound = unsafe { context.device.bind_buffer_memory(memory.buffer, allocation, 0) };
         bound.map_err(|e| context.heard(out_of("imported memory", size)(e)))?;
         let flags = context.memory.memory_types[kind as usize].property_flags;
         memory.mapped = Some(Mapped { base, coherent: flags.contains(COHERENT) });
+        if use_ == Use::Buffer {
+            context.host_sees.store(true, SeqCst);
+        }
+        memory.finish(usage);
         Ok(memory)
+    }
+
+    /// A buffer on pages of the operating system, huge where there are such: what a software device has anyway, and
+    /// copies faster between. `None`: the device is hardware, or imports nothing.
+    ///
+    /// # Errors
+    /// As [`Memory::import`], or the system refuses the memory.
+    pub(super) fn of_system(
+        context: &Arc<Context>,
+        size: u64,
+        use_: Use,
+        usage: vk::BufferUsageFlags,
+    ) -> Option<Result<Self, VulkanError>> {
+        if !context.is_cpu || context.can.import.is_none() {
+            return None;
+        }
+        let make = || {
+            check_size(context, size)?;
+            // Before the system is asked for the pages: it promises more than it has.
+            let kind = wanted_kinds(use_).iter().find_map(|wanted| kind_of(context, !0, *wanted));
+            kind.map_or(Ok(()), |kind| check_allocation(context, size, kind))?;
+            let beyond =
+                || VulkanError::Limit { limit: "address space", asked: size, allowed: usize::MAX as u64 };
+            let align = context.limits.import_align as usize;
+            let bytes = usize::try_from(size).ok().and_then(|bytes| bytes.checked_next_multiple_of(align));
+            let bytes = bytes.ok_or_else(beyond)?;
+            let region = OsLocker.pageable(bytes).unwrap_or_else(|| OsLocker.lock(bytes))?;
+            let pages = (region.base(), region.len());
+            // SAFETY: the region goes with the memory, below; its bytes are used as those of any buffer.
+            let mut memory = unsafe { Memory::import(context, pages, size, use_, usage) }?;
+            // First touch happens here and not inside the first transfer.
+            region.prepare(0, region.len());
+            memory.host = Some(Box::new(region));
+            Ok(memory)
+        };
+        Some(make())
     }
 
     /// A buffer whose pages can be exchanged, all of them bound.
@@ -145,10 +192,14 @@ impl Memory {
         let mut memory = Memory::make_buffer(context, size, Use::Buffer, &context.sharing(info))?;
         // SAFETY: the buffer was just made.
         let needs = unsafe { context.device.get_buffer_memory_requirements(memory.buffer) };
-        let found =
-            wanted_kinds(Use::Buffer).iter().find_map(|wanted| kind_of(context, needs.memory_type_bits, *wanted));
+        let found = wanted_kinds(Use::Buffer)
+            .iter()
+            .find_map(|wanted| kind_of(context, needs.memory_type_bits, *wanted));
         let Some(kind) = found else {
-            return Err(VulkanError::Unsupported { device: context.name.clone(), what: "memory for sparse buffers" });
+            return Err(VulkanError::Unsupported {
+                device: context.name.clone(),
+                what: "memory for sparse buffers",
+            });
         };
         let page = needs.alignment.next_power_of_two();
         check_budget(context, needs.size, kind)?;
@@ -214,7 +265,7 @@ impl Memory {
                 Some(base) if result == vk::Result::ERROR_INVALID_EXTERNAL_HANDLE => VulkanError::Import {
                     address: base.as_ptr().addr(),
                     bytes: bytes as usize,
-                    why: super::ImportProblem::Refused(result),
+                    why: ImportProblem::Refused(result),
                 },
                 _ => out_of(self.use_.name(), bytes)(result),
             };
@@ -320,7 +371,8 @@ impl Memory {
         call: &'static str,
         run: impl FnOnce(vk::MappedMemoryRange<'_>) -> Result<(), vk::Result>,
     ) -> Result<(), VulkanError> {
-        let (Some(Mapped { coherent: false, .. }), Some(&memory)) = (self.mapped, self.allocations.first()) else {
+        let (Some(Mapped { coherent: false, .. }), Some(&memory)) = (self.mapped, self.allocations.first())
+        else {
             return Ok(());
         };
         let (offset, size) = atoms(offset, bytes, self.context.limits.atom, self.size);
@@ -417,6 +469,28 @@ fn check_budget(context: &Context, asked: u64, kind: u32) -> Result<(), VulkanEr
     }
 }
 
+/// Kinds of memory, as bits, that the host memory can be imported as.
+fn importable(context: &Context, base: NonNull<u8>, bytes: usize) -> Result<u32, VulkanError> {
+    let (address, align) = (base.as_ptr().addr(), context.limits.import_align);
+    let refused = |why| VulkanError::Import { address, bytes, why };
+    let Some(extension) = &context.can.import else { return Err(refused(ImportProblem::NoExtension)) };
+    if !(address as u64).is_multiple_of(align) || !(bytes as u64).is_multiple_of(align) {
+        return Err(refused(ImportProblem::Misaligned { align }));
+    }
+    let mut properties = vk::MemoryHostPointerPropertiesEXT::default();
+    // SAFETY: the extension is enabled; the pointer is only looked at.
+    let asked = unsafe {
+        (extension.fp().get_memory_host_pointer_properties_ext)(
+            extension.device(),
+            HOST_ALLOCATION,
+            base.as_ptr().cast(),
+            &mut properties,
+        )
+    };
+    asked.result().map_err(|result| refused(ImportProblem::Refused(result)))?;
+    Ok(properties.memory_type_bits)
+}
+
 /// The error of a call that makes memory.
 fn out_of(what: &'static str, bytes: u64) -> impl Fn(vk::Result) -> VulkanError {
     move |result| match result {
@@ -429,7 +503,7 @@ fn out_of(what: &'static str, bytes: u64) -> impl Fn(vk::Result) -> VulkanError 
 pub(super) const COPY_USAGE: vk::BufferUsageFlags = vk::BufferUsageFlags::from_raw(
     vk::BufferUsageFlags::TRANSFER_SRC.as_raw() | vk::BufferUsageFlags::TRANSFER_DST.as_raw(),
 );
-pub(super) const HOST_ALLOCATION: vk::ExternalMemoryHandleTypeFlags =
+const HOST_ALLOCATION: vk::ExternalMemoryHandleTypeFlags =
     vk::ExternalMemoryHandleTypeFlags::HOST_ALLOCATION_EXT;
 const COHERENT: vk::MemoryPropertyFlags = vk::MemoryPropertyFlags::HOST_COHERENT;
 

@@ -85,7 +85,10 @@ mod tests {
             wanted.copy_within(src.start as usize..src.end as usize, dst as usize);
             let mut memory = before.clone();
             for (from, to) in direct(src.clone(), dst) {
-                assert!(from.end <= to || to + (from.end - from.start) <= from.start, "{from:?} to {to} overlaps");
+                assert!(
+                    from.end <= to || to + (from.end - from.start) <= from.start,
+                    "{from:?} to {to} overlaps"
+                );
                 memory.copy_within(from.start as usize..from.end as usize, to as usize);
             }
             assert_eq!(memory, wanted, "steps from {src:?} to {dst}");

@@ -30,7 +30,7 @@ pub struct VulkanOptions {
 }
 
 impl VulkanOptions {
-    /// The best device, dense buffers, host memory of the driver, no validation.
+    /// The best device, dense buffers, the host memory that suits it, no validation.
     pub fn new() -> Self {
         VulkanOptions {
             select: Select::Best,
@@ -39,7 +39,7 @@ impl VulkanOptions {
             usage: vk::BufferUsageFlags::empty(),
             scratch: SCRATCH,
             barrier_cost: BARRIER_COST,
-            host_memory: HostMemory::Driver,
+            host_memory: HostMemory::Best,
             plain_through_queue: false,
         }
     }
@@ -125,7 +125,8 @@ impl VulkanOptions {
         let mut has = vk::PhysicalDeviceFeatures2::default().push_next(&mut has12);
         // SAFETY: as above; the device has Vulkan 1.2, so it knows the structure.
         unsafe { instance.raw().get_physical_device_features2(physical, &mut has) };
-        let binds = families[jobs.compute.family as usize].queue_flags.contains(vk::QueueFlags::SPARSE_BINDING);
+        let binds =
+            families[jobs.compute.family as usize].queue_flags.contains(vk::QueueFlags::SPARSE_BINDING);
         let sparse = has.features.sparse_binding == vk::TRUE && binds;
         if has12.timeline_semaphore == vk::FALSE {
             return Err(lacks("timeline semaphores"));
@@ -189,7 +190,8 @@ impl VulkanOptions {
     /// # Errors
     /// The device refuses semaphores, command pools or scratch.
     pub unsafe fn adopt(&self, native: NativeDevice) -> Result<VulkanDevice, VulkanError> {
-        let NativeDevice { instance, physical, device, enabled, compute, upload, download, families, keep } = native;
+        let NativeDevice { instance, physical, device, enabled, compute, upload, download, families, keep } =
+            native;
         let compute = compute.shared(None);
         let upload = upload.map_or_else(|| Arc::clone(&compute), |queue| queue.shared(Some(&[&compute])));
         let download =
@@ -198,9 +200,8 @@ impl VulkanOptions {
         all.extend(families);
         all.sort_unstable();
         all.dedup();
-        let import = enabled
-            .external_memory_host
-            .then(|| ext::external_memory_host::Device::new(&instance, &device));
+        let import =
+            enabled.external_memory_host.then(|| ext::external_memory_host::Device::new(&instance, &device));
         let can = Abilities {
             device_address: enabled.device_address,
             budget: enabled.memory_budget,

@@ -3,11 +3,12 @@
 use super::context::{Context, RawQueue};
 use super::event::Timeline;
 use super::memory::Memory;
-use super::record::{Op, Recorder, full_barrier};
+use super::record::{Op, Recorder, full_barrier, host_barrier};
 use super::{VulkanBuffer, VulkanError, VulkanEvent};
 use ash::vk;
 use pinned_host::{Event, Queue};
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// An ordered sequence of work with a timeline semaphore of its own, on a `VkQueue` that others may share.
@@ -22,7 +23,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub struct VulkanQueue(Arc<Shared>);
 
 impl VulkanQueue {
-    pub(super) fn new(context: &Arc<Context>, raw: &Arc<RawQueue>, name: &'static str) -> Result<Self, VulkanError> {
+    pub(super) fn new(
+        context: &Arc<Context>,
+        raw: &Arc<RawQueue>,
+        name: &'static str,
+    ) -> Result<Self, VulkanError> {
         let timeline = Timeline::new(context, raw)?;
         let info = vk::CommandPoolCreateInfo::default()
             .flags(vk::CommandPoolCreateFlags::RESET_COMMAND_BUFFER | vk::CommandPoolCreateFlags::TRANSIENT)
@@ -75,6 +80,9 @@ impl VulkanQueue {
         let everything = vk::AccessFlags::MEMORY_READ | vk::AccessFlags::MEMORY_WRITE;
         full_barrier(&shared.context, commands, vk::PipelineStageFlags::ALL_COMMANDS, everything);
         record(&shared.context.device, commands);
+        if shared.context.host_sees.load(SeqCst) {
+            host_barrier(&shared.context, commands);
+        }
         // SAFETY: begun above, and the caller's commands are valid.
         let ended = unsafe { shared.context.device.end_command_buffer(commands) };
         if let Err(result) = ended {
@@ -102,7 +110,11 @@ impl VulkanQueue {
     }
 
     /// Adds operations that stay together; `memory` is what they use.
-    pub(super) fn add(&self, ops: impl Iterator<Item = Op>, memory: &[&Arc<Memory>]) -> Result<(), VulkanError> {
+    pub(super) fn add(
+        &self,
+        ops: impl Iterator<Item = Op>,
+        memory: &[&Arc<Memory>],
+    ) -> Result<(), VulkanError> {
         self.0.context.check_lost()?;
         let mut state = self.0.lock();
         state.ops.extend(ops);
@@ -271,9 +283,13 @@ struct State {
 /// What a submission holds until it has ended.
 enum Kept {
     Commands(vk::CommandBuffer),
-    Memory { _memory: Arc<Memory> },
+    Memory {
+        _memory: Arc<Memory>,
+    },
     /// A semaphore that is waited for outlives the wait.
-    Timeline { _timeline: Arc<Timeline> },
+    Timeline {
+        _timeline: Arc<Timeline>,
+    },
 }
 
 #[derive(Default)]
@@ -329,7 +345,9 @@ impl Shared {
         state.flying.extend(commands.drain(..).map(|commands| (value, Kept::Commands(commands))));
         ours.clear();
         state.flying.extend(state.kept.drain(..).map(|memory| (value, Kept::Memory { _memory: memory })));
-        state.flying.extend(state.waits.drain(..).map(|(timeline, _)| (value, Kept::Timeline { _timeline: timeline })));
+        state.flying.extend(
+            state.waits.drain(..).map(|(timeline, _)| (value, Kept::Timeline { _timeline: timeline })),
+        );
         state.ops.clear();
         state.must_submit = false;
         Ok(())
@@ -378,7 +396,11 @@ impl Shared {
 
     fn end(&self, recorder: &mut Recorder, open: Option<vk::CommandBuffer>) -> Result<(), VulkanError> {
         let Some(commands) = open else { return Ok(()) };
-        recorder.write(&self.context, commands);
+        if self.context.host_sees.load(SeqCst) {
+            recorder.for_host(&self.context, commands);
+        } else {
+            recorder.write(&self.context, commands);
+        }
         // SAFETY: it was begun by `begin`.
         let ended = unsafe { self.context.device.end_command_buffer(commands) };
         ended.map_err(|e| self.context.heard(VulkanError::call("vkEndCommandBuffer")(e)))
@@ -401,8 +423,7 @@ impl Shared {
                 made.map_err(|e| failed("vkAllocateCommandBuffers", e))?[0]
             }
         };
-        let info =
-            vk::CommandBufferBeginInfo::default().flags(vk::CommandBufferUsageFlags::ONE_TIME_SUBMIT);
+        let info = vk::CommandBufferBeginInfo::default().flags(vk::CommandBufferUsageFlags::ONE_TIME_SUBMIT);
         // SAFETY: not in use: new, or its submission has ended; beginning resets it, as its pool allows.
         match unsafe { device.begin_command_buffer(commands, &info) } {
             Ok(()) => Ok(commands),
@@ -436,9 +457,9 @@ impl Shared {
             .push_next(&mut timeline);
         // SAFETY: the command buffers are ended; they, what they use and the semaphores waited for are kept until the
         // value is reached; values rise with each submission, which the state's lock orders.
-        let submitted = self.raw.with(|queue| unsafe {
-            self.context.device.queue_submit(queue, &[info], vk::Fence::null())
-        });
+        let submitted = self
+            .raw
+            .with(|queue| unsafe { self.context.device.queue_submit(queue, &[info], vk::Fence::null()) });
         self.outcome(submitted, "vkQueueSubmit")?;
         state.submitted = value;
         Ok(())
@@ -453,7 +474,7 @@ impl Shared {
             None => Err(NOT_CALLED),
             Some(Err(result)) => Err(self.context.heard(VulkanError::call(call)(result))),
             Some(Ok(())) => {
-                self.context.counted.submissions.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                self.context.counted.submissions.fetch_add(1, Relaxed);
                 Ok(())
             }
         }

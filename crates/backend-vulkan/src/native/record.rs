@@ -80,12 +80,7 @@ impl Recorder {
     /// What was written so far is for the host to read.
     pub(super) fn for_host(&mut self, context: &Context, commands: vk::CommandBuffer) {
         self.write(context, commands);
-        barrier(
-            context,
-            commands,
-            (vk::PipelineStageFlags::ALL_COMMANDS, vk::AccessFlags::MEMORY_WRITE),
-            (vk::PipelineStageFlags::HOST, vk::AccessFlags::HOST_READ),
-        );
+        host_barrier(context, commands);
     }
 
     /// Writes the regions collected so far.
@@ -110,6 +105,12 @@ pub(super) fn full_barrier(
     barrier(context, commands, before, (stage, access));
 }
 
+/// What was written so far is for the host to read, once the submission has ended.
+pub(super) fn host_barrier(context: &Context, commands: vk::CommandBuffer) {
+    let before = (vk::PipelineStageFlags::ALL_COMMANDS, vk::AccessFlags::MEMORY_WRITE);
+    barrier(context, commands, before, (vk::PipelineStageFlags::HOST, vk::AccessFlags::HOST_READ));
+}
+
 fn barrier(
     context: &Context,
     commands: vk::CommandBuffer,
@@ -126,6 +127,7 @@ fn touches(used: &[(vk::Buffer, Range<u64>)], buffer: vk::Buffer, range: &Range<
     used.iter().any(|(other, used)| *other == buffer && used.start < range.end && range.start < used.end)
 }
 
-const COPIES: vk::AccessFlags =
-    vk::AccessFlags::from_raw(vk::AccessFlags::TRANSFER_READ.as_raw() | vk::AccessFlags::TRANSFER_WRITE.as_raw());
+const COPIES: vk::AccessFlags = vk::AccessFlags::from_raw(
+    vk::AccessFlags::TRANSFER_READ.as_raw() | vk::AccessFlags::TRANSFER_WRITE.as_raw(),
+);
 const MOST_BETWEEN_BARRIERS: usize = 256;

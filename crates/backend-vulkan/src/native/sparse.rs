@@ -52,7 +52,8 @@ impl Pages {
 
     /// Notes an exchange that was submitted.
     pub(super) fn exchanged(&self, table: &mut [At], src: &Range<u64>, dst: u64) {
-        let (from, to) = (self.numbers(src.start, src.end - src.start), self.numbers(dst, src.end - src.start));
+        let (from, to) =
+            (self.numbers(src.start, src.end - src.start), self.numbers(dst, src.end - src.start));
         for (a, b) in from.zip(to) {
             table.swap(a, b);
         }
@@ -99,10 +100,7 @@ mod tests {
         let mut table = pages.lock();
         assert_eq!(shown(&pages.all(&table)), [(0, 16, 1, 0), (16, 16, 2, 0)]);
         let src = 12..20;
-        assert_eq!(
-            shown(&pages.exchange(&table, &src, 0)),
-            [(0, 4, 1, 12), (4, 4, 2, 0), (12, 8, 1, 0)]
-        );
+        assert_eq!(shown(&pages.exchange(&table, &src, 0)), [(0, 4, 1, 12), (4, 4, 2, 0), (12, 8, 1, 0)]);
         pages.exchanged(&mut table, &src, 0);
         assert_eq!(
             shown(&pages.all(&table)),
