@@ -166,19 +166,19 @@ impl Session {
         answer
     }
 
-    /// Runs work until all `marks` have run. The order is adversarial: half of the time as little as they need, half
-    /// of the time whoever the seed favours.
+    /// Runs work until all `marks` have run, in an order that the seed draws.
     pub(crate) fn run_until(&mut self, marks: &[(usize, u64)]) -> Result<(), CuError> {
-        let lazy = self.rng.one_in(2);
-        let epoch = self.epoch;
+        let (epoch, mood) = (self.epoch, self.draw_mood());
+        let first = self.rng.below(marks.len().max(1) as u64) as usize;
         loop {
             if let Some(error) = self.broken {
                 return Err(error);
             }
-            let Some(&(lane, _)) = marks.iter().find(|mark| !self.reached(mark.0, mark.1)) else {
+            let mut rotated = marks.iter().cycle().skip(first).take(marks.len());
+            let Some(&(lane, _)) = rotated.find(|mark| !self.reached(mark.0, mark.1)) else {
                 return Ok(());
             };
-            match self.next_lane(lane, lazy) {
+            match self.next_lane(lane, mood) {
                 Next::Lane(lane) => self.step(lane),
                 Next::Busy => self.wait_for_host_function(),
             }
@@ -203,8 +203,8 @@ impl Session {
             if self.broken.is_some() || self.epoch != epoch || self.reached(mark.lane, mark.number) {
                 break;
             }
-            let lazy = self.rng.one_in(2);
-            match self.next_lane(mark.lane, lazy) {
+            let mood = self.draw_mood();
+            match self.next_lane(mark.lane, mood) {
                 Next::Lane(lane) => self.step(lane),
                 Next::Busy => break,
             }
