@@ -2,7 +2,7 @@
 
 use crate::copy::{Copy, Source};
 use crate::kernel::{Effect, Launch, Twin};
-use crate::lane::Pending;
+use crate::lane::{Lane, Pending, Touch};
 use crate::memory::{ALL, Part};
 use crate::raw;
 use crate::sim::Sim;
@@ -232,6 +232,18 @@ impl Sim {
                         && parts.iter().any(|part| overlap(part, &touch.part))
                 })
         })
+    }
+
+    /// The last operation of each lane that has not run and uses any byte of `touches`.
+    pub(crate) fn users(&self, touches: &[Touch]) -> Vec<(usize, u64)> {
+        let uses = |pending: &Pending| {
+            pending.touches.iter().any(|a| touches.iter().any(|b| overlap(&a.part, &b.part)))
+        };
+        let last = |(lane, state): (usize, &Lane)| {
+            let at = state.pending.iter().rposition(uses)?;
+            Some((lane, state.done + at as u64 + 1))
+        };
+        self.lanes.iter().enumerate().filter_map(last).collect()
     }
 
     /// Whether a kernel of `module` has not run.

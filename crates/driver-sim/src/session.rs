@@ -219,12 +219,11 @@ impl Session {
         Ok(reached)
     }
 
-    /// Runs all work, so that what it uses may go.
+    /// Runs all work, so that what it uses may go, as a host that waits would have: one mistake is reported once.
     pub(crate) fn drain(&mut self) {
-        let ends: Vec<_> =
-            self.lanes.iter().enumerate().map(|(lane, state)| (lane, state.submitted)).collect();
+        let ends: Vec<_> = (0..self.lanes.len()).map(|lane| self.mark(lane)).collect();
         // A device that breaks on the way has discarded the rest.
-        let _ = self.run_until(&ends);
+        let _ = self.wait(&ends);
     }
 
     fn host_learns(&mut self, clock: &Clock) {
