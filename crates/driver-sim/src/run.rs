@@ -123,7 +123,7 @@ impl Sim {
         !state.busy && !state.pending.is_empty() && self.blocked_by(lane).is_none()
     }
 
-    /// Runs the first operation of `lane`; a host function has been called already.
+    /// Runs the first operation of `lane`; a host function has been called already, or is to fail.
     pub(crate) fn execute_first(&mut self, lane: usize) {
         let Some(pending) = self.lanes[lane].pending.pop_front() else { return };
         self.lanes[lane].done += 1;

@@ -274,6 +274,30 @@ fn a_host_function_may_wait_for_a_thread_that_calls_the_driver() {
 }
 
 #[test]
+fn a_host_function_never_holds_up_the_caller_it_waits_for() {
+    static ALLOWED: Mutex<()> = Mutex::new(());
+    unsafe extern "C" fn needs_the_lock(_: *mut c_void) {
+        drop(ALLOWED.lock().unwrap());
+    }
+    for seed in 0..20 {
+        let device = Device::new(seed);
+        let (a, b) = (stream(), stream());
+        let held = ALLOWED.lock().unwrap();
+        // SAFETY: the function uses no data.
+        ok(unsafe { cuLaunchHostFunc(a, Some(needs_the_lock), std::ptr::null_mut()) });
+        synchronize(b);
+        for _ in 0..5 {
+            fails(cuStreamQuery(a), CuError::NOT_READY);
+        }
+        drop(held);
+        synchronize(a);
+        ok(cuStreamDestroy_v2(a));
+        ok(cuStreamDestroy_v2(b));
+        device.finish();
+    }
+}
+
+#[test]
 fn lanes_of_destroyed_streams_are_used_again_without_mixing_up_their_order() {
     let device = Device::new(7);
     let memory = alloc(64);
