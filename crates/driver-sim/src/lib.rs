@@ -119,15 +119,22 @@
 //! done where work still in the streams uses the same bytes.
 //!
 //! # Where the rules come from
-//! The CUDA driver API reference, 12.8. The null stream is the *legacy* default stream: its work runs after all work
-//! enqueued before on blocking streams, and theirs after it; streams made with `CU_STREAM_NON_BLOCKING` know nothing of
-//! it. Who waits for it waits for what is in it, not for the blocking streams. The plain copies run in it. A plain copy to the device from pageable memory may return before the bytes are
-//! there, and a plain copy or fill within the device does: the next use on a non-blocking stream needs an event.
-//! `cuMemFree` of memory in use may wait on a driver, which promises nothing; here it is reported.
-//! A function of `cuLaunchHostFunc` runs on a thread of its own while some call makes work run; with functions that
-//! take long, a run is not a matter of the seed alone.
-//! Capture, graphs, managed memory, shareable handles and more than one device are answered with
-//! `CUDA_ERROR_NOT_SUPPORTED`.
+//! The CUDA driver API reference, 12.8.
+//!
+//! *The null stream* is the legacy default stream: its work runs after all work enqueued before on blocking streams,
+//! and theirs after it; streams made with `CU_STREAM_NON_BLOCKING` know nothing of it. Who waits for it waits for what
+//! is in it, not for the blocking streams. The plain copies run in it. One to the device from pageable memory may
+//! return before the bytes are there, and one within the device, or a plain fill, does: the next use on a non-blocking
+//! stream needs an event.
+//!
+//! *Freeing.* `cuMemFree` of memory in use may wait on a driver, which promises nothing; here it is reported.
+//!
+//! *Host functions* run on a thread of their own, when some call makes work run. With functions that take long, a run
+//! is not a matter of the seed alone.
+//!
+//! *Not there:* capture, managed memory and shareable handles are answered with `CUDA_ERROR_NOT_SUPPORTED`, a second
+//! device with `CUDA_ERROR_INVALID_DEVICE`. Graphs, arrays, textures and what else this crate's module `abi` lacks are
+//! not exported.
 //!
 //! # Kernels
 //! PTX is not executed. A module may be PTX text; the names of its entries are found in it, and each runs as its *host

@@ -274,8 +274,6 @@ struct Place {
 
 /// Calls a function of the program's on the present thread, as a driver does on one of its own, and ends its operation.
 fn run_host_function(function: HostFn, data: HostData, place: Place) {
-    // All of it, so that the thread takes what may be sent rather than the pointer inside.
-    let data = data;
     IN_HOST_FUNCTION.set(true);
     // SAFETY: the program passed the function for this call, with this argument, and the contract of
     // `cuLaunchHostFunc` is that it may be called on any thread.
