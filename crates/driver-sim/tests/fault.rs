@@ -94,6 +94,29 @@ fn a_sticky_fault_surfaces_later_and_stays() {
 }
 
 #[test]
+fn work_that_fails_leaves_noise_and_a_call_without_work_fails_the_next() {
+    for (kind, error) in STICKY {
+        let device = Device::new(0);
+        let (memory, pinned) = (alloc(64), Pinned::filled(64, 1));
+        ok(cuMemsetD8_v2(memory, 2, 64));
+        simInjectFault(kind, 1);
+        // SAFETY: the destination has that length.
+        fails(unsafe { cuMemcpyDtoH_v2(pinned.ptr(), memory, 64) }, error);
+        assert!([1, 2].iter().all(|value| pinned.bytes() != [*value; 64]), "neither the old nor the new");
+        fails(cuMemFreeHost(pinned.ptr()), error);
+        fails(cuMemFree_v2(memory), error);
+        device.finish_broken();
+
+        let device = Device::new(0);
+        let memory = alloc(64);
+        simInjectFault(kind, 1);
+        ok(cuMemsetD8Async(memory, 2, 0, 0));
+        fails(cuMemFree_v2(memory), error);
+        device.finish_broken();
+    }
+}
+
+#[test]
 fn a_fault_at_a_call_of_one_function() {
     let device = Device::new(0);
     let name = c"cuMemAlloc_v2".as_ptr();

@@ -101,6 +101,17 @@ fn a_kernel_that_reads_what_nobody_wrote() {
     ok(launch(add, 1, 100, [memory, 100, 7], a));
     synchronize(a);
     expect_undefined(&["kernel add_u32 reads bytes 396..400"]);
+    // Moved poison stays poison, and a copy may not overlap itself.
+    let (fresh, dst) = (alloc(400), Pinned::new(4));
+    ok(launch(function(module, c"move_bytes"), 1, 1, [fresh, fresh + 100, 100], a));
+    download(&dst, fresh, a);
+    synchronize(a);
+    expect_undefined(&["brings bytes 0..4 of memory"]);
+    ok(launch(function(module, c"copy_u32"), 1, 10, [memory + 4, memory, 2], a));
+    expect_undefined(&["overlaps itself"]);
+    synchronize(a);
+    free(fresh);
+    dst.free();
     free(memory);
     ok(cuModuleUnload(module));
     ok(cuStreamDestroy_v2(a));

@@ -147,7 +147,11 @@ fn the_default_stream_waits_for_blocking_streams_only() {
         ok(cuMemsetD8Async(memory, 1, 64, blocking));
         ok(cuMemsetD8_v2(memory, 2, 64));
         ok(cuMemsetD8Async(memory, 3, 64, blocking));
+        download(&dst, memory, 0);
+        synchronize(0);
+        assert_eq!(dst.bytes(), &[3; 64]);
         expect_undefined(&[]);
+        ok(cuMemsetD8Async(memory, 1, 64, blocking));
         ok(cuMemsetD8Async(memory, 4, 64, other));
         expect_undefined(&["write after write"]);
         synchronize(other);
@@ -222,6 +226,34 @@ fn time_passes_with_work() {
     [start, end, untimed].into_iter().for_each(|event| ok(cuEventDestroy_v2(event)));
     ok(cuStreamDestroy_v2(a));
     device.finish();
+}
+
+#[test]
+fn an_event_recorded_again_has_the_time_of_the_later_record() {
+    let mut not_ready = 0;
+    for seed in 0..SEEDS {
+        let device = Device::new(seed);
+        let (a, b, memory) = (stream(), stream(), alloc(64));
+        let [again, between] = [0; 2].map(|flags| made(|out| cuEventCreate(Some(out), flags)));
+        ok(cuEventRecord(again, a));
+        ok(cuEventRecord(between, a));
+        ok(cuMemsetD8Async(memory, 1, 64, b));
+        ok(cuEventRecord(again, b));
+        ok(cuEventSynchronize(between));
+        let mut out = std::mem::MaybeUninit::uninit();
+        if simPendingWork() > 0 {
+            not_ready += 1;
+            fails(cuEventElapsedTime(Some(&mut out), between, again), CuError::NOT_READY);
+        }
+        ok(cuCtxSynchronize());
+        ok(cuEventElapsedTime(Some(&mut out), between, again));
+        free(memory);
+        [again, between].into_iter().for_each(|event| ok(cuEventDestroy_v2(event)));
+        ok(cuStreamDestroy_v2(a));
+        ok(cuStreamDestroy_v2(b));
+        device.finish();
+    }
+    assert!(not_ready > 0);
 }
 
 #[test]
@@ -311,6 +343,15 @@ fn lanes_of_destroyed_streams_are_used_again_without_mixing_up_their_order() {
         }
         ok(cuStreamDestroy_v2(a));
         ok(cuStreamDestroy_v2(b));
+        ok(cuCtxSynchronize());
+        // A stream that is gone with work in it, and one made after it, know nothing of one another.
+        let gone = stream();
+        ok(cuMemsetD8Async(memory, 1, 64, gone));
+        ok(cuStreamDestroy_v2(gone));
+        let fresh = stream();
+        ok(cuMemsetD8Async(memory, 1, 64, fresh));
+        expect_undefined(&["write after write"]);
+        ok(cuStreamDestroy_v2(fresh));
         ok(cuCtxSynchronize());
     }
     free(memory);
