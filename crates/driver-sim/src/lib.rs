@@ -152,7 +152,7 @@
 //!
 //! The first three work on element `blockIdx.x * blockDim.x + threadIdx.x`: a grid that is too small leaves the rest.
 
-#![cfg(target_os = "linux")]
+#![cfg(all(target_os = "linux", target_pointer_width = "64"))]
 
 pub mod abi;
 mod clock;

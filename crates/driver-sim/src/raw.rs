@@ -60,6 +60,12 @@ pub(crate) fn digest(bytes: &[u8]) -> u64 {
     lanes.iter().fold(rest, |sum, lane| (sum ^ lane).wrapping_mul(PRIME).rotate_left(31))
 }
 
+/// Whether all bytes are `value`.
+pub(crate) fn are_all(bytes: &[u8], value: u8) -> bool {
+    // Each equal to the next, which is one comparison of memory and much faster than a loop.
+    bytes.split_first().is_none_or(|(first, rest)| *first == value && *rest == bytes[..rest.len()])
+}
+
 /// Whether `len` bytes at an address that may be gone by now still are `expected`; `None` if they cannot be read.
 pub(crate) fn still_holds(at: u64, expected: &[u8]) -> Option<bool> {
     // Through the kernel, which answers with an error where a load would end the process.
@@ -89,6 +95,17 @@ mod tests {
         }
         assert_ne!(digest(&bytes[..64]), digest(&bytes[..96]));
         assert_eq!(digest(&bytes), digest(&bytes.clone()));
+    }
+
+    #[test]
+    fn one_byte_that_differs_is_seen() {
+        let mut bytes = [9; 50];
+        assert!(are_all(&bytes, 9) && !are_all(&bytes, 8) && are_all(&[], 1));
+        for index in 0..bytes.len() {
+            bytes[index] = 8;
+            assert!(!are_all(&bytes, 9), "{index}");
+            bytes[index] = 9;
+        }
     }
 
     #[test]

@@ -276,7 +276,7 @@ impl Sim {
         }
         if let Some(noise) = noise
             // SAFETY: as above.
-            && unsafe { raw::bytes(dst, len) }.iter().any(|&byte| byte != noise)
+            && !raw::are_all(unsafe { raw::bytes(dst, len) }, noise)
         {
             self.report(format!(
                 "{operation}: the program wrote the {len} bytes it writes at {dst:#x} meanwhile"

@@ -1,5 +1,6 @@
 //! Modules of PTX text, and host twins in their place.
 
+#![cfg(all(target_os = "linux", target_pointer_width = "64"))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop where it stands")]
 
 mod common;

@@ -1,5 +1,6 @@
 //! Work runs when the host waits, in an order that respects streams, events and the default stream only.
 
+#![cfg(all(target_os = "linux", target_pointer_width = "64"))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop where it stands")]
 
 mod common;

@@ -2,6 +2,7 @@
 //!
 //! Each case is a test of this binary that runs in a process of its own, started with settings in its environment.
 
+#![cfg(all(target_os = "linux", target_pointer_width = "64"))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop where it stands")]
 
 mod common;
