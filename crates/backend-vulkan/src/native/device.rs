@@ -3,7 +3,6 @@
 use super::context::Context;
 use super::event::Timeline;
 use super::memory::{COPY_USAGE, Mapped, Memory, Use};
-use super::queue::Unrecorded;
 use super::record::Op;
 use super::{
     Counters, DeviceInfo, ValidationLog, VulkanBuffer, VulkanError, VulkanEvent, VulkanLocker, VulkanOptions,
@@ -228,25 +227,15 @@ impl VulkanDevice {
         if theirs == ours { Ok(()) } else { Err(VulkanError::Foreign { what: "slice", theirs, ours }) }
     }
 
-    /// What became of a transfer's operations.
+    /// What became of a transfer's operations: either they were submitted, or nothing was enqueued.
     fn ticket(
         &self,
-        lane: &VulkanQueue,
         slice: SliceOf<Self>,
-        recorded: Result<VulkanEvent, Unrecorded>,
+        recorded: Result<VulkanEvent, VulkanError>,
     ) -> Result<Ticket<Self>, Refused<Self>> {
         match recorded {
             Ok(event) => Ok(Ticket::new(slice, event, &self.parking)),
-            Err(Unrecorded::Refused(error)) => Err(Refused { slice: Some(slice), error }),
-            // The lane may carry it yet: its end is waited for, or nobody gets the memory again.
-            Err(Unrecorded::Added(error)) => match lane.drain() {
-                Ok(()) => Err(Refused { slice: Some(slice), error }),
-                Err(_) if self.context.is_lost() => Err(Refused { slice: Some(slice), error }),
-                Err(_) => {
-                    std::mem::forget(slice);
-                    Err(Refused { slice: None, error })
-                }
-            },
+            Err(error) => Err(Refused { slice: Some(slice), error }),
         }
     }
 
@@ -272,9 +261,7 @@ impl VulkanDevice {
             let bytes = (len - done).min(WINDOW as usize);
             let run = |op: Op| {
                 let ops = [op, Op::ForHost].into_iter();
-                let event =
-                    self.compute.add_recorded(ops, &[buffer.memory(), window]).map_err(Unrecorded::error)?;
-                event.synchronize()
+                self.compute.add_recorded(ops, &[buffer.memory(), window])?.synchronize()
             };
             each(window, done, bytes, &|op| run(op))?;
             done += bytes;
@@ -328,7 +315,7 @@ impl Transfer for VulkanDevice {
         }
         let op = Op::copy(host, from, dst.memory(), at, bytes);
         let recorded = self.upload.add_recorded([op].into_iter(), &[dst.memory()]);
-        self.ticket(&self.upload, src, recorded)
+        self.ticket(src, recorded)
     }
 
     fn download(
@@ -351,7 +338,7 @@ impl Transfer for VulkanDevice {
             Some(Mapped { coherent: false, .. }) => recorded.map(|event| event.and_see(host, at, bytes)),
             _ => recorded,
         };
-        self.ticket(&self.download, dst, recorded)
+        self.ticket(dst, recorded)
     }
 
     fn parking(&self) -> &Parking<Self> {

@@ -123,16 +123,23 @@ impl VulkanQueue {
     }
 
     /// Adds operations and records behind them in one step, so that the event names them and not what others add.
+    ///
+    /// # Errors
+    /// The submission failed: the operations were taken back.
     pub(super) fn add_recorded(
         &self,
         ops: impl Iterator<Item = Op>,
         memory: &[&Arc<Memory>],
-    ) -> Result<VulkanEvent, Unrecorded> {
-        self.0.context.check_lost().map_err(Unrecorded::Refused)?;
+    ) -> Result<VulkanEvent, VulkanError> {
         let mut state = self.0.lock();
+        let (before, kept) = (state.ops.len(), state.kept.len());
         state.ops.extend(ops);
         memory.iter().for_each(|memory| state.keep(memory));
-        self.0.flush(&mut state).map_err(Unrecorded::Added)?;
+        if let Err(error) = self.0.flush(&mut state) {
+            state.ops.truncate(before);
+            state.kept.truncate(kept);
+            return Err(error);
+        }
         Ok(self.0.event(&state))
     }
 
@@ -143,7 +150,6 @@ impl VulkanQueue {
         memory: &Arc<Memory>,
     ) -> Result<(), VulkanError> {
         let shared = &*self.0;
-        shared.context.check_lost()?;
         let mut state = shared.lock();
         shared.flush(&mut state)?;
         let value = state.submitted + 1;
@@ -182,22 +188,6 @@ impl VulkanQueue {
     }
 }
 
-/// Why operations have no event.
-pub(super) enum Unrecorded {
-    /// They were not added.
-    Refused(VulkanError),
-    /// They were added, and the submission failed: the next may carry them.
-    Added(VulkanError),
-}
-
-impl Unrecorded {
-    pub(super) fn error(self) -> VulkanError {
-        match self {
-            Unrecorded::Refused(error) | Unrecorded::Added(error) => error,
-        }
-    }
-}
-
 impl Queue for VulkanQueue {
     type Event = VulkanEvent;
 
@@ -223,7 +213,6 @@ impl Queue for VulkanQueue {
     }
 
     fn record(&self) -> Result<VulkanEvent, VulkanError> {
-        self.0.context.check_lost()?;
         let mut state = self.0.lock();
         self.0.flush(&mut state)?;
         Ok(self.0.event(&state))
@@ -329,6 +318,7 @@ impl Shared {
 
     /// Submits what was added. A failure leaves it as it is, for another attempt.
     fn flush(&self, state: &mut State) -> Result<(), VulkanError> {
+        self.context.check_lost()?;
         if state.ops.is_empty() && !state.must_submit {
             return Ok(());
         }

@@ -26,6 +26,8 @@ pub(crate) struct Native {
     _entry: ash::Entry,
     said: Arc<Mutex<Vec<String>>>,
     coherent: bool,
+    /// Whether the library is asked for sparse buffers.
+    pub(crate) sparse: bool,
     /// Another is kept by each device over this one.
     kept: Arc<()>,
 }
@@ -295,6 +297,7 @@ impl Native {
                 _entry: entry,
                 said,
                 coherent,
+                sparse: false,
                 kept: Arc::new(()),
             }
         }
@@ -378,7 +381,11 @@ impl Drop for Native {
         table.remove(&self.device.handle().as_raw());
         table.remove(&self.queue.as_raw());
         drop(table);
-        super::clean(std::mem::take(&mut *self.said.lock().unwrap()));
+        let mut said = std::mem::take(&mut *self.said.lock().unwrap());
+        if self.sparse {
+            super::without_false_alarms(&mut said);
+        }
+        super::clean(said);
     }
 }
 
