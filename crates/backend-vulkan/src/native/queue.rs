@@ -37,7 +37,8 @@ impl VulkanQueue {
         let pool = pool.map_err(|e| context.heard(VulkanError::call("vkCreateCommandPool")(e)))?;
         context.made();
         let (context, raw) = (Arc::clone(context), Arc::clone(raw));
-        let state = State { pool, ..State::default() };
+        let (submitted, last_bind) = (timeline.submitted(), NEVER);
+        let state = State { pool, submitted, last_bind, ..State::default() };
         Ok(VulkanQueue(Arc::new(Shared { context, raw, name, timeline, state: Mutex::new(state) })))
     }
 
@@ -171,6 +172,7 @@ impl VulkanQueue {
         });
         shared.outcome(bound, "vkQueueBindSparse")?;
         state.submitted = value;
+        shared.timeline.will_reach(value);
         state.last_bind = value;
         state.flying.push_back((value, Kept::Memory { _memory: Arc::clone(memory) }));
         // Submission order does not order a binding: the next submission waits for the semaphore.
@@ -250,7 +252,7 @@ struct State {
     pool: vk::CommandPool,
     /// The value the last submission signals.
     submitted: u64,
-    /// The value of the last sparse binding.
+    /// The value of the last sparse binding, or [`NEVER`].
     last_bind: u64,
     /// Added and not yet submitted.
     ops: Vec<Op>,
@@ -452,6 +454,7 @@ impl Shared {
             .with(|queue| unsafe { self.context.device.queue_submit(queue, &[info], vk::Fence::null()) });
         self.outcome(submitted, "vkQueueSubmit")?;
         state.submitted = value;
+        self.timeline.will_reach(value);
         Ok(())
     }
 
@@ -493,6 +496,8 @@ impl Drop for Shared {
     }
 }
 
+/// A value that no binding has.
+const NEVER: u64 = u64::MAX;
 /// The caller's lock returned without running what it was given.
 const NOT_CALLED: VulkanError =
     VulkanError::Driver { call: "SubmitLock::with", result: vk::Result::NOT_READY };
