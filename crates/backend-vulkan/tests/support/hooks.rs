@@ -198,8 +198,21 @@ fn hooked(name: &CStr) -> Option<*const c_void> {
 mod incoherent {
     use super::*;
 
-    pub(crate) static MEMORY: OnceLock<vk::PFN_vkGetPhysicalDeviceMemoryProperties2> = OnceLock::new();
-    pub(crate) static PROPERTIES: OnceLock<vk::PFN_vkGetPhysicalDeviceProperties> = OnceLock::new();
+    /// The real functions. Those of one instance are gone with it, its layers being unloaded.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Real {
+        pub(crate) memory: vk::PFN_vkGetPhysicalDeviceMemoryProperties2,
+        pub(crate) properties: vk::PFN_vkGetPhysicalDeviceProperties,
+    }
+
+    pub(crate) fn table() -> &'static Mutex<HashMap<u64, Real>> {
+        static TABLE: OnceLock<Mutex<HashMap<u64, Real>>> = OnceLock::new();
+        TABLE.get_or_init(Mutex::default)
+    }
+
+    fn real(physical: vk::PhysicalDevice) -> Real {
+        table().lock().unwrap()[&physical.as_raw()]
+    }
 
     pub(crate) unsafe extern "system" fn memory(
         physical: vk::PhysicalDevice,
@@ -207,7 +220,7 @@ mod incoherent {
     ) {
         // SAFETY: the real function, and what it filled.
         unsafe {
-            MEMORY.get().unwrap()(physical, out);
+            (real(physical).memory)(physical, out);
             for kind in &mut (*out).memory_properties.memory_types {
                 kind.property_flags &= !vk::MemoryPropertyFlags::HOST_COHERENT;
             }
@@ -220,7 +233,7 @@ mod incoherent {
     ) {
         // SAFETY: as above.
         unsafe {
-            PROPERTIES.get().unwrap()(physical, out);
+            (real(physical).properties)(physical, out);
             (*out).limits.non_coherent_atom_size = super::ATOM;
         }
     }
@@ -339,10 +352,11 @@ impl Native {
     }
 
     fn incoherent_instance(&self) -> ash::Instance {
-        let one = self.instance.fp_v1_0().get_physical_device_properties;
-        let two = self.instance.fp_v1_1().get_physical_device_memory_properties2;
-        incoherent::PROPERTIES.get_or_init(|| one);
-        incoherent::MEMORY.get_or_init(|| two);
+        let real = incoherent::Real {
+            memory: self.instance.fp_v1_1().get_physical_device_memory_properties2,
+            properties: self.instance.fp_v1_0().get_physical_device_properties,
+        };
+        incoherent::table().lock().unwrap().insert(self.physical.as_raw(), real);
         // SAFETY: as in `handed`.
         unsafe {
             ash::Instance::load_with(
