@@ -1,7 +1,7 @@
 //! `cargo xtask ci`: what a change must pass, one named step after the other.
 
 use crate::process::{cargo, passes, program, quietly};
-use crate::{readme, rules, soak, test, workspace};
+use crate::{readme, rules, setup, soak, test, workspace};
 use std::time::{Duration, Instant};
 
 /// Which steps to run.
@@ -91,6 +91,7 @@ impl Outcome {
 
 // In an order that finds the cheap mistakes first.
 const STEPS: &[Step] = &[
+    Step { name: "setup", what: "what the Vulkan tests need", run: vulkan },
     Step { name: "rules", what: "repository rules", run: || Outcome::of(rules::run()) },
     Step {
         name: "fmt",
@@ -157,6 +158,17 @@ fn no_std() -> Outcome {
         return if std::env::var_os("CI").is_some() { Outcome::Failed } else { Outcome::Skipped(why) };
     }
     Outcome::of(passes(&mut cargo(&["build", "-p", "allocator-core", "--target", TARGET])))
+}
+
+fn vulkan() -> Outcome {
+    match setup::vulkan_absent() {
+        None => Outcome::Passed,
+        // Only where it is asked for: a developer's machine is not to be changed by running the tests.
+        Some(why) if std::env::var_os("CI").is_none() => {
+            Outcome::Skipped(format!("{why}; to have it: cargo xtask setup vulkan"))
+        }
+        Some(_) => Outcome::of(setup::run(&setup::Options::VULKAN)),
+    }
 }
 
 fn matrix() -> Outcome {

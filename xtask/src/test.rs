@@ -89,7 +89,7 @@ fn cargo_test(options: &Options, present: &[&Backend]) -> Option<Vec<Suite>> {
     args.extend(["--features".into(), "swap-tensor/conformance".into()]);
     for backend in present {
         for feature in backend.features {
-            args.extend(["--features".into(), format!("{}/{feature}", backend.package)]);
+            args.extend(["--features".into(), (*feature).to_owned()]);
         }
     }
     let mut command = process::cargo(&args);
@@ -214,7 +214,8 @@ mod tests {
         let mut unit = Suite::default();
         unit.owner = "backend_cpu".to_owned();
         unit.tests = vec![test("sim::clock::tests::ticks", Verdict::Passed)];
-        let present: Vec<&Backend> = BACKENDS.iter().collect();
+        let present: Vec<&Backend> =
+            BACKENDS.iter().filter(|backend| ["cpu", "sim"].contains(&backend.name)).collect();
         let table = table(&present, &[suite, unit]);
         let cells: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(

@@ -72,7 +72,10 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn raw(device: &VulkanDevice, buffer: &VulkanBuffer, block: u64) -> Result<f64, Box<dyn Error>> {
     let regions: Vec<_> = (0..BYTES / block)
         .map(|number| {
-            vk::BufferCopy::default().src_offset(BYTES + number * block).dst_offset(number * block).size(block)
+            vk::BufferCopy::default()
+                .src_offset(BYTES + number * block)
+                .dst_offset(number * block)
+                .size(block)
         })
         .collect();
     let start = Instant::now();

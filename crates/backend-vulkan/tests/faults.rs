@@ -53,7 +53,12 @@ fn script(device: &VulkanDevice) -> Result<(), VulkanError> {
     Ok(())
 }
 
-fn check(device: &VulkanDevice, buffer: &backend_vulkan::VulkanBuffer, at: u64, wanted: &[u8]) -> Result<(), VulkanError> {
+fn check(
+    device: &VulkanDevice,
+    buffer: &backend_vulkan::VulkanBuffer,
+    at: u64,
+    wanted: &[u8],
+) -> Result<(), VulkanError> {
     let mut bytes = vec![0; wanted.len()];
     device.read_now(buffer, at, &mut bytes)?;
     assert!(bytes == wanted, "wrong bytes at {at}");

@@ -117,18 +117,23 @@ fn limits_and_budgets_are_named() {
     let error = view.descriptor().unwrap_err();
     assert!(matches!(error, VulkanError::Limit { limit: "maxStorageBufferRange", .. }), "{error}");
     let error = buffer.view(1..100).unwrap().descriptor().unwrap_err();
-    assert!(matches!(error, VulkanError::Misaligned { limit: "minStorageBufferOffsetAlignment", .. }), "{error}");
+    assert!(
+        matches!(error, VulkanError::Misaligned { limit: "minStorageBufferOffsetAlignment", .. }),
+        "{error}"
+    );
     assert!(matches!(buffer.view(16..16).unwrap().descriptor(), Err(VulkanError::ZeroSize)));
     let view = buffer.view(256..1024).unwrap();
     let info = view.descriptor().unwrap();
     assert_eq!((info.offset, info.range, info.buffer), (256, 768, buffer.native()));
-    let (first, second) = (view.device_address().unwrap(), buffer.view(0..1).unwrap().device_address().unwrap());
+    let (first, second) =
+        (view.device_address().unwrap(), buffer.view(0..1).unwrap().device_address().unwrap());
     assert_eq!(first, second + 256);
 
     // More than the budget in several buffers: refused by the budget, not by the machine running out.
     let left = device.info().available.unwrap();
     let before = device.memory();
-    let error = VulkanOptions::new().sparse(true).open().unwrap().buffer(left.min(2 << 31) + (1 << 40)).unwrap_err();
+    let error =
+        VulkanOptions::new().sparse(true).open().unwrap().buffer(left.min(2 << 31) + (1 << 40)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error}");
     assert_eq!(device.memory().current, before.current);
 }
@@ -142,7 +147,10 @@ fn devices_are_listed_and_chosen() {
     }
     let error = VulkanOptions::new().select(Select::parse("no such device")).open().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidUse);
-    assert!(error.to_string().contains("no such device") && error.to_string().contains(&first.name), "{error}");
+    assert!(
+        error.to_string().contains("no such device") && error.to_string().contains(&first.name),
+        "{error}"
+    );
 }
 
 #[test]
@@ -188,7 +196,10 @@ fn a_refused_import_gives_the_memory_back() {
     let device = native.adopt(&VulkanOptions::new());
     let region = || OsLocker.pageable(8192).unwrap().unwrap();
     let refused = device.locker().import(Shifted(region())).unwrap_err();
-    assert!(matches!(refused.error, VulkanError::Import { why: ImportProblem::Misaligned { .. }, bytes: 4096, .. }));
+    assert!(matches!(
+        refused.error,
+        VulkanError::Import { why: ImportProblem::Misaligned { .. }, bytes: 4096, .. }
+    ));
     let back = refused.region;
 
     native.control.fail("vkAllocateMemory", 1, vk::Result::ERROR_INVALID_EXTERNAL_HANDLE);
@@ -196,7 +207,11 @@ fn a_refused_import_gives_the_memory_back() {
     unsafe { back.base().write(7) };
     let refused = device.locker().import(back.0).unwrap_err();
     let why = ImportProblem::Refused(vk::Result::ERROR_INVALID_EXTERNAL_HANDLE);
-    assert!(matches!(&refused.error, VulkanError::Import { why: found, .. } if *found == why), "{}", refused.error);
+    assert!(
+        matches!(&refused.error, VulkanError::Import { why: found, .. } if *found == why),
+        "{}",
+        refused.error
+    );
     // SAFETY: as above.
     assert_eq!(unsafe { refused.region.base().add(64).read() }, 7);
     drop(device);
@@ -240,10 +255,12 @@ fn a_callers_queue_is_used_under_its_lock_and_beside_his_work() {
     unsafe {
         let raw = &native.device;
         let mut kind = vk::SemaphoreTypeCreateInfo::default().semaphore_type(vk::SemaphoreType::TIMELINE);
-        let semaphore = raw.create_semaphore(&vk::SemaphoreCreateInfo::default().push_next(&mut kind), None).unwrap();
+        let semaphore =
+            raw.create_semaphore(&vk::SemaphoreCreateInfo::default().push_next(&mut kind), None).unwrap();
         let info = vk::CommandPoolCreateInfo::default().queue_family_index(native.family);
         let commands_pool = raw.create_command_pool(&info, None).unwrap();
-        let info = vk::CommandBufferAllocateInfo::default().command_pool(commands_pool).command_buffer_count(1);
+        let info =
+            vk::CommandBufferAllocateInfo::default().command_pool(commands_pool).command_buffer_count(1);
         let commands = raw.allocate_command_buffers(&info).unwrap()[0];
         raw.begin_command_buffer(commands, &vk::CommandBufferBeginInfo::default()).unwrap();
         raw.cmd_fill_buffer(commands, buffer.native(), 0, 64 * KIB, 0x0505_0505);
@@ -397,6 +414,9 @@ fn what_is_missing_is_named() {
     let said = child("VK_DRIVER_FILES", &dir.join("none.json"));
     let older = child("VK_ICD_FILENAMES", &dir.join("none.json"));
     // The variable's name depends on the loader's age.
-    assert!([&said, &older].iter().any(|s| s.contains("NoDriver") && s.contains("mesa-vulkan-drivers")), "{older}");
+    assert!(
+        [&said, &older].iter().any(|s| s.contains("NoDriver") && s.contains("mesa-vulkan-drivers")),
+        "{older}"
+    );
     std::fs::remove_dir_all(&dir).unwrap();
 }

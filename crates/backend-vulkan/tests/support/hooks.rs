@@ -59,7 +59,11 @@ impl Control {
     /// Calls that make a Vulkan object.
     pub(crate) fn created(&self) -> usize {
         let calls = self.calls.lock().unwrap();
-        calls.iter().filter(|(name, _)| name.contains("Create") || name.contains("Allocate")).map(|(_, n)| n).sum()
+        calls
+            .iter()
+            .filter(|(name, _)| name.contains("Create") || name.contains("Allocate"))
+            .map(|(_, n)| n)
+            .sum()
     }
 
     pub(crate) fn calls(&self, function: &str) -> usize {
@@ -145,7 +149,11 @@ unsafe extern "system" fn noted_flush(
 ) -> VkResult {
     // SAFETY: the library passes one range.
     unsafe {
-        real(device.as_raw()).control.ranges.lock().unwrap().push(("flush", (*ranges).offset, (*ranges).size));
+        real(device.as_raw()).control.ranges.lock().unwrap().push((
+            "flush",
+            (*ranges).offset,
+            (*ranges).size,
+        ));
         flush(device, count, ranges)
     }
 }
@@ -262,8 +270,7 @@ impl Native {
             let extensions = [ext::debug_utils::NAME.as_ptr()];
             let mut messenger = messenger(&said);
             let enabled = [vk::ValidationFeatureEnableEXT::SYNCHRONIZATION_VALIDATION];
-            let mut features =
-                vk::ValidationFeaturesEXT::default().enabled_validation_features(&enabled);
+            let mut features = vk::ValidationFeaturesEXT::default().enabled_validation_features(&enabled);
             let info = vk::InstanceCreateInfo::default()
                 .application_info(&app)
                 .enabled_layer_names(&layers)
@@ -278,12 +285,14 @@ impl Native {
             let family =
                 families.iter().position(|f| f.queue_flags.contains(vk::QueueFlags::COMPUTE)).unwrap() as u32;
             let priorities = [1.0];
-            let queues =
-                [vk::DeviceQueueCreateInfo::default().queue_family_index(family).queue_priorities(&priorities)];
+            let queues = [vk::DeviceQueueCreateInfo::default()
+                .queue_family_index(family)
+                .queue_priorities(&priorities)];
             let extensions: [*const c_char; 2] =
                 [ext::external_memory_host::NAME.as_ptr(), ext::memory_budget::NAME.as_ptr()];
-            let mut features12 =
-                vk::PhysicalDeviceVulkan12Features::default().timeline_semaphore(true).buffer_device_address(true);
+            let mut features12 = vk::PhysicalDeviceVulkan12Features::default()
+                .timeline_semaphore(true)
+                .buffer_device_address(true);
             let features = vk::PhysicalDeviceFeatures::default().sparse_binding(true);
             let info = vk::DeviceCreateInfo::default()
                 .queue_create_infos(&queues)

@@ -42,8 +42,7 @@ impl Drop for Vulkan {
         for log in self.logs.lock().unwrap().iter() {
             all_gone(log.is_closed());
         }
-        let mut said: Vec<String> =
-            self.logs.lock().unwrap().iter().flat_map(ValidationLog::take).collect();
+        let mut said: Vec<String> = self.logs.lock().unwrap().iter().flat_map(ValidationLog::take).collect();
         if self.sparse {
             without_false_alarms(&mut said);
         }
@@ -67,6 +66,7 @@ pub(crate) fn clean(said: Vec<String>) {
 /// Fails the test if something of the device is still there, though the test has dropped all it had.
 pub(crate) fn all_gone(gone: bool) {
     // That one leaks on purpose.
-    let leaks = std::thread::current().name().is_some_and(|test| test.ends_with("ticket_forgotten_in_flight_leaks"));
+    let leaks =
+        std::thread::current().name().is_some_and(|test| test.ends_with("ticket_forgotten_in_flight_leaks"));
     assert!(std::thread::panicking() || gone != leaks, "something of the device was leaked: {}", !gone);
 }
