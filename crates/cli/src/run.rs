@@ -55,10 +55,14 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), CliError> {
 /// The device or the library fails, or the file changed before its last use: neither report nor verdict would mean
 /// anything then.
 fn stream(job: &Job<'_>) -> Result<Done, CliError> {
-    let done = backends::open(&job.args.backend, job).map_err(|error| {
+    let opened = backends::open_device(&job.args.backend, job.args.device.as_deref(), job);
+    let done = opened.map_err(|error| {
         let (name, why) = (job.args.backend.clone(), chain(&error));
         match error {
             SwapError::NoBackend { .. } => CliError::NotCompiled { name, why },
+            SwapError::Config { .. } | SwapError::Device { kind: ErrorKind::InvalidUse, .. } => {
+                CliError::Usage(why)
+            }
             _ => CliError::Unusable { name, why },
         }
     })?;

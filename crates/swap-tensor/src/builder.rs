@@ -89,8 +89,8 @@ impl<T: Transfer> PoolBuilder<T> {
         let lockable =
             device.locker().allowance().map_or(u64::MAX, |bytes| bytes.saturating_sub(staged.locked()));
         let tier = match self.host_memory {
-            0 => None,
-            bytes => Some(tier(&device, bytes, lockable)?),
+            0 => Vec::new(),
+            bytes => tier(&device, bytes, lockable)?,
         };
         let mut memory = Split { locked: staged.locked(), pageable: staged.pageable() };
         tier.iter().for_each(|region| memory.add(region));
@@ -99,8 +99,7 @@ impl<T: Transfer> PoolBuilder<T> {
 
         let buffer = device.buffer(device_memory).map_err(|e| SwapError::device("allocate the arena", e))?;
         let grain = buffer.grain().max(1);
-        let host =
-            HostPool::new(tier.into_iter().collect(), grain).map_err(|e| host_error("the host tier", e))?;
+        let host = HostPool::new(tier, grain).map_err(|e| host_error("the host tier", e))?;
         let queue = buffer.queue().clone();
         let origin = queue.record().map_err(|e| SwapError::device("record an event", e))?;
         let inner = Inner {
@@ -136,22 +135,34 @@ impl Split {
 }
 
 /// The host tier: locked if `lockable` covers it, pageable otherwise, and locked all the same where the device reaches
-/// nothing else.
-fn tier<T: Transfer>(device: &T, bytes: u64, lockable: u64) -> Result<RegionOf<T>, SwapError> {
+/// nothing else. As few regions as the locker allows; a tensor lies in one of them.
+fn tier<T: Transfer>(device: &T, bytes: u64, lockable: u64) -> Result<Vec<RegionOf<T>>, SwapError> {
     let locker = device.locker();
     let pages = bytes.checked_next_multiple_of(PAGE).and_then(|len| usize::try_from(len).ok());
-    let Some(len) = pages else {
+    let Some(mut rest) = pages else {
         return Err(SwapError::Config {
             what: "host memory",
             why: format!("{bytes} bytes are more than can be addressed"),
         });
     };
-    if bytes <= lockable
-        && let Ok(region) = locker.lock(len)
-    {
-        return Ok(region);
+    let most = (locker.max_region() / PAGE as usize * PAGE as usize).max(PAGE as usize);
+    let mut lock = bytes <= lockable;
+    let mut regions = Vec::new();
+    while rest > 0 {
+        let len = rest.min(most);
+        let locked = if lock { locker.lock(len).ok() } else { None };
+        lock = locked.is_some();
+        let region = match locked {
+            Some(region) => region,
+            None => {
+                let pageable = locker.pageable(len).unwrap_or_else(|| locker.lock(len));
+                pageable.map_err(|e| host_error("the host tier", e))?
+            }
+        };
+        regions.push(region);
+        rest -= len;
     }
-    locker.pageable(len).unwrap_or_else(|| locker.lock(len)).map_err(|e| host_error("the host tier", e))
+    Ok(regions)
 }
 
 /// The staging ring: what was asked for, or the default as far as the lock limit goes.
