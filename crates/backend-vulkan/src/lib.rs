@@ -5,6 +5,9 @@ mod native;
 #[cfg(feature = "wgpu")]
 mod webgpu;
 
+/// The version whose handles this crate takes and gives.
+#[cfg(feature = "vulkan")]
+pub use ash;
 #[cfg(feature = "vulkan")]
 pub use native::{
     Counters, DeviceInfo, DeviceKind, Enabled, HostMemory, ImportProblem, ImportRefused, NativeDevice,
