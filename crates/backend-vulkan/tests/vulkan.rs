@@ -33,7 +33,7 @@ fn contents(device: &VulkanDevice, buffer: &VulkanBuffer) -> Vec<u8> {
 }
 
 fn counting(len: u64) -> Vec<u8> {
-    (0..len).map(|at| (at * 31 >> 3) as u8).collect()
+    (0..len).map(|at| ((at * 31) >> 3) as u8).collect()
 }
 
 #[test]

@@ -1,7 +1,11 @@
 //! The built command on Vulkan: the whole walk, a device asked for, and machines without one.
 
 #![cfg(feature = "vulkan")]
-#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests may stop where they stand, as tests may")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests may stop where they stand, as tests may"
+)]
 
 use serde_json::Value;
 use std::process::{Command, Output};
