@@ -36,6 +36,34 @@ fn counting(len: u64) -> Vec<u8> {
     (0..len).map(|at| ((at * 31) >> 3) as u8).collect()
 }
 
+/// That the layer says nothing means something only if it would say something.
+#[test]
+fn the_layer_is_heard() {
+    let device = VulkanOptions::new().validation(true).open().unwrap();
+    let log = device.validation().unwrap().clone();
+    let buffer = device.buffer(4096).unwrap();
+    let native = buffer.native();
+    let copy = |from, to| vk::BufferCopy::default().src_offset(from).dst_offset(to).size(1024);
+    let said = |record: &dyn Fn(&ash::Device, vk::CommandBuffer)| {
+        // SAFETY: wrong on purpose, and harmless on this driver: ranges are within the buffer.
+        unsafe { device.queue().commands(&[&buffer], record) }.unwrap();
+        device.queue().drain().unwrap();
+        log.take().join("\n")
+    };
+    // SAFETY: as above.
+    let overlap = said(&|device, commands| unsafe {
+        device.cmd_copy_buffer(commands, native, native, &[copy(0, 512)]);
+    });
+    assert!(overlap.contains("VUID-vkCmdCopyBuffer-pRegions-00117"), "{overlap}");
+    // SAFETY: as above.
+    let unordered = said(&|device, commands| unsafe {
+        device.cmd_copy_buffer(commands, native, native, &[copy(0, 1024)]);
+        device.cmd_copy_buffer(commands, native, native, &[copy(1024, 2048)]);
+    });
+    assert!(unordered.contains("SYNC-HAZARD-READ-AFTER-WRITE"), "{unordered}");
+    assert_eq!(said(&|_, _| ()), "");
+}
+
 #[test]
 fn a_thousand_moves_are_one_submission() {
     let vulkan = Vulkan::new();

@@ -267,6 +267,9 @@ pub struct NativeQueue {
 }
 
 /// A lock under which a `VkQueue` is used: Vulkan wants its users to take turns.
+///
+/// The library takes it for each submission, and when a device turns out to be lost. Whoever holds it calls nothing of
+/// the library meanwhile.
 pub trait SubmitLock: Send + Sync {
     /// Runs `submit` once, while nobody else uses the queue.
     fn with(&self, submit: &mut dyn FnMut());
