@@ -29,6 +29,13 @@ pub(crate) const BACKENDS: &[Backend] = &[
         absent: setup::vulkan_absent,
         install: "cargo xtask setup vulkan",
     },
+    // On Vulkan; its tests on wgpu's own `noop` backend run with them.
+    Backend {
+        name: "wgpu",
+        features: &["backend-vulkan/wgpu", "swap-tensor/wgpu", "swap-tensor-cli/wgpu"],
+        absent: setup::vulkan_absent,
+        install: "cargo xtask setup vulkan",
+    },
 ];
 
 /// The row called `name`.

@@ -9,6 +9,9 @@ pub use backend_cpu::CpuDevice;
 /// A Vulkan device, and how it is opened.
 #[cfg(feature = "vulkan")]
 pub use backend_vulkan::{VulkanDevice, VulkanOptions};
+/// A device of wgpu's, and how it is opened or taken from the program.
+#[cfg(feature = "wgpu")]
+pub use backend_vulkan::{WgpuDevice, WgpuOptions};
 
 /// One backend this crate knows, and whether it can be used here.
 #[derive(Debug)]
@@ -51,6 +54,7 @@ pub fn list() -> Vec<BackendStatus> {
     vec![
         status("cpu", cfg!(feature = "cpu"), cpu_devices()),
         status("vulkan", cfg!(feature = "vulkan"), vulkan_devices()),
+        status("wgpu", cfg!(feature = "wgpu"), wgpu_devices()),
     ]
 }
 
@@ -86,6 +90,12 @@ pub fn open_device<V: Visitor>(name: &str, device: Option<&str>, visitor: V) -> 
             let device = VulkanOptions::new().select(select).open();
             Ok(visitor.visit(device.map_err(|e| SwapError::device("open the Vulkan device", e))?))
         }
+        #[cfg(feature = "wgpu")]
+        "wgpu" => {
+            let select = device.map(backend_vulkan::WgpuSelect::parse).unwrap_or_default();
+            let device = WgpuOptions::new().select(select).open();
+            Ok(visitor.visit(device.map_err(|e| SwapError::device("open the wgpu device", e))?))
+        }
         _ => {
             let _ = (device, visitor);
             let compiled: &[&str] = &[
@@ -93,6 +103,8 @@ pub fn open_device<V: Visitor>(name: &str, device: Option<&str>, visitor: V) -> 
                 "cpu",
                 #[cfg(feature = "vulkan")]
                 "vulkan",
+                #[cfg(feature = "wgpu")]
+                "wgpu",
             ];
             let available = if compiled.is_empty() { "none".into() } else { compiled.join(", ") };
             Err(SwapError::NoBackend { name: name.to_owned(), available })
@@ -124,6 +136,18 @@ fn vulkan_devices() -> Vec<DeviceStatus> {
 
 #[cfg(not(feature = "vulkan"))]
 fn vulkan_devices() -> Vec<DeviceStatus> {
+    Vec::new()
+}
+
+/// wgpu does not say how much memory there is.
+#[cfg(feature = "wgpu")]
+fn wgpu_devices() -> Vec<DeviceStatus> {
+    let adapters = backend_vulkan::wgpu_adapters(backend_vulkan::wgpu::Backends::all()).into_iter();
+    adapters.map(|adapter| DeviceStatus { name: adapter.name, memory: None }).collect()
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn wgpu_devices() -> Vec<DeviceStatus> {
     Vec::new()
 }
 
