@@ -191,7 +191,7 @@ fn examples() -> Outcome {
     if let Some(why) = setup::vulkan_absent() {
         return Outcome::Skipped(why);
     }
-    let features = ["run", "-p", "swap-tensor", "--features", "vulkan", "--example", "compute_on_view"];
+    let features = ["run", "-p", "swap-tensor", "--features", "vulkan,wgpu", "--example", "compute_on_view"];
     let mut command = cargo(&features);
     command.env("VK_INSTANCE_LAYERS", "VK_LAYER_KHRONOS_validation");
     println!("$ {}", process::line(&command));

@@ -84,3 +84,23 @@ mod vulkan {
         swap_tensor::swap_suite!(crate::Vulkan::new());
     }
 }
+
+/// wgpu on Mesa's software driver; its own tests listen to the validation layer.
+#[cfg(feature = "wgpu")]
+struct Wgpu;
+
+#[cfg(feature = "wgpu")]
+impl Harness for Wgpu {
+    type Device = backend_vulkan::WgpuDevice;
+
+    fn device(&self) -> Self::Device {
+        backend_vulkan::WgpuDevice::open().unwrap()
+    }
+}
+
+#[cfg(feature = "wgpu")]
+mod wgpu {
+    mod swap {
+        swap_tensor::swap_suite!(crate::Wgpu);
+    }
+}

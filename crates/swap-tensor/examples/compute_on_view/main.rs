@@ -7,6 +7,8 @@
 
 #[cfg(feature = "vulkan")]
 mod vulkan;
+#[cfg(feature = "wgpu")]
+mod webgpu;
 
 use allocator_core::{Arena, Request};
 use pinned_host::{Queue, QueuedBuffer, Transfer};
@@ -25,10 +27,17 @@ trait AddKernel<T: Transfer> {
 type Done = Result<(), Box<dyn Error>>;
 
 fn main() -> Done {
+    #[allow(unused_mut, reason = "with neither feature there is nothing to tell")]
     let mut told = 0;
     #[cfg(feature = "vulkan")]
     {
         let (device, kernel) = vulkan::open()?;
+        story(device, kernel)?;
+        told += 1;
+    }
+    #[cfg(feature = "wgpu")]
+    {
+        let (device, kernel) = webgpu::open()?;
         story(device, kernel)?;
         told += 1;
     }
