@@ -90,7 +90,7 @@ impl<T: Transfer> PoolBuilder<T> {
             device.locker().allowance().map_or(u64::MAX, |bytes| bytes.saturating_sub(staged.locked()));
         let tier = match self.host_memory {
             0 => Vec::new(),
-            bytes => tier(&device, bytes, lockable)?,
+            bytes => tier(device.locker(), bytes, lockable)?,
         };
         let mut memory = Split { locked: staged.locked(), pageable: staged.pageable() };
         tier.iter().for_each(|region| memory.add(region));
@@ -136,8 +136,7 @@ impl Split {
 
 /// The host tier: locked if `lockable` covers it, pageable otherwise, and locked all the same where the device reaches
 /// nothing else. As few regions as the locker allows; a tensor lies in one of them.
-fn tier<T: Transfer>(device: &T, bytes: u64, lockable: u64) -> Result<Vec<RegionOf<T>>, SwapError> {
-    let locker = device.locker();
+fn tier<L: PageLocker>(locker: &L, bytes: u64, lockable: u64) -> Result<Vec<L::Region>, SwapError> {
     let pages = bytes.checked_next_multiple_of(PAGE).and_then(|len| usize::try_from(len).ok());
     let Some(mut rest) = pages else {
         return Err(SwapError::Config {
@@ -195,3 +194,46 @@ const PIECE: u64 = 2 << 20;
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 /// Granularity of host memory.
 const PAGE: u64 = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pinned_host::{HostError, OsLocker, OsRegion};
+
+    /// The system's memory, 8 KiB at most in one piece, as on a device that bounds an allocation.
+    struct Bounded {
+        pageable: bool,
+    }
+
+    impl PageLocker for Bounded {
+        type Region = OsRegion;
+        type Error = HostError;
+
+        fn lock(&self, bytes: usize) -> Result<OsRegion, HostError> {
+            assert!(bytes <= self.max_region());
+            OsLocker.lock(bytes)
+        }
+
+        fn max_region(&self) -> usize {
+            8192 + 100
+        }
+
+        fn pageable(&self, bytes: usize) -> Option<Result<OsRegion, HostError>> {
+            assert!(bytes <= self.max_region());
+            self.pageable.then(|| OsLocker.pageable(bytes)).flatten()
+        }
+    }
+
+    fn lengths(pageable: bool, bytes: u64, lockable: u64) -> Vec<(usize, bool)> {
+        let regions = tier(&Bounded { pageable }, bytes, lockable).unwrap();
+        regions.iter().map(|region| (region.len(), region.is_locked())).collect()
+    }
+
+    #[test]
+    fn a_tier_larger_than_a_region_takes_several() {
+        assert_eq!(lengths(true, 20_000, 0), [(8192, false), (8192, false), (4096, false)]);
+        assert_eq!(lengths(true, 8192, u64::MAX), [(8192, true)]);
+        assert_eq!(lengths(false, 10_000, 0), [(8192, true), (4096, true)]);
+        assert!(tier(&OsLocker, u64::MAX, 0).is_err());
+    }
+}
