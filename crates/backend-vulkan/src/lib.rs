@@ -22,7 +22,7 @@ pub use ash;
 pub use native::{
     Counters, DeviceInfo, DeviceKind, Enabled, HostMemory, ImportProblem, ImportRefused, NativeDevice,
     NativeQueue, Select, SubmitLock, ValidationLog, VulkanBuffer, VulkanDevice, VulkanError, VulkanEvent,
-    VulkanLocker, VulkanOptions, VulkanQueue, VulkanRegion, VulkanView,
+    VulkanHandle, VulkanLocker, VulkanOptions, VulkanQueue, VulkanRegion, VulkanView,
 };
 #[cfg(feature = "wgpu")]
 pub use webgpu::{

@@ -6,7 +6,7 @@ mod support;
 
 use allocator_core::conformance::Harness as BufferHarness;
 use ash::vk;
-use backend_vulkan::{VulkanBuffer, VulkanDevice, VulkanOptions};
+use backend_vulkan::{HostMemory, VulkanBuffer, VulkanDevice, VulkanOptions};
 use pinned_host::conformance::Harness;
 use pinned_host::{Lane, Queue, QueuedBuffer, Transfer};
 use support::Vulkan;
@@ -61,11 +61,18 @@ struct Adopted {
     /// Dropped last, and each after the device over it.
     natives: std::sync::Mutex<Vec<Native>>,
     coherent: bool,
+    import: bool,
 }
 
 impl Adopted {
     fn new(coherent: bool) -> Self {
-        Adopted { options: VulkanOptions::new(), natives: Default::default(), coherent }
+        Adopted { options: VulkanOptions::new(), natives: Default::default(), coherent, import: coherent }
+    }
+
+    /// All memory is the driver's, mapped where it can be.
+    fn of_the_driver() -> Self {
+        let options = VulkanOptions::new().host_memory(HostMemory::Driver);
+        Adopted { options, import: false, ..Adopted::new(true) }
     }
 }
 
@@ -73,7 +80,8 @@ impl Harness for Adopted {
     type Device = VulkanDevice;
 
     fn device(&self) -> VulkanDevice {
-        let native = if self.coherent { Native::new() } else { Native::incoherent() };
+        let mut native = if self.coherent { Native::new() } else { Native::incoherent() };
+        native.import = self.import;
         let device = native.adopt(&self.options);
         self.natives.lock().unwrap().push(native);
         device
@@ -128,6 +136,15 @@ mod vulkan_adopted {
     pinned_host::transfer_suite!(Adopted::new(true));
     pinned_host::queue_suite!(Adopted::new(true));
     pinned_host::hazard_suite!(Adopted::new(true));
+}
+
+/// The same in the driver's memory, which the host sees on this device, as on one that shares the host's memory.
+mod vulkan_mapped {
+    use super::Adopted;
+
+    pinned_host::transfer_suite!(Adopted::of_the_driver());
+    pinned_host::queue_suite!(Adopted::of_the_driver());
+    pinned_host::hazard_suite!(Adopted::of_the_driver());
 }
 
 /// The same where no memory is coherent and the host does not see the device's.

@@ -4,7 +4,7 @@
 
 mod support;
 
-use allocator_core::{Arena, DeviceBuffer, Request};
+use allocator_core::{Arena, DeviceBuffer, Remap, Request};
 use ash::vk;
 use backend_vulkan::{
     HostMemory, ImportProblem, Select, VulkanBuffer, VulkanDevice, VulkanError, VulkanOptions,
@@ -156,14 +156,80 @@ fn limits_and_budgets_are_named() {
     let (first, second) =
         (view.device_address().unwrap(), buffer.view(0..1).unwrap().device_address().unwrap());
     assert_eq!(first, second + 256);
+    assert_eq!(error.kind(), ErrorKind::InvalidUse);
+}
 
-    // More than the budget in several buffers: refused by the budget, not by the machine running out.
-    let left = device.info().available.unwrap();
+#[test]
+fn the_budget_is_kept() {
+    let mut native = Native::new();
+    native.left = 64 * MIB;
+    let device = native.adopt(&VulkanOptions::new());
     let before = device.memory();
-    let error =
-        VulkanOptions::new().sparse(true).open().unwrap().buffer(left.min(2 << 31) + (1 << 40)).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error}");
-    assert_eq!(device.memory().current, before.current);
+    let error = device.buffer(65 * MIB).unwrap_err();
+    assert!(matches!(error, VulkanError::Budget { asked, .. } if asked == 65 * MIB), "{error}");
+    assert_eq!(error.kind(), ErrorKind::OutOfMemory);
+    assert_eq!(device.memory(), before);
+    device.buffer(63 * MIB).unwrap();
+    assert_eq!(device.locker().allowance(), Some(32 * MIB));
+}
+
+#[test]
+fn an_event_covers_what_the_caller_submitted_himself() {
+    let native = Native::new();
+    let device = native.adopt(&VulkanOptions::new().sparse(true));
+    let mut buffer = device.buffer(MIB).unwrap();
+    let granule = buffer.granule();
+    let handle = device.handle();
+    // SAFETY: plain Vulkan on the test's own device; objects go before it.
+    unsafe {
+        let raw = handle.device();
+        let info = vk::CommandPoolCreateInfo::default().queue_family_index(native.family);
+        let pool = raw.create_command_pool(&info, None).unwrap();
+        let info = vk::CommandBufferAllocateInfo::default().command_pool(pool).command_buffer_count(1);
+        let commands = raw.allocate_command_buffers(&info).unwrap();
+        let large = device.buffer(256 * MIB).unwrap();
+        raw.begin_command_buffer(commands[0], &vk::CommandBufferBeginInfo::default()).unwrap();
+        raw.cmd_fill_buffer(commands[0], large.native(), 0, vk::WHOLE_SIZE, 7);
+        raw.end_command_buffer(commands[0]).unwrap();
+        let fence = raw.create_fence(&vk::FenceCreateInfo::default(), None).unwrap();
+        // Waits of bindings neither pile up nor get lost.
+        for _ in 0..50 {
+            buffer.remap(0..granule, 2 * granule).unwrap();
+        }
+        let before = native.control.calls("vkQueueSubmit");
+        device
+            .queue()
+            .with_native(|queue, _| {
+                let submit = vk::SubmitInfo::default().command_buffers(&commands);
+                raw.queue_submit(queue, &[submit], fence).unwrap();
+            })
+            .unwrap();
+        assert_eq!(native.control.calls("vkQueueSubmit"), before + 2, "one waits for the bindings");
+        device.queue().record().unwrap().synchronize().unwrap();
+        assert!(raw.get_fence_status(fence).unwrap(), "the event fired before the caller's work had ended");
+        raw.destroy_fence(fence, None);
+        raw.destroy_command_pool(pool, None);
+    }
+}
+
+#[test]
+fn uses_of_extensions_are_left_out() {
+    let vulkan = Vulkan::with(VulkanOptions::new().usage(vk::BufferUsageFlags::from_raw(!0)));
+    let device = vulkan.open();
+    drop(device.buffer(4096).unwrap());
+}
+
+#[test]
+fn plain_access_goes_through_the_queue_where_it_must() {
+    let vulkan = Vulkan::with(VulkanOptions::new().plain_through_queue(true));
+    let device = vulkan.open();
+    let mut buffer = device.buffer(MIB).unwrap();
+    device.write_now(&mut buffer, 3, &counting(300 * KIB)).unwrap();
+    let before = device.counters().submissions;
+    let mut found = vec![0; 300 << 10];
+    device.read_now(&buffer, 3, &mut found).unwrap();
+    assert!(found == counting(300 * KIB));
+    assert_eq!(device.counters().submissions, before + 1);
 }
 
 #[test]
@@ -243,6 +309,17 @@ fn a_refused_import_gives_the_memory_back() {
     // SAFETY: as above.
     assert_eq!(unsafe { refused.region.base().add(64).read() }, 7);
     drop(device);
+
+    // Imported memory has no mapping to flush through, so it must be coherent.
+    let mut incoherent = Native::incoherent();
+    incoherent.import = true;
+    let device = incoherent.adopt(&VulkanOptions::new());
+    let refused = device.locker().import(region()).unwrap_err();
+    assert!(matches!(refused.error, VulkanError::Import { why: ImportProblem::NoMemoryType, .. }));
+    let theirs = device.locker().lock(4096).unwrap();
+    let refused = device.locker().import(theirs).unwrap_err();
+    assert!(matches!(refused.error, VulkanError::Import { why: ImportProblem::NotTheHosts, .. }));
+    drop((refused, device));
 
     let plain = Native::incoherent();
     let device = plain.adopt(&VulkanOptions::new());

@@ -9,7 +9,7 @@ use ash::vk;
 use pinned_host::{Event, Queue};
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// An ordered sequence of work with a timeline semaphore of its own, on a `VkQueue` that others may share.
 ///
@@ -98,16 +98,22 @@ impl VulkanQueue {
     /// Calls `f` with the `VkQueue` and its family, under the lock that guards its submissions; what was added before is
     /// submitted first.
     ///
-    /// A submission made there is ordered against ours by semaphores: [`VulkanEvent::native`] one way,
-    /// [`VulkanDevice::event_of`](super::VulkanDevice::event_of) the other.
+    /// What `f` submits there counts as work of this queue: the next event recorded here fires after it. Nothing orders
+    /// its memory accesses against ours: begin and end it with barriers, or with semaphores ([`VulkanEvent::native`],
+    /// [`VulkanDevice::event_of`](super::VulkanDevice::event_of)). `f` runs under this queue's locks: it must not call the
+    /// queue, or a transfer on it, which would wait for itself.
     ///
     /// # Errors
     /// What was added before cannot be submitted; `f` is not called.
     pub fn with_native<R>(&self, f: impl FnOnce(vk::Queue, u32) -> R) -> Result<R, VulkanError> {
         let mut state = self.0.lock();
+        // A binding is only waited for by the submission after it: let that be one before the caller's.
+        state.must_submit |= !state.waits.is_empty();
         self.0.flush(&mut state)?;
         let raw = &self.0.raw;
-        raw.with(|queue| f(queue, raw.family)).ok_or(NOT_CALLED)
+        let done = raw.with(|queue| f(queue, raw.family)).ok_or(NOT_CALLED);
+        state.must_submit = true;
+        done
     }
 
     /// Adds operations that stay together; `memory` is what they use.
@@ -176,8 +182,13 @@ impl VulkanQueue {
         state.last_bind = value;
         state.flying.push_back((value, Kept::Memory { _memory: Arc::clone(memory) }));
         // Submission order does not order a binding: the next submission waits for the semaphore.
-        state.waits.push((Arc::clone(&shared.timeline), value));
+        state.wait_for(&shared.timeline, value);
         Ok(())
+    }
+
+    /// Names the queue without keeping it.
+    pub(super) fn downgrade(&self) -> WeakQueue {
+        WeakQueue(Arc::downgrade(&self.0))
     }
 
     /// Gives up what ended submissions held.
@@ -187,6 +198,15 @@ impl VulkanQueue {
 
     pub(super) fn context(&self) -> &Arc<Context> {
         &self.0.context
+    }
+}
+
+/// A queue, if it is still there.
+pub(super) struct WeakQueue(Weak<Shared>);
+
+impl WeakQueue {
+    pub(super) fn upgrade(&self) -> Option<VulkanQueue> {
+        self.0.upgrade().map(VulkanQueue)
     }
 }
 
@@ -209,7 +229,7 @@ impl Queue for VulkanQueue {
         }
         state.must_submit = true;
         if !event.is_ordered_on(&shared.raw) {
-            state.wait_for(event);
+            state.wait_for(event.timeline(), event.value());
         }
         Ok(())
     }
@@ -300,10 +320,10 @@ impl State {
         }
     }
 
-    fn wait_for(&mut self, event: &VulkanEvent) {
-        match self.waits.iter_mut().find(|(timeline, _)| Arc::ptr_eq(timeline, event.timeline())) {
-            Some((_, value)) => *value = event.value().max(*value),
-            None => self.waits.push((Arc::clone(event.timeline()), event.value())),
+    fn wait_for(&mut self, timeline: &Arc<Timeline>, value: u64) {
+        match self.waits.iter_mut().find(|(other, _)| Arc::ptr_eq(other, timeline)) {
+            Some((_, latest)) => *latest = value.max(*latest),
+            None => self.waits.push((Arc::clone(timeline), value)),
         }
     }
 }
@@ -489,10 +509,18 @@ impl Drop for Shared {
     fn drop(&mut self) {
         let mut state = std::mem::take(self.state.get_mut().unwrap_or_else(PoisonError::into_inner));
         let _ = self.flush(&mut state);
-        // Ends with the work or with the device: either way nothing is in use afterwards.
-        let _ = self.timeline.wait(state.submitted);
-        // SAFETY: all that was submitted from the pool has ended.
-        unsafe { self.context.device.destroy_command_pool(state.pool, None) };
+        let device = &self.context.device;
+        let ended = self.timeline.wait(state.submitted).is_ok()
+            || self.context.is_lost()
+            // SAFETY: the queue is used under its lock.
+            || matches!(self.raw.with(|queue| unsafe { device.queue_wait_idle(queue) }), Some(Ok(())));
+        if !ended {
+            // Nobody can say whether it is in use.
+            std::mem::forget(std::mem::take(&mut state.flying));
+            return;
+        }
+        // SAFETY: all that was submitted from the pool has ended, or the device is lost and was waited out.
+        unsafe { device.destroy_command_pool(state.pool, None) };
     }
 }
 

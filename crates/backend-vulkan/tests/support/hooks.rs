@@ -26,6 +26,10 @@ pub(crate) struct Native {
     _entry: ash::Entry,
     said: Arc<Mutex<Vec<String>>>,
     coherent: bool,
+    /// Whether the library is told that host memory can be imported.
+    pub(crate) import: bool,
+    /// Bytes that the library is told are left of each heap's budget; 0: the truth.
+    pub(crate) left: u64,
     /// Whether the library is asked for sparse buffers.
     pub(crate) sparse: bool,
     /// Another is kept by each device over this one.
@@ -202,7 +206,7 @@ fn hooked(name: &CStr) -> Option<*const c_void> {
     })
 }
 
-/// Shows memory without coherence, and atoms of 256 bytes.
+/// Shows memory without coherence, atoms of 256 bytes, or another budget.
 mod incoherent {
     use super::*;
 
@@ -211,6 +215,8 @@ mod incoherent {
     pub(crate) struct Real {
         pub(crate) memory: vk::PFN_vkGetPhysicalDeviceMemoryProperties2,
         pub(crate) properties: vk::PFN_vkGetPhysicalDeviceProperties,
+        pub(crate) coherent: bool,
+        pub(crate) left: u64,
     }
 
     pub(crate) fn table() -> &'static Mutex<HashMap<u64, Real>> {
@@ -228,9 +234,21 @@ mod incoherent {
     ) {
         // SAFETY: the real function, and what it filled.
         unsafe {
-            (real(physical).memory)(physical, out);
+            let real = real(physical);
+            (real.memory)(physical, out);
             for kind in &mut (*out).memory_properties.memory_types {
-                kind.property_flags &= !vk::MemoryPropertyFlags::HOST_COHERENT;
+                if !real.coherent {
+                    kind.property_flags &= !vk::MemoryPropertyFlags::HOST_COHERENT;
+                }
+            }
+            let next = (*out).p_next.cast::<vk::PhysicalDeviceMemoryBudgetPropertiesEXT<'_>>();
+            if real.left > 0
+                && let Some(budget) = next.as_mut()
+                && budget.s_type == vk::StructureType::PHYSICAL_DEVICE_MEMORY_BUDGET_PROPERTIES_EXT
+            {
+                for (budget, used) in budget.heap_budget.iter_mut().zip(budget.heap_usage) {
+                    *budget = used + real.left;
+                }
             }
         }
     }
@@ -241,8 +259,11 @@ mod incoherent {
     ) {
         // SAFETY: as above.
         unsafe {
-            (real(physical).properties)(physical, out);
-            (*out).limits.non_coherent_atom_size = super::ATOM;
+            let real = real(physical);
+            (real.properties)(physical, out);
+            if !real.coherent {
+                (*out).limits.non_coherent_atom_size = super::ATOM;
+            }
         }
     }
 }
@@ -319,6 +340,8 @@ impl Native {
                 _entry: entry,
                 said,
                 coherent,
+                import: coherent,
+                left: 0,
                 sparse: false,
                 kept: Arc::new(()),
             }
@@ -339,12 +362,16 @@ impl Native {
             )
         };
         NativeDevice {
-            instance: if self.coherent { self.instance.clone() } else { self.incoherent_instance() },
+            instance: if self.coherent && self.left == 0 {
+                self.instance.clone()
+            } else {
+                self.hooked_instance()
+            },
             physical: self.physical,
             device,
             enabled: Enabled {
                 device_address: true,
-                external_memory_host: self.coherent,
+                external_memory_host: self.import,
                 memory_budget: true,
                 sparse_binding: true,
             },
@@ -360,10 +387,12 @@ impl Native {
         }
     }
 
-    fn incoherent_instance(&self) -> ash::Instance {
+    fn hooked_instance(&self) -> ash::Instance {
         let real = incoherent::Real {
             memory: self.instance.fp_v1_1().get_physical_device_memory_properties2,
             properties: self.instance.fp_v1_0().get_physical_device_properties,
+            coherent: self.coherent,
+            left: self.left,
         };
         incoherent::table().lock().unwrap().insert(self.physical.as_raw(), real);
         // SAFETY: as in `handed`.

@@ -3,7 +3,7 @@
 use crate::{AddKernel, Done};
 use allocator_core::DeviceBuffer;
 use backend_vulkan::ash::{self, vk};
-use backend_vulkan::{VulkanBuffer, VulkanDevice, VulkanOptions, VulkanQueue};
+use backend_vulkan::{VulkanBuffer, VulkanDevice, VulkanHandle, VulkanOptions, VulkanQueue};
 use core::ops::Range;
 use std::cell::RefCell;
 use std::error::Error;
@@ -18,7 +18,8 @@ pub(crate) fn open() -> Result<(VulkanDevice, Add), Box<dyn Error>> {
 
 /// The pipeline, and descriptor sets for every dispatch of the story.
 pub(crate) struct Add {
-    device: ash::Device,
+    /// Keeps the device until the pipeline is gone.
+    handle: VulkanHandle,
     set_layout: vk::DescriptorSetLayout,
     layout: vk::PipelineLayout,
     pipeline: vk::Pipeline,
@@ -29,7 +30,8 @@ pub(crate) struct Add {
 
 impl Add {
     fn new(device: &VulkanDevice) -> Result<Self, vk::Result> {
-        let device = device.native().clone();
+        let handle = device.handle();
+        let device = handle.device();
         let code = ash::util::read_spv(&mut std::io::Cursor::new(include_bytes!("add.spv")))
             .map_err(|_| vk::Result::ERROR_INVALID_SHADER_NV)?;
         // SAFETY: plain Vulkan: everything passed is alive and belongs to the device; what fails here ends the example.
@@ -67,7 +69,7 @@ impl Add {
             let info =
                 vk::DescriptorSetAllocateInfo::default().descriptor_pool(descriptors).set_layouts(&layouts);
             let sets = RefCell::new(device.allocate_descriptor_sets(&info)?);
-            Ok(Add { device, set_layout, layout, pipeline, descriptors, sets })
+            Ok(Add { handle: handle.clone(), set_layout, layout, pipeline, descriptors, sets })
         }
     }
 }
@@ -87,7 +89,7 @@ impl AddKernel<VulkanDevice> for Add {
             .descriptor_type(vk::DescriptorType::STORAGE_BUFFER)
             .buffer_info(&descriptor);
         // SAFETY: the set is in no submission yet.
-        unsafe { self.device.update_descriptor_sets(&[write], &[]) };
+        unsafe { self.handle.device().update_descriptor_sets(&[write], &[]) };
         let arguments: Vec<u8> = [count, addend].iter().flat_map(|word| word.to_ne_bytes()).collect();
         let record = |device: &ash::Device, commands| {
             let (point, stage) = (vk::PipelineBindPoint::COMPUTE, vk::ShaderStageFlags::COMPUTE);
@@ -108,12 +110,15 @@ impl AddKernel<VulkanDevice> for Add {
 
 impl Drop for Add {
     fn drop(&mut self) {
-        // SAFETY: the story has waited for all dispatches, and the device is still there.
+        let device = self.handle.device();
+        // SAFETY: the story ends with a wait for all dispatches, and so does a queue that is dropped; the handle keeps the
+        // device.
         unsafe {
-            self.device.destroy_descriptor_pool(self.descriptors, None);
-            self.device.destroy_pipeline(self.pipeline, None);
-            self.device.destroy_pipeline_layout(self.layout, None);
-            self.device.destroy_descriptor_set_layout(self.set_layout, None);
+            let _ = device.device_wait_idle();
+            device.destroy_descriptor_pool(self.descriptors, None);
+            device.destroy_pipeline(self.pipeline, None);
+            device.destroy_pipeline_layout(self.layout, None);
+            device.destroy_descriptor_set_layout(self.set_layout, None);
         }
     }
 }
