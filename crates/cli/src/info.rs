@@ -44,6 +44,7 @@ struct Backend {
 #[derive(Debug, Serialize)]
 struct Device {
     name: String,
+    uuid: Option<String>,
     /// Device memory that can be had now, in bytes, where it can be told.
     memory_bytes: Option<u64>,
 }
@@ -70,7 +71,7 @@ impl Info {
             devices: backend
                 .devices
                 .into_iter()
-                .map(|device| Device { name: device.name, memory_bytes: device.memory })
+                .map(|device| Device { name: device.name, uuid: device.uuid, memory_bytes: device.memory })
                 .collect(),
             why_not: backend.usable.err(),
         });
@@ -105,7 +106,8 @@ impl fmt::Display for Info {
             writeln!(f, "backend {:12} {state}", backend.name)?;
             for (index, device) in backend.devices.iter().enumerate() {
                 let memory = size(device.memory_bytes, "unknown");
-                writeln!(f, "  device {index:<10} {}, memory {memory}", visible(&device.name))?;
+                let uuid = device.uuid.iter().map(|uuid| format!(", UUID {uuid}")).collect::<String>();
+                writeln!(f, "  device {index:<10} {}, memory {memory}{uuid}", visible(&device.name))?;
             }
         }
         let (host, kernel, lock) = (&self.host, &self.host.kernel, &self.lock_limit);

@@ -33,6 +33,8 @@ pub struct BackendStatus {
 pub struct DeviceStatus {
     /// Its name; [`open_device`] takes it, or a part of it.
     pub name: String,
+    /// Its UUID, where it has one; [`open_device`] takes it as well.
+    pub uuid: Option<String>,
     /// Bytes of device memory that can be had now, where that can be told.
     pub memory: Option<u64>,
 }
@@ -45,7 +47,10 @@ pub trait Visitor {
     fn visit<T: Transfer>(self, device: T) -> Self::Output;
 }
 
-/// Every backend, compiled in or not.
+/// The backends this crate knows, compiled in or not; asks no device.
+pub const NAMES: &[&str] = &["cpu", "vulkan", "wgpu"];
+
+/// Every backend, compiled in or not, and its devices: opens each.
 pub fn list() -> Vec<BackendStatus> {
     let status = |name, compiled, devices| {
         let usable = open(name, Probe).map_err(|error| error.to_string());
@@ -123,15 +128,18 @@ impl Visitor for Probe {
 /// This device's memory is the host's.
 fn cpu_devices() -> Vec<DeviceStatus> {
     let memory = pinned_host::SystemMemory::current().map(|memory| memory.available);
-    vec![DeviceStatus { name: CPU_DEVICE.to_owned(), memory }]
+    vec![DeviceStatus { name: CPU_DEVICE.to_owned(), uuid: None, memory }]
 }
 
 #[cfg(feature = "vulkan")]
 fn vulkan_devices() -> Vec<DeviceStatus> {
-    let devices = VulkanDevice::list().unwrap_or_default().into_iter();
-    devices
-        .map(|info| DeviceStatus { memory: info.available.or(Some(info.memory)), name: info.name })
-        .collect()
+    let uuid = |bytes: [u8; 16]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let status = |info: backend_vulkan::DeviceInfo| DeviceStatus {
+        memory: info.available.or(Some(info.memory)),
+        uuid: Some(uuid(info.uuid)),
+        name: info.name,
+    };
+    VulkanDevice::list().unwrap_or_default().into_iter().map(status).collect()
 }
 
 #[cfg(not(feature = "vulkan"))]
@@ -143,7 +151,7 @@ fn vulkan_devices() -> Vec<DeviceStatus> {
 #[cfg(feature = "wgpu")]
 fn wgpu_devices() -> Vec<DeviceStatus> {
     let adapters = backend_vulkan::wgpu_adapters(backend_vulkan::wgpu::Backends::all()).into_iter();
-    adapters.map(|adapter| DeviceStatus { name: adapter.name, memory: None }).collect()
+    adapters.map(|adapter| DeviceStatus { name: adapter.name, uuid: None, memory: None }).collect()
 }
 
 #[cfg(not(feature = "wgpu"))]

@@ -44,6 +44,7 @@ impl<T: Transfer> PoolBuilder<T> {
     /// Bytes of host memory for tensors that are not on the device, beside staging. Default: none, which is enough for
     /// tensors that are only read and come from a file.
     ///
+    /// A device may bound the length of a region ([`PageLocker::max_region`]); a tensor then needs room for all of it in one.
     /// It is locked if the locker's allowance covers it beside staging, pageable otherwise (see
     /// [`Stats::pageable_bytes`](crate::Stats::pageable_bytes)); on a device that reaches locked memory only it is locked or refused.
     #[must_use]
