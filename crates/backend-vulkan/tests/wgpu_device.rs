@@ -100,22 +100,6 @@ fn limits_are_named_with_what_was_asked_and_what_is_allowed() {
 }
 
 #[test]
-fn no_memory_is_typed_and_costs_nothing() {
-    let limits = wgpu::Limits { max_buffer_size: 1 << 61, ..wgpu::Limits::default() };
-    let device = noop_with(small(WgpuMoves::Auto), limits);
-    let held = device.memory();
-    let error = device.buffer(1 << 60).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::OutOfMemory);
-    assert!(
-        matches!(error, WgpuError::Memory { what: "arena", bytes: 0x1000_0000_0000_0000, .. }),
-        "{error}"
-    );
-    assert!(std::error::Error::source(&error).is_some());
-    assert_eq!(device.memory(), held);
-    assert_eq!(device.buffer(4096).unwrap().size(), 4096);
-}
-
-#[test]
 fn settings_that_cannot_work_are_refused() {
     let over = |options: WgpuOptions| {
         let (device, queue) = wgpu::Device::noop(&Default::default());
@@ -364,20 +348,34 @@ fn the_user_may_poll_too() {
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let native = device.native().0;
-            let poller = scope.spawn(|| {
+            scope.spawn(|| {
                 while !stop.load(SeqCst) {
                     let _ = native.poll(wgpu::PollType::Poll);
                     std::thread::yield_now();
                 }
             });
+            // Also when something below panics: the scope waits for the poller.
+            let _stopped = SetOnDrop(&stop);
             for seed in 0..100 {
                 drop(device.upload(filled(&pool, 10_000, seed), &mut buffer, 0).unwrap());
                 assert!(down(&device, &pool, &buffer, 0, 10_000) == pattern(10_000, seed));
             }
-            stop.store(true, SeqCst);
-            poller.join().unwrap();
+            // Each asks whether the device is alive. What the poller does to that question in the meantime was once
+            // taken for a lost device, in one of a hundred thousand.
+            for _ in 0..30_000 {
+                device.queue().record().unwrap();
+            }
+            device.queue().drain().unwrap();
         });
     });
+}
+
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
 }
 
 /// wgpu runs callbacks inside a submission. One that submits here again is told so, and does not wait for itself.

@@ -10,7 +10,7 @@ use super::native::{Polled, lock, poll, scoped};
 use super::order::{Order, OrderLock, Scratch};
 use super::staging::{Direction, Pool};
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock};
 
 /// A device's state; see the module's documentation for who does what.
@@ -349,8 +349,15 @@ impl Shared {
     /// Submits nothing.
     fn check_alive(&self) -> Result<(), WgpuError> {
         let probe = lock(&self.probe);
-        let mark = self.flight.mark();
-        self.map(&probe, wgpu::MapMode::Read, GRAIN, &mark)?;
+        let refused = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&refused);
+        let callback = move |mapped: Result<(), wgpu::BufferAsyncError>| told.store(mapped.is_err(), SeqCst);
+        let ((), error) = scoped(&self.device, || probe.map_async(wgpu::MapMode::Read, .., callback));
+        // A lost device refuses without an error. With one, another thread's poll was about to map the probe for the
+        // last time we asked, and wgpu found it mapped; it looks at the device first, so that is alive.
+        if refused.load(SeqCst) && error.is_none() {
+            return Err(self.lose("it refused to map a buffer"));
+        }
         let ((), _) = scoped(&self.device, || probe.unmap());
         Ok(())
     }
