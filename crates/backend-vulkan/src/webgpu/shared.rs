@@ -5,7 +5,7 @@ use super::WgpuMoves;
 use super::buffer::{GRAIN, Memory, Usage};
 use super::copy;
 use super::encode::{Move, Mover};
-use super::flight::{Flight, MOMENT, Mark, Work};
+use super::flight::{Flight, Mark, Work};
 use super::native::{Polled, lock, poll, scoped};
 use super::order::{Order, OrderLock, Scratch};
 use super::plain::Plain;
@@ -295,7 +295,8 @@ impl Shared {
             // Still nothing: submissions of the user's come after ours and before the mark, or another thread has
             // polled and is about to call back.
             if mark.is_waiting() {
-                let last = wgpu::PollType::Wait { submission_index: None, timeout: Some(MOMENT) };
+                // Without a timeout: a wait that times out while another thread polls ends in a panic of wgpu's.
+                let last = wgpu::PollType::Wait { submission_index: None, timeout: None };
                 if self.polled(last) == Polled::Ended && mark.is_waiting() {
                     self.flight.wait_a_moment();
                 }
@@ -346,8 +347,7 @@ impl Shared {
     }
 
     fn never_submitted(&self, index: &wgpu::SubmissionIndex) -> bool {
-        let look =
-            wgpu::PollType::Wait { submission_index: Some(index.clone()), timeout: Some(Default::default()) };
+        let look = wgpu::PollType::Wait { submission_index: Some(index.clone()), timeout: None };
         poll(&self.device, look) == Polled::NeverSubmitted
     }
 
