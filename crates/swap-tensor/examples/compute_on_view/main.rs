@@ -5,6 +5,11 @@
 //! ash), `--features wgpu` on wgpu (WGSL); with both features it runs twice. It prints what it checked, and ends with an
 //! error if a word is not what the shader should have made of it.
 
+#![cfg_attr(
+    not(any(feature = "vulkan", feature = "wgpu")),
+    allow(dead_code, unused_imports, reason = "with neither feature there is nobody to tell the story to")
+)]
+
 #[cfg(feature = "vulkan")]
 mod vulkan;
 #[cfg(feature = "wgpu")]
