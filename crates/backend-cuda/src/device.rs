@@ -225,6 +225,7 @@ impl CudaDevice {
             // Its end is waited for, or nobody gets the memory again.
             Err(Unrecorded::Enqueued(error)) => match self.context.wait_out(lane.raw()) {
                 Ok(()) => Err(Refused { slice: Some(slice), error }),
+                Err(_) if self.is_lost() => Err(Refused { slice: Some(slice), error }),
                 Err(_) => {
                     std::mem::forget(slice);
                     Err(Refused { slice: None, error })

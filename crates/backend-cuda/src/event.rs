@@ -16,9 +16,13 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 /// queue makes none. Events may outlive queue and device.
 ///
 /// Work on a CUDA device fails only with its context: then every event not yet seen to have fired reports
-/// [`CudaError::DeviceLost`], and memory that its work used counts as in use for ever, for the driver does not say
-/// when copies in flight have stopped. A copy that was cut half-way is reported by the first event recorded after it, as
-/// [`CudaError::Cut`].
+/// [`CudaError::DeviceLost`], and counts as settled. A copy that was cut half-way is reported by the first event recorded
+/// after it, as [`CudaError::Cut`].
+///
+/// That a lost context touches memory no more is an assumption: the driver's reference says that it runs nothing further,
+/// and not when a copy that an engine has begun ends. So host memory of a lost context stays with the driver until the
+/// process ends (whether or not its owner is gone), and who goes on using a slice into which a download failed with the
+/// context should not trust it with anything that counts.
 #[derive(Clone)]
 pub struct CudaEvent {
     slot: Arc<Slot>,
@@ -98,7 +102,8 @@ impl Event for CudaEvent {
     }
 
     fn is_settled(&self) -> bool {
-        matches!(self.reached(), Ok(true))
+        // Asking may notice the loss.
+        matches!(self.reached(), Ok(true)) || self.context().is_lost()
     }
 }
 

@@ -174,7 +174,7 @@ impl Memory {
     pub(crate) fn into_slice(mut this: Arc<Self>) -> Result<cu::CudaSlice<u8>, Arc<Self>> {
         if let Some(memory) = Arc::get_mut(&mut this)
             && matches!(memory.backing, Backing::Slice(Some(_)))
-            && memory.context.late(memory.wait_out())
+            && (memory.context.late(memory.wait_out()) || memory.context.is_lost())
             && let Backing::Slice(slice) = &mut memory.backing
             && let Some(slice) = slice.take()
         {

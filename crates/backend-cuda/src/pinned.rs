@@ -120,7 +120,7 @@ impl HostSlice<u8> for CudaPinned {
 impl Drop for CudaPinned {
     fn drop(&mut self) {
         // What a copy may yet read or write is leaked.
-        if self.wait().is_err() {
+        if self.wait().is_err() && !self.queue.context().is_lost() {
             core::mem::forget(self.slice.take());
         }
     }
