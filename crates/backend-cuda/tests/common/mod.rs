@@ -14,15 +14,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// A turn on the simulated device, which there is once in a process: fresh when taken, checked when dropped.
 ///
 /// Declare it before everything that uses the device, so that it is dropped last.
-pub struct Sim {
+pub(crate) struct Sim {
     _turn: MutexGuard<'static, ()>,
-    /// Whether the device was broken on purpose, so that what it holds at the end says nothing.
-    forgiven: bool,
 }
 
 /// What can go wrong at a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     OutOfMemory = 1,
     IllegalAddress = 2,
     LaunchFailed = 3,
@@ -31,7 +29,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Fault; 5] = [
+    pub(crate) const ALL: [Fault; 5] = [
         Fault::OutOfMemory,
         Fault::IllegalAddress,
         Fault::LaunchFailed,
@@ -42,7 +40,7 @@ impl Fault {
 
 impl Sim {
     /// A fresh device whose order is drawn from `seed`.
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         static TURN: Mutex<()> = Mutex::new(());
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         assert!(
@@ -50,7 +48,7 @@ impl Sim {
             "the simulated driver was not found: run `cargo test -p backend-cuda`, which builds it, or put it into \
              LD_LIBRARY_PATH as libcuda.so.1"
         );
-        let sim = Sim { _turn: turn, forgiven: false };
+        let sim = Sim { _turn: turn };
         assert_eq!(sim.number::<u32>("simVersion"), 1, "not a simulator, or another version of it");
         sim.clear_faults();
         sim.reset(seed);
@@ -58,20 +56,20 @@ impl Sim {
     }
 
     /// A fresh device. What a test still has from before is void.
-    pub fn reset(&self, seed: u64) {
+    pub(crate) fn reset(&self, seed: u64) {
         // SAFETY: the signatures are those that the simulator documents.
         unsafe { control::<unsafe extern "C" fn(u64)>("simReset")(seed) }
     }
 
     /// Strikes the `k`-th call from now.
-    pub fn inject(&self, fault: Fault, k: u64) {
+    pub(crate) fn inject(&self, fault: Fault, k: u64) {
         // SAFETY: as above.
         let done = unsafe { control::<unsafe extern "C" fn(u32, u64) -> u32>("simInjectFault")(fault as u32, k) };
         assert_eq!(done, 0);
     }
 
     /// Strikes the `k`-th call of one function from now.
-    pub fn inject_at(&self, fault: Fault, function: &str, k: u64) {
+    pub(crate) fn inject_at(&self, fault: Fault, function: &str, k: u64) {
         type Inject = unsafe extern "C" fn(u32, *const core::ffi::c_char, u64) -> u32;
         let function = CString::new(function).unwrap();
         // SAFETY: as above; the name lives until the call returns.
@@ -79,53 +77,53 @@ impl Sim {
         assert_eq!(done, 0);
     }
 
-    pub fn clear_faults(&self) {
+    pub(crate) fn clear_faults(&self) {
         // SAFETY: as above.
         unsafe { control::<unsafe extern "C" fn()>("simClearFaults")() }
     }
 
-    pub fn faults_struck(&self) -> u64 {
+    pub(crate) fn faults_struck(&self) -> u64 {
         self.number("simFaultsStruck")
     }
 
-    pub fn calls(&self) -> u64 {
+    pub(crate) fn calls(&self) -> u64 {
         self.number("simCallCount")
     }
 
-    pub fn calls_of(&self, function: &str) -> u64 {
+    pub(crate) fn calls_of(&self, function: &str) -> u64 {
         type Count = unsafe extern "C" fn(*const core::ffi::c_char) -> u64;
         let function = CString::new(function).unwrap();
         // SAFETY: as above.
         unsafe { control::<Count>("simCallCountOf")(function.as_ptr()) }
     }
 
-    pub fn pending(&self) -> u64 {
+    pub(crate) fn pending(&self) -> u64 {
         self.number("simPendingWork")
     }
 
     /// Bytes that copies within the device have moved.
-    pub fn copied_within(&self) -> u64 {
+    pub(crate) fn copied_within(&self) -> u64 {
         // SAFETY: as above.
         unsafe { control::<unsafe extern "C" fn(u32) -> u64>("simCopiedBytes")(2) }
     }
 
-    pub fn set_memory(&self, bytes: u64) {
+    pub(crate) fn set_memory(&self, bytes: u64) {
         // SAFETY: as above.
         unsafe { control::<unsafe extern "C" fn(u64)>("simSetMemory")(bytes) }
     }
 
-    pub fn undefined_uses(&self) -> u64 {
+    pub(crate) fn undefined_uses(&self) -> u64 {
         self.number("simUndefinedUses")
     }
 
     /// For a test that provoked them.
-    pub fn forgive_undefined_uses(&self) {
+    pub(crate) fn forgive_undefined_uses(&self) {
         // SAFETY: as above.
         unsafe { control::<unsafe extern "C" fn()>("simForgiveUndefinedUses")() }
     }
 
     /// Live objects on the device.
-    pub fn leaks(&self) -> u64 {
+    pub(crate) fn leaks(&self) -> u64 {
         // SAFETY: as above; no text is asked for.
         unsafe {
             control::<unsafe extern "C" fn(*mut u8, usize) -> u64>("simLeaks")(core::ptr::null_mut(), 0)
@@ -133,7 +131,7 @@ impl Sim {
     }
 
     /// Undefined uses and live objects, in words.
-    pub fn report(&self) -> String {
+    pub(crate) fn report(&self) -> String {
         let report = control::<unsafe extern "C" fn(*mut u8, usize) -> usize>("simReport");
         let mut text = vec![0; 16 << 10];
         // SAFETY: as above; the text has that capacity.
@@ -142,7 +140,7 @@ impl Sim {
     }
 
     /// Nothing undefined was done, and nothing is left.
-    pub fn check(&self) {
+    pub(crate) fn check(&self) {
         assert!(self.undefined_uses() == 0 && self.leaks() == 0, "{}", self.report());
     }
 
