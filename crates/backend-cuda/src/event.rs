@@ -89,9 +89,9 @@ impl Event for CudaEvent {
 
     fn synchronize(&self) -> Result<(), CudaError> {
         if !self.has_fired() {
+            let raw = self.slot.raw;
             // SAFETY: as in `reached`.
-            self.context()
-                .call("cuEventSynchronize", || unsafe { sys::cuEventSynchronize(self.slot.raw) })?;
+            self.context().call("cuEventSynchronize", || unsafe { sys::cuEventSynchronize(raw) })?;
             self.fired();
         }
         self.outcome()

@@ -63,17 +63,11 @@ impl CudaPinned {
     /// The slice, once the copies of it have ended.
     ///
     /// # Errors
-    /// They cannot be waited for; the value comes back.
-    pub fn into_inner(mut self) -> Result<PinnedSlice<CudaRegion>, (CudaPinned, CudaError)> {
-        match (self.wait(), self.slice.take()) {
-            (Ok(()), Some(slice)) => Ok(slice),
-            (Ok(()), None) => {
-                unreachable!("only `into_inner` and `drop` take the slice, and both consume the value")
-            }
-            (Err(error), slice) => {
-                self.slice = slice;
-                Err((self, error))
-            }
+    /// They cannot be waited for ([`as_slice`](Self::as_slice) says why); the value comes back.
+    pub fn into_inner(mut self) -> Result<PinnedSlice<CudaRegion>, CudaPinned> {
+        match self.wait().ok().and_then(|()| self.slice.take()) {
+            Some(slice) => Ok(slice),
+            None => Err(self),
         }
     }
 

@@ -13,9 +13,9 @@ use allocator_core::conformance::Harness as BufferHarness;
 use backend_cuda::{CudaBuffer, CudaDevice, CudaOptions};
 #[cfg(not(feature = "gpu-tests"))]
 use common::{Fault, Sim};
-use pinned_host::conformance::Harness;
 #[cfg(not(feature = "gpu-tests"))]
 use pinned_host::Lane;
+use pinned_host::conformance::Harness;
 use pinned_host::{Queue, QueuedBuffer, Transfer};
 
 /// Opens devices; the simulated one is checked when the test is over.

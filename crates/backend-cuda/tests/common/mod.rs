@@ -64,7 +64,8 @@ impl Sim {
     /// Strikes the `k`-th call from now.
     pub(crate) fn inject(&self, fault: Fault, k: u64) {
         // SAFETY: as above.
-        let done = unsafe { control::<unsafe extern "C" fn(u32, u64) -> u32>("simInjectFault")(fault as u32, k) };
+        let done =
+            unsafe { control::<unsafe extern "C" fn(u32, u64) -> u32>("simInjectFault")(fault as u32, k) };
         assert_eq!(done, 0);
     }
 
