@@ -29,7 +29,7 @@ pub struct CudaBuffer {
 
 impl CudaBuffer {
     pub(crate) fn new(memory: Memory, queue: &CudaQueue, scratch: Option<&Arc<Memory>>, step: u64) -> Self {
-        let cost = Cost { barrier: step, scratch: scratch.map_or(0, |scratch| scratch.size()) };
+        let cost = Cost { start: step, scratch: scratch.map_or(0, |scratch| scratch.size()) };
         CudaBuffer { memory: Arc::new(memory), queue: queue.clone(), scratch: scratch.cloned(), cost }
     }
 

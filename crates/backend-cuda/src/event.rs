@@ -180,6 +180,8 @@ pub(crate) struct Slots {
     last: u64,
     /// All there are; the first is the one to look at next.
     all: VecDeque<Arc<Slot>>,
+    /// How many slots in use may be passed over before a new one is made.
+    looks: usize,
 }
 
 // SAFETY: see `Slot`.
@@ -188,13 +190,16 @@ unsafe impl Send for Slots {}
 impl Slots {
     /// Sees to it that the first slot can be recorded, so that what is enqueued next will have its event.
     ///
-    /// O(1): looks at a few of the oldest, and makes one if those are in use.
+    /// Amortised O(1): each record pays for looking at a few slots, whether it needs that or not, and a new one is made only
+    /// when what was paid for is used up. So there are at most about a third more slots than were held at once.
     pub(crate) fn ready(&mut self, track: &Arc<Track>) -> Result<(), CudaError> {
-        for _ in 0..self.all.len().min(LOOK_AT) {
+        self.looks = (self.looks + LOOKS).min(self.all.len().max(LOOKS));
+        while self.looks > 0 && !self.all.is_empty() {
             if self.all.front().is_some_and(|slot| Arc::strong_count(slot) == 1) {
                 return Ok(());
             }
             self.all.rotate_left(1);
+            self.looks -= 1;
         }
         let mut raw = core::ptr::null_mut();
         let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
@@ -248,5 +253,5 @@ impl Slots {
     }
 }
 
-/// How many slots in use are passed over before a new one is made.
-const LOOK_AT: usize = 4;
+/// What each record adds to `looks`.
+const LOOKS: usize = 4;

@@ -8,7 +8,7 @@ use core::ops::Range;
 pub(crate) enum Way {
     /// The ranges do not overlap: one copy.
     Once,
-    /// Pieces as long as the distance, a barrier after each.
+    /// Pieces as long as the distance.
     Steps,
     /// Pieces as long as the scratch, each copied there and back.
     Bounce,
@@ -17,8 +17,8 @@ pub(crate) enum Way {
 /// What a copy costs, in bytes that could be copied in the same time.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Cost {
-    /// A barrier between two copies.
-    pub(crate) barrier: u64,
+    /// Starting a copy.
+    pub(crate) start: u64,
     /// Length of the scratch; 0: there is none.
     pub(crate) scratch: u64,
 }
@@ -26,13 +26,13 @@ pub(crate) struct Cost {
 impl Cost {
     /// The cheapest way to copy `len` bytes by `distance`.
     ///
-    /// Steps copy each byte once, with `len / distance` barriers. A bounce copies it twice, with two barriers for each
-    /// scratch full.
+    /// Steps copy each byte once, in `len / distance` copies. A bounce copies it twice, in two copies for each scratch
+    /// full.
     pub(crate) fn way(self, len: u64, distance: u64) -> Way {
         if distance >= len {
             return Way::Once;
         }
-        let times = |count: u64| self.barrier.saturating_mul(count);
+        let times = |count: u64| self.start.saturating_mul(count);
         let steps = len.saturating_add(times(len.div_ceil(distance)));
         match self.scratch {
             0 => Way::Steps,
@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn the_distance_decides() {
-        let cost = Cost { barrier: 100, scratch: 1000 };
+        let cost = Cost { start: 100, scratch: 1000 };
         assert_eq!(cost.way(500, 500), Way::Once);
         assert_eq!(cost.way(500, 499), Way::Steps);
         assert_eq!(cost.way(10_000, 1), Way::Bounce);
