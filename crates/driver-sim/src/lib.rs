@@ -142,3 +142,32 @@
 //! | `move_bytes` | `u64 dst, u64 src, u64 n` | `memmove`, in one block |
 //!
 //! The first three work on element `blockIdx.x * blockDim.x + threadIdx.x`: a grid that is too small leaves the rest.
+
+#![cfg(target_os = "linux")]
+
+pub mod abi;
+mod clock;
+mod config;
+mod copy;
+mod exit;
+mod fault;
+mod kernel;
+mod lane;
+mod leak;
+mod memory;
+mod os;
+mod raw;
+mod result;
+mod rng;
+mod run;
+mod session;
+mod sim;
+mod types;
+mod written;
+
+pub use exit::EXIT_STATUS;
+pub use result::{CuError, CuResult, SUCCESS};
+pub use types::{
+    AccessDesc, AllocationHandle, AllocationProp, Context, Device, DevicePtr, Event, Function, HostFn, In,
+    LEGACY, LaunchConfig, MemLocation, MemcpyAttributes, Module, Out, PER_THREAD, Pool, PoolProps, Stream,
+};
