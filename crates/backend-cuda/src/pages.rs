@@ -22,10 +22,16 @@ pub(crate) struct Pages {
     /// Bytes of a page, a power of two.
     granule: u64,
     /// The physical page behind each granule; all are mapped, unless `broken`.
-    table: Mutex<Vec<sys::CUmemGenericAllocationHandle>>,
+    table: Mutex<Vec<Page>>,
     /// Whether pages could not be put back.
     broken: AtomicBool,
     ordinal: i32,
+}
+
+/// A physical page, mapped at its granule or nowhere.
+struct Page {
+    handle: sys::CUmemGenericAllocationHandle,
+    mapped: bool,
 }
 
 impl Pages {
@@ -118,23 +124,17 @@ impl Pages {
         let held = table.len();
         if wanted < held {
             quiet()?;
-            self.unmap(context, wanted..held)?;
-            table.drain(wanted..).for_each(|handle| release(context, handle));
+            self.unmap(context, &mut table, wanted..held)?;
+            table.drain(wanted..).for_each(|page| release(context, page));
         }
-        while table.len() < wanted {
-            match self.create(context) {
-                Ok(handle) => table.push(handle),
-                Err(error) => {
-                    table.drain(held..).for_each(|handle| release(context, handle));
-                    return Err(no_memory(context, "the pages of a buffer", size, error));
-                }
-            }
+        let mut grown = Ok(());
+        while grown.is_ok() && table.len() < wanted {
+            grown = self.create(context).map(|handle| table.push(Page { handle, mapped: false }));
         }
-        if wanted > held
-            && let Err(error) = self.map(context, &table, held..wanted)
-        {
-            table.drain(held..).for_each(|handle| release(context, handle));
-            return Err(error);
+        let grown = grown.and_then(|()| self.map(context, &mut table, held.min(wanted)..wanted));
+        if let Err(error) = grown {
+            table.drain(held..).for_each(|page| release(context, page));
+            return Err(no_memory(context, "the pages of a buffer", size, error));
         }
         Ok(table.len() as u64 * self.granule)
     }
@@ -152,41 +152,37 @@ impl Pages {
     ) -> Result<(), CudaError> {
         self.check()?;
         let mut table = lock(&self.table);
-        self.unmap(context, a.clone())?;
-        if let Err(error) = self.unmap(context, b.clone()) {
-            return Err(self.put_back(context, &table, [a], error));
+        let table = &mut *table;
+        self.unmap(context, table, a.clone())?;
+        let mut exchanged = self.unmap(context, table, b.clone());
+        if exchanged.is_ok() {
+            swap(table, &a, &b);
+            let mapped = self.map(context, table, a.clone());
+            exchanged = mapped.and_then(|()| self.map(context, table, b.clone()));
+            if exchanged.is_err() {
+                // Back to where they were, if what was mapped comes off again.
+                let off = self.unmap(context, table, a.clone());
+                if off.is_ok() {
+                    swap(table, &a, &b);
+                }
+            }
         }
-        swap(&mut table, &a, &b);
-        let error = match self.map(context, &table, a.clone()) {
-            Err(error) => error,
-            Ok(()) => match self.map(context, &table, b.clone()) {
-                Ok(()) => return Ok(()),
-                Err(error) => match self.unmap(context, a.clone()) {
-                    Ok(()) => error,
-                    Err(_) => {
-                        self.broken.store(true, SeqCst);
-                        return Err(CudaError::Broken);
-                    }
-                },
-            },
-        };
-        swap(&mut table, &a, &b);
-        Err(self.put_back(context, &table, [a, b], error))
+        let Err(error) = exchanged else { return Ok(()) };
+        // Once more if need be: a refusal for want of memory may have been of the moment.
+        let back = [&a, &a, &b, &b].map(|range| self.map(context, table, range.clone()).is_ok());
+        if (back[0] || back[1]) && (back[2] || back[3]) {
+            return Err(error);
+        }
+        self.broken.store(true, SeqCst);
+        Err(context.check_lost().err().unwrap_or(CudaError::Broken))
     }
 
     /// Gives pages and addresses back; nobody uses them any more.
     pub(crate) fn free(&self, context: &Context) {
         let mut table = lock(&self.table);
         let all = 0..table.len();
-        // Of a broken buffer nobody knows what is mapped: granule by granule, refusals being no news.
-        let unmapped = if self.broken.load(SeqCst) {
-            all.for_each(|granule| drop(self.unmap(context, granule..granule + 1)));
-            true
-        } else {
-            all.is_empty() || context.late(self.unmap(context, all))
-        };
-        if unmapped || context.is_lost() {
-            table.drain(..).for_each(|handle| release(context, handle));
+        if context.late(self.unmap(context, &mut table, all)) || context.is_lost() {
+            table.drain(..).for_each(|page| release(context, page));
             // SAFETY: reserved by `new`, and nothing is mapped there.
             let given = context.insist("cuMemAddressFree", || unsafe {
                 sys::cuMemAddressFree(self.base, self.reserved as usize)
@@ -204,23 +200,26 @@ impl Pages {
         Ok(handle)
     }
 
-    /// Maps the pages of `range` as the table has them and makes them accessible, or leaves the range unmapped.
-    fn map(
-        &self,
-        context: &Context,
-        table: &[sys::CUmemGenericAllocationHandle],
-        range: Range<usize>,
-    ) -> Result<(), CudaError> {
+    /// Maps the pages of `range` that are not, where the table has them, and makes all of it accessible; or leaves mapped
+    /// what was mapped before.
+    fn map(&self, context: &Context, table: &mut [Page], range: Range<usize>) -> Result<(), CudaError> {
+        if range.is_empty() {
+            return Ok(());
+        }
         let granule = self.granule as usize;
-        let mut mapped = range.start..range.start;
-        let mut outcome = range.clone().try_for_each(|number| {
-            context.call("cuMemMap", || {
+        let mut fresh = Vec::new();
+        let mut outcome = Ok(());
+        for number in range.clone().filter(|number| !table[*number].mapped).collect::<Vec<_>>() {
+            outcome = context.call("cuMemMap", || {
                 // SAFETY: the addresses are reserved and unmapped, the handle has a granule's length.
-                unsafe { sys::cuMemMap(self.at(number), granule, 0, table[number], 0) }
-            })?;
-            mapped.end += 1;
-            Ok(())
-        });
+                unsafe { sys::cuMemMap(self.at(number), granule, 0, table[number].handle, 0) }
+            });
+            if outcome.is_err() {
+                break;
+            }
+            table[number].mapped = true;
+            fresh.push(number);
+        }
         if outcome.is_ok() {
             let read_write = sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
             let access =
@@ -231,41 +230,33 @@ impl Pages {
                 unsafe { sys::cuMemSetAccess(self.at(range.start), bytes, &raw const access, 1) }
             });
         }
-        outcome.map_err(|error| match mapped.is_empty() || self.unmap(context, mapped).is_ok() {
-            true => error,
-            false => {
-                self.broken.store(true, SeqCst);
-                CudaError::Broken
+        if outcome.is_err() {
+            for number in fresh {
+                // A page that stays mapped is not accessible, and unmapped with the rest.
+                let _ = self.unmap(context, table, number..number + 1);
             }
-        })
-    }
-
-    fn unmap(&self, context: &Context, range: Range<usize>) -> Result<(), CudaError> {
-        let bytes = range.len() * self.granule as usize;
-        // SAFETY: the range consists of whole mappings, and nobody uses them.
-        context.insist("cuMemUnmap", || unsafe { sys::cuMemUnmap(self.at(range.start), bytes) })
-    }
-
-    /// Maps ranges again after a refusal, which it returns; or notes that it could not.
-    fn put_back<const N: usize>(
-        &self,
-        context: &Context,
-        table: &[sys::CUmemGenericAllocationHandle],
-        ranges: [Range<usize>; N],
-        error: CudaError,
-    ) -> CudaError {
-        let mut put = ranges.into_iter();
-        let again = |range: Range<usize>| {
-            self.map(context, table, range.clone()).or_else(|_| {
-                // Once more: a refusal for want of memory may have been of the moment.
-                self.check().and_then(|()| self.map(context, table, range))
-            })
-        };
-        if put.try_for_each(again).is_ok() {
-            return error;
         }
-        self.broken.store(true, SeqCst);
-        context.check_lost().err().unwrap_or(CudaError::Broken)
+        outcome
+    }
+
+    /// Unmaps the pages of `range` that are mapped: one call for each run of them. Ends at the first refusal, unless the
+    /// context is lost: then each is given up once.
+    fn unmap(&self, context: &Context, table: &mut [Page], range: Range<usize>) -> Result<(), CudaError> {
+        let (mut from, mut outcome) = (range.start, Ok(()));
+        while from < range.end && (outcome.is_ok() || context.is_lost()) {
+            let run = table[from..range.end].iter().take_while(|page| page.mapped).count();
+            if run > 0 {
+                let bytes = run * self.granule as usize;
+                // SAFETY: the run consists of whole mappings, and nobody uses them.
+                let off = context.insist("cuMemUnmap", || unsafe { sys::cuMemUnmap(self.at(from), bytes) });
+                if off.is_ok() || context.is_lost() {
+                    table[from..from + run].iter_mut().for_each(|page| page.mapped = false);
+                }
+                outcome = outcome.and(off);
+            }
+            from += run.max(1);
+        }
+        outcome
     }
 
     fn at(&self, granule: usize) -> sys::CUdeviceptr {
@@ -273,12 +264,13 @@ impl Pages {
     }
 }
 
-fn release(context: &Context, handle: sys::CUmemGenericAllocationHandle) {
-    // SAFETY: made by `create`, mapped nowhere, and forgotten here.
-    context.late(context.insist("cuMemRelease", || unsafe { sys::cuMemRelease(handle) }));
+fn release(context: &Context, page: Page) {
+    // SAFETY: made by `create` and forgotten here; should it still be mapped, the driver keeps it until it is not.
+    context.late(context.insist("cuMemRelease", || unsafe { sys::cuMemRelease(page.handle) }));
 }
 
-fn swap(table: &mut [sys::CUmemGenericAllocationHandle], a: &Range<usize>, b: &Range<usize>) {
+/// Changes what pages lie behind two ranges; nothing is mapped there.
+fn swap(table: &mut [Page], a: &Range<usize>, b: &Range<usize>) {
     a.clone().zip(b.clone()).for_each(|(a, b)| table.swap(a, b));
 }
 

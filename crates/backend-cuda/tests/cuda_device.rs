@@ -127,14 +127,22 @@ fn a_program_of_cudarcs_keeps_its_context_streams_and_slice() {
     drop(device);
     stream.synchronize().unwrap();
 
-    // And over a context alone; its slices go back as they were when they are refused.
+    // And over a context alone.
     let device = CudaOptions::new().over_context(&context).unwrap();
-    let empty = stream.null::<u8>().unwrap();
-    let refused = device.buffer_over(empty).unwrap_err();
-    assert!(matches!(refused.error, CudaError::ZeroSize) && refused.slice.is_empty());
     assert!(device.buffer(64).unwrap().into_slice().is_err(), "it was no slice");
     drop(slice);
     assert!(device.take_late_error().is_none());
+}
+
+#[test]
+fn a_slice_that_is_refused_comes_back() {
+    let sim = Sim::new(14);
+    let context = cu::CudaContext::new(0).unwrap();
+    let slice = context.new_stream().unwrap().alloc_zeros::<u8>(4096).unwrap();
+    let device = CudaOptions::new().over_context(&context).unwrap();
+    sim.inject_at(Fault::LaunchFailed, "cuStreamSynchronize", 1);
+    let refused = device.buffer_over(slice).unwrap_err();
+    assert_eq!((refused.error.kind(), refused.slice.len()), (ErrorKind::DeviceLost, 4096));
 }
 
 #[test]

@@ -348,9 +348,9 @@ fn a_remap_refused_anywhere_changes_nothing() {
             for granule in 0..4 {
                 device.write_now(&mut buffer, granule * GRANULE, &[granule as u8; 64]).unwrap();
             }
-            sim.clear_faults();
             sim.inject_at(Fault::OutOfMemory, function, k);
             let remapped = buffer.remap(0..2 * GRANULE, 2 * GRANULE);
+            sim.clear_faults();
             let mut found = [0; 4];
             for granule in 0..4u64 {
                 let at = &mut found[granule as usize..=granule as usize];

@@ -16,6 +16,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// Declare it before everything that uses the device, so that it is dropped last.
 pub(crate) struct Sim {
     _turn: MutexGuard<'static, ()>,
+    /// Whether the test leaves something behind on purpose.
+    leaks: bool,
 }
 
 /// What can go wrong at a call.
@@ -48,11 +50,17 @@ impl Sim {
             "the simulated driver was not found: run `cargo test -p backend-cuda`, which builds it, or put it into \
              LD_LIBRARY_PATH as libcuda.so.1"
         );
-        let sim = Sim { _turn: turn };
+        let sim = Sim { _turn: turn, leaks: false };
         assert_eq!(sim.number::<u32>("simVersion"), 1, "not a simulator, or another version of it");
         sim.clear_faults();
         sim.reset(seed);
         sim
+    }
+
+    /// For a test that leaves something behind on purpose.
+    pub(crate) fn leaking(mut self, leaks: bool) -> Self {
+        self.leaks = leaks;
+        self
     }
 
     /// A fresh device. What a test still has from before is void.
@@ -154,7 +162,9 @@ impl Sim {
 impl Drop for Sim {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            self.check();
+            let undefined = self.undefined_uses() == 0;
+            assert!(undefined && (self.leaks || self.leaks() == 0), "{}", self.report());
+            assert!(!self.leaks || self.leaks() > 0, "nothing was left behind");
         }
         // So that a test that failed does not fail the program's report at exit too.
         self.reset(0);
