@@ -1,12 +1,12 @@
 //! The backends the test matrix knows. A new backend is one more row.
 
+use crate::setup;
+
 /// One column of the matrix.
 pub(crate) struct Backend {
     /// First segment of its conformance tests' names: `<name>::<suite>::<promise>`.
     pub(crate) name: &'static str,
-    /// Its package, whose integration test `conformance` holds those of the lower floors.
-    pub(crate) package: &'static str,
-    /// Features of that package that the tests need.
+    /// Features its tests need, each as `package/feature`.
     pub(crate) features: &'static [&'static str],
     /// Says why the backend cannot run on this machine, if so.
     pub(crate) absent: fn() -> Option<String>,
@@ -17,18 +17,24 @@ pub(crate) struct Backend {
 pub(crate) const BACKENDS: &[Backend] = &[
     Backend {
         name: "cpu",
-        package: "backend-cpu",
         features: &[],
         absent: needs_unix,
         install: "page locking is only implemented on Unix",
     },
     // Host memory from the global allocator and virtual queues: nothing a machine could lack.
+    Backend { name: "sim", features: &[], absent: || None, install: "nothing to install" },
     Backend {
-        name: "sim",
-        package: "backend-cpu",
-        features: &[],
-        absent: || None,
-        install: "nothing to install",
+        name: "vulkan",
+        features: &["backend-vulkan/vulkan", "swap-tensor/vulkan", "swap-tensor-cli/vulkan"],
+        absent: setup::vulkan_absent,
+        install: "cargo xtask setup vulkan",
+    },
+    // On Vulkan; its tests on wgpu's own `noop` backend run with them.
+    Backend {
+        name: "wgpu",
+        features: &["backend-vulkan/wgpu", "swap-tensor/wgpu", "swap-tensor-cli/wgpu"],
+        absent: setup::vulkan_absent,
+        install: "cargo xtask setup vulkan",
     },
 ];
 
