@@ -89,10 +89,10 @@
 //! A call that releases something (`cuMemFree`, `cuStreamDestroy`, …) on a broken device still answers the error, and
 //! is accounted as having released it: what is reported as a leak is what nobody tried to release.
 //!
-//! Not counted and never struck: `cuGetErrorName`, `cuGetErrorString`, `cuDriverGetVersion`, `cuCtxGetCurrent`,
-//! `cuCtxSetCurrent`, `cuCtxPushCurrent`, `cuCtxPopCurrent`, `cuCtxGetDevice`, `cuStreamIsCapturing` and queries of
-//! constants (`cuDeviceGet…`, `cuCtxGetStreamPriorityRange`, `cuMemGetAllocationGranularity`). They also go on
-//! answering on a broken device.
+//! Not counted and never struck: `cuInit`, `cuGetErrorName`, `cuGetErrorString`, `cuDriverGetVersion`,
+//! `cuCtxGetCurrent`, `cuCtxSetCurrent`, `cuCtxPushCurrent`, `cuCtxPopCurrent`, and queries of what does not change
+//! (`cuDeviceGet…`, `cuDevicePrimaryCtxGetState`, `cuCtxGet…`, `cuStreamGet…`, `cuStreamIsCapturing`,
+//! `cuMemGetAllocationGranularity`). They also go on answering on a broken device.
 //!
 //! # What counts as undefined use
 //!
@@ -107,7 +107,7 @@
 //! | bytes nobody wrote, read by a kernel or brought to the host | when the reader runs |
 //! | the program writing the page-locked source of a copy in flight, or the destination | when the copy runs |
 //! | pageable memory reused after an asynchronous copy returned (`check`), or used in one at all (`report`) | when the copy runs; the call |
-//! | a release while the calls of `cuLaunchHostFunc` run, or any other call from one | the call; it answers `CUDA_ERROR_NOT_PERMITTED` |
+//! | a call from a function of `cuLaunchHostFunc` | the call; it answers `CUDA_ERROR_NOT_PERMITTED` |
 //!
 //! *Pageable memory.* A driver may stage the source of an asynchronous copy and return, or wait; programs rely on
 //! either. With `stage` the source is read at the call and a copy to the host runs before the call returns. `check`
@@ -119,13 +119,22 @@
 //! done where work still in the streams uses the same bytes.
 //!
 //! # Where the rules come from
-//! The CUDA driver API reference, 12.8. The null stream is the *legacy* default stream: its work runs after all work
-//! enqueued before on blocking streams, and theirs after it; streams made with `CU_STREAM_NON_BLOCKING` know nothing of
-//! it. The plain copies run in it. A plain copy to the device from pageable memory may return before the bytes are
-//! there, and a plain copy or fill within the device does: the next use on a non-blocking stream needs an event.
-//! `cuMemFree` of memory in use may wait on a driver, which promises nothing; here it is reported.
-//! Capture, graphs, managed memory, shareable handles and more than one device are answered with
-//! `CUDA_ERROR_NOT_SUPPORTED`.
+//! The CUDA driver API reference, 12.8.
+//!
+//! *The null stream* is the legacy default stream: its work runs after all work enqueued before on blocking streams,
+//! and theirs after it; streams made with `CU_STREAM_NON_BLOCKING` know nothing of it. Who waits for it waits for what
+//! is in it, not for the blocking streams. The plain copies run in it. One to the device from pageable memory may
+//! return before the bytes are there, and one within the device, or a plain fill, does: the next use on a non-blocking
+//! stream needs an event.
+//!
+//! *Freeing.* `cuMemFree` of memory in use may wait on a driver, which promises nothing; here it is reported.
+//!
+//! *Host functions* run on a thread of their own, when some call makes work run. With functions that take long, a run
+//! is not a matter of the seed alone.
+//!
+//! *Not there:* capture, managed memory and shareable handles are answered with `CUDA_ERROR_NOT_SUPPORTED`, a second
+//! device with `CUDA_ERROR_INVALID_DEVICE`. Graphs, arrays, textures and what else this crate's module `abi` lacks are
+//! not exported.
 //!
 //! # Kernels
 //! PTX is not executed. A module may be PTX text; the names of its entries are found in it, and each runs as its *host

@@ -2,7 +2,7 @@
 
 use crate::copy::{Copy, Source};
 use crate::kernel::{Effect, Launch, Twin};
-use crate::lane::Pending;
+use crate::lane::{Lane, Pending, Touch};
 use crate::memory::{ALL, Part};
 use crate::raw;
 use crate::sim::Sim;
@@ -57,6 +57,17 @@ pub(crate) struct ResolvedEffect {
     pub(crate) into: Vec<Part>,
 }
 
+/// How a wait chooses what to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mood {
+    /// As little as it needs.
+    Lazy,
+    /// Whoever is favoured, for a while.
+    Partial,
+    /// Anybody, anew each time.
+    Random,
+}
+
 /// Which lane can get on.
 pub(crate) enum Next {
     Lane(usize),
@@ -65,18 +76,32 @@ pub(crate) enum Next {
 }
 
 impl Sim {
+    /// How the next wait chooses.
+    pub(crate) fn draw_mood(&mut self) -> Mood {
+        match self.rng.below(4) {
+            0 | 1 => Mood::Lazy,
+            2 => Mood::Partial,
+            _ => Mood::Random,
+        }
+    }
+
     /// The lane to run next on the way to a point of `target` that is not reached.
-    pub(crate) fn next_lane(&mut self, target: usize, lazy: bool) -> Next {
+    pub(crate) fn next_lane(&mut self, target: usize, mood: Mood) -> Next {
         let needed = self.needed_first(target);
-        if lazy && self.is_runnable(needed) {
+        if mood == Mood::Lazy && self.is_runnable(needed) {
             return Next::Lane(needed);
         }
         if self.rng.one_in(8) {
             let lucky = self.rng.below(self.lanes.len() as u64) as usize;
             self.lanes[lucky].favour = self.rng.next();
         }
-        let runnable = (0..self.lanes.len()).filter(|&lane| self.is_runnable(lane));
-        runnable.max_by_key(|&lane| self.lanes[lane].favour).map_or(Next::Busy, Next::Lane)
+        let runnable: Vec<_> = (0..self.lanes.len()).filter(|&lane| self.is_runnable(lane)).collect();
+        let chosen = match mood {
+            _ if runnable.is_empty() => None,
+            Mood::Random => Some(runnable[self.rng.below(runnable.len() as u64) as usize]),
+            _ => runnable.into_iter().max_by_key(|&lane| self.lanes[lane].favour),
+        };
+        chosen.map_or(Next::Busy, Next::Lane)
     }
 
     /// The lane whose first operation must run before `lane` gets anywhere: itself, or at the end of a chain of
@@ -98,7 +123,7 @@ impl Sim {
         !state.busy && !state.pending.is_empty() && self.blocked_by(lane).is_none()
     }
 
-    /// Runs the first operation of `lane`; a host function has been called already.
+    /// Runs the first operation of `lane`; a host function has been called already, or is to fail.
     pub(crate) fn execute_first(&mut self, lane: usize) {
         let Some(pending) = self.lanes[lane].pending.pop_front() else { return };
         self.lanes[lane].done += 1;
@@ -207,6 +232,18 @@ impl Sim {
                         && parts.iter().any(|part| overlap(part, &touch.part))
                 })
         })
+    }
+
+    /// The last operation of each lane that has not run and uses any byte of `touches`.
+    pub(crate) fn users(&self, touches: &[Touch]) -> Vec<(usize, u64)> {
+        let uses = |pending: &Pending| {
+            pending.touches.iter().any(|a| touches.iter().any(|b| overlap(&a.part, &b.part)))
+        };
+        let last = |(lane, state): (usize, &Lane)| {
+            let at = state.pending.iter().rposition(uses)?;
+            Some((lane, state.done + at as u64 + 1))
+        };
+        self.lanes.iter().enumerate().filter_map(last).collect()
     }
 
     /// Whether a kernel of `module` has not run.

@@ -3,15 +3,16 @@
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::fault::Class;
-use crate::lane::Mark;
+use crate::lane::{Mark, Pending};
 use crate::result::{CuError, CuResult, SUCCESS};
-use crate::run::{Next, Work};
+use crate::run::{HostData, Next, Work};
 use crate::sim::Sim;
-use crate::types::Context;
+use crate::types::{Context, HostFn};
 use std::cell::{Cell, RefCell};
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, LazyLock, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::Duration;
 
 thread_local! {
     static CURRENT: RefCell<Vec<Context>> = const { RefCell::new(Vec::new()) };
@@ -71,30 +72,35 @@ pub(crate) fn control<R: Default>(body: impl FnOnce(&mut Session) -> R) -> R {
 
 /// The state if nobody holds it, for the end of the process.
 pub(crate) fn try_control<R>(body: impl FnOnce(&mut Sim) -> R) -> Option<R> {
-    SIM.try_lock().ok().map(|mut sim| body(&mut sim))
+    match SIM.try_lock() {
+        Ok(mut sim) => Some(body(&mut sim)),
+        Err(TryLockError::Poisoned(sim)) => Some(body(&mut sim.into_inner())),
+        Err(TryLockError::WouldBlock) => None,
+    }
 }
 
-/// The calling thread's context; 0 is none.
+/// The calling thread's context; 0 is none, also on a thread that is ending.
 pub(crate) fn current_context() -> Context {
-    CURRENT.with_borrow(|stack| stack.last().copied().unwrap_or(0))
+    CURRENT.try_with(|stack| stack.borrow().last().copied().unwrap_or(0)).unwrap_or(0)
 }
 
 /// Replaces the calling thread's context; 0 takes it away.
 pub(crate) fn set_current_context(context: Context) {
-    CURRENT.with_borrow_mut(|stack| {
-        stack.pop();
-        stack.extend((context != 0).then_some(context));
-    });
+    pop_context();
+    if context != 0 {
+        push_context(context);
+    }
 }
 
 /// Puts a context above the calling thread's.
 pub(crate) fn push_context(context: Context) {
-    CURRENT.with_borrow_mut(|stack| stack.push(context));
+    // A thread that is ending has no use for one.
+    let _ = CURRENT.try_with(|stack| stack.borrow_mut().push(context));
 }
 
 /// Takes the calling thread's context away.
 pub(crate) fn pop_context() -> Option<Context> {
-    CURRENT.with_borrow_mut(Vec::pop)
+    CURRENT.try_with(|stack| stack.borrow_mut().pop()).ok().flatten()
 }
 
 fn open(name: &'static str, class: Class) -> Result<Session, CuError> {
@@ -129,7 +135,7 @@ fn answer(name: &'static str, body: impl FnOnce() -> Result<(), CuError>) -> CuR
 /// The state, held for one call.
 pub(crate) struct Session {
     pub(crate) name: &'static str,
-    /// `None` only while a host function runs.
+    /// `None` only while it waits for a host function.
     sim: Option<MutexGuard<'static, Sim>>,
 }
 
@@ -166,21 +172,21 @@ impl Session {
         answer
     }
 
-    /// Runs work until all `marks` have run. The order is adversarial: half of the time as little as they need, half
-    /// of the time whoever the seed favours.
+    /// Runs work until all `marks` have run, in an order that the seed draws.
     pub(crate) fn run_until(&mut self, marks: &[(usize, u64)]) -> Result<(), CuError> {
-        let lazy = self.rng.one_in(2);
-        let epoch = self.epoch;
+        let (epoch, mood) = (self.epoch, self.draw_mood());
+        let first = self.rng.below(marks.len().max(1) as u64) as usize;
         loop {
             if let Some(error) = self.broken {
                 return Err(error);
             }
-            let Some(&(lane, _)) = marks.iter().find(|mark| !self.reached(mark.0, mark.1)) else {
+            let mut rotated = marks.iter().cycle().skip(first).take(marks.len());
+            let Some(&(lane, _)) = rotated.find(|mark| !self.reached(mark.0, mark.1)) else {
                 return Ok(());
             };
-            match self.next_lane(lane, lazy) {
+            match self.next_lane(lane, mood) {
                 Next::Lane(lane) => self.step(lane),
-                Next::Busy => self.wait_for_host_function(),
+                Next::Busy => self.wait_for_host_function(None),
             }
             if self.epoch != epoch {
                 return Err(CuError::CONTEXT_IS_DESTROYED);
@@ -203,8 +209,8 @@ impl Session {
             if self.broken.is_some() || self.epoch != epoch || self.reached(mark.lane, mark.number) {
                 break;
             }
-            let lazy = self.rng.one_in(2);
-            match self.next_lane(mark.lane, lazy) {
+            let mood = self.draw_mood();
+            match self.next_lane(mark.lane, mood) {
                 Next::Lane(lane) => self.step(lane),
                 Next::Busy => break,
             }
@@ -219,69 +225,86 @@ impl Session {
         Ok(reached)
     }
 
-    /// Runs all work, so that what it uses may go.
+    /// Runs all work, so that what it uses may go, as a host that waits would have: one mistake is reported once.
     pub(crate) fn drain(&mut self) {
-        let ends: Vec<_> =
-            self.lanes.iter().enumerate().map(|(lane, state)| (lane, state.submitted)).collect();
+        let ends: Vec<_> = (0..self.lanes.len()).map(|lane| self.mark(lane)).collect();
         // A device that breaks on the way has discarded the rest.
-        let _ = self.run_until(&ends);
+        let _ = self.wait(&ends);
     }
 
     fn host_learns(&mut self, clock: &Clock) {
         self.host.join(clock);
     }
 
-    /// Runs the first operation of `lane`.
+    /// Runs the first operation of `lane`, or begins to when it is a host function.
     fn step(&mut self, lane: usize) {
-        let first = self.lanes[lane].pending.front();
-        let Some(Work::HostFunction { function, data }) = first.map(|pending| &pending.work) else {
-            return self.execute_first(lane);
-        };
-        let (function, data) = (*function, *data);
-        let doomed = first.is_some_and(|pending| pending.fate.is_some());
-        if doomed {
-            return self.execute_first(lane);
-        }
-        let (epoch, number) = (self.epoch, first.map(|pending| pending.operation.number));
-        self.lanes[lane].busy = true;
-        // The program's function may wait for another thread, which may be in a call: nothing is held meanwhile.
-        self.sim = None;
-        IN_HOST_FUNCTION.set(true);
-        // SAFETY: the program passed the function for this call, with this argument, and the contract of
-        // `cuLaunchHostFunc` is that it may be called on any thread.
-        unsafe { function(data.0) };
-        IN_HOST_FUNCTION.set(false);
-        *self = Session::new(self.name);
-        if self.epoch == epoch {
-            self.lanes[lane].busy = false;
-            if self.lanes[lane].pending.front().map(|pending| pending.operation.number) == number {
-                self.execute_first(lane);
+        match self.lanes[lane].pending.front() {
+            Some(Pending { work: Work::HostFunction { function, data }, fate: None, operation, .. }) => {
+                let (function, data, number, epoch) = (*function, *data, operation.number, self.epoch);
+                self.lanes[lane].busy = true;
+                let run = move || run_host_function(function, data, Place { epoch, lane, number });
+                if std::thread::Builder::new().name("host function".into()).spawn(run).is_err() {
+                    self.break_with(CuError::UNKNOWN);
+                    return;
+                }
+                // Most functions are short: waiting for them keeps the run a matter of the seed. One that waits for
+                // another thread must not hold up whoever it waits for.
+                self.wait_for_host_function(Some(PATIENCE));
             }
+            _ => self.execute_first(lane),
         }
-        ENDED.notify_all();
     }
 
-    fn wait_for_host_function(&mut self) {
-        if let Some(sim) = self.sim.take() {
-            self.sim = Some(ENDED.wait(sim).unwrap_or_else(PoisonError::into_inner));
+    /// Lets go of the state until a host function ends, or for as long as is said.
+    fn wait_for_host_function(&mut self, patience: Option<Duration>) {
+        let Some(sim) = self.sim.take() else { return };
+        self.sim = Some(match patience {
+            Some(patience) => ENDED.wait_timeout(sim, patience).unwrap_or_else(PoisonError::into_inner).0,
+            None => ENDED.wait(sim).unwrap_or_else(PoisonError::into_inner),
+        });
+    }
+}
+
+/// Where a host function was when it was begun.
+struct Place {
+    epoch: u64,
+    lane: usize,
+    number: u64,
+}
+
+/// Calls a function of the program's on the present thread, as a driver does on one of its own, and ends its operation.
+fn run_host_function(function: HostFn, data: HostData, place: Place) {
+    IN_HOST_FUNCTION.set(true);
+    // SAFETY: the program passed the function for this call, with this argument, and the contract of
+    // `cuLaunchHostFunc` is that it may be called on any thread.
+    unsafe { function(data.0) };
+    IN_HOST_FUNCTION.set(false);
+    let mut session = Session::new("a host function");
+    let Place { epoch, lane, number } = place;
+    // The device may have been reset or broken meanwhile.
+    if session.epoch == epoch {
+        session.lanes[lane].busy = false;
+        if session.lanes[lane].pending.front().is_some_and(|first| first.operation.number == number) {
+            session.execute_first(lane);
         }
     }
+    drop(session);
+    ENDED.notify_all();
 }
 
 impl Deref for Session {
     type Target = Sim;
 
     fn deref(&self) -> &Sim {
-        self.sim
-            .as_ref()
-            .expect("a session lets go of the state only inside `step` and `wait_for_host_function`")
+        self.sim.as_ref().expect("a session lets go of the state inside `wait_for_host_function` only")
     }
 }
 
 impl DerefMut for Session {
     fn deref_mut(&mut self) -> &mut Sim {
-        self.sim
-            .as_mut()
-            .expect("a session lets go of the state only inside `step` and `wait_for_host_function`")
+        self.sim.as_mut().expect("a session lets go of the state inside `wait_for_host_function` only")
     }
 }
+
+/// How long a call waits for a host function that it began, before it goes on without.
+const PATIENCE: Duration = Duration::from_millis(20);

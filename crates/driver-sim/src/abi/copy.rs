@@ -238,6 +238,8 @@ unsafe fn copy(
         let copy = unsafe { sim.plan_copy(name, dst, src, bytes as u64, when)? };
         let staged = matches!(copy.source, Source::Staged { .. }) && !copy.is_to_pageable();
         let waits = match stream {
+            // Between two places of the host nothing is asynchronous.
+            _ if staged && copy.direction == TO_HOST => true,
             Some(_) => copy.is_to_pageable(),
             None => copy.direction != WITHIN_DEVICE && !staged,
         };
@@ -360,6 +362,7 @@ fn host<T>(pointer: *const T) -> u64 {
     pointer.expose_provenance() as u64
 }
 
+const TO_HOST: usize = 1;
 const WITHIN_DEVICE: usize = 2;
 /// `CU_MEMCPY_SRC_ACCESS_ORDER_STREAM`.
 const IN_STREAM_ORDER: u32 = 1;

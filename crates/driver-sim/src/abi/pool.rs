@@ -83,7 +83,9 @@ pub extern "C" fn cuMemFreeAsync(address: DevicePtr, stream: Stream) -> CuResult
             return Ok(());
         }
         let touches = whole(sim, address, len);
-        sim.submit(lane, name, Vec::new(), touches, Work::Free { at: address });
+        // Work that is not ordered before is reported by `submit`, and still has to find its memory.
+        let users = sim.users(&touches);
+        sim.submit(lane, name, users, touches, Work::Free { at: address });
         let by = Operation { number: sim.operations, call: name, stream: Some(sim.lanes[lane].stream) };
         if let Some(mapping) = sim.memory.mapping_mut(address) {
             mapping.freed = Some(by);
