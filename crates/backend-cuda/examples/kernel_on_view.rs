@@ -4,13 +4,12 @@
 //! CUDA driver and device; says so where there is none.
 
 use allocator_core::{Arena, Request};
-use backend_cuda::cudarc::driver::{result, sys};
 use backend_cuda::{CudaDevice, CudaOptions, CudaView, Select};
+use cudarc::driver::{CudaFunction, LaunchConfig, PushKernelArg};
+use cudarc::nvrtc::Ptx;
 use pinned_host::{HostPool, Lane, PageLocker, Queue, Transfer};
 use std::error::Error;
-use std::ffi::c_void;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 fn main() -> ExitCode {
     let select = std::env::args().nth(1).map_or_else(Select::default, |text| Select::parse(&text));
@@ -31,7 +30,7 @@ fn main() -> ExitCode {
 }
 
 fn run(device: &CudaDevice) -> Result<(), Box<dyn Error>> {
-    let kernel = Kernel::load(device, "add_u32")?;
+    let kernel = device.cuda().load_module(Ptx::from_src(PTX))?.load_function("add_u32")?;
     let pool = HostPool::new(vec![device.locker().lock(1 << 20)?], 64)?;
     let mut arena = Arena::new(device.buffer(1 << 20)?)?;
 
@@ -45,14 +44,14 @@ fn run(device: &CudaDevice) -> Result<(), Box<dyn Error>> {
     let at = arena.range(block)?;
     let sent = device.upload(slice, arena.buffer_mut(), at.start)?;
     device.queue().wait(sent.event())?;
-    kernel.add(device, &arena.view(block)?.cast()?, 1000)?;
+    add(device, &kernel, &arena.view(block)?.cast()?, 1000)?;
     println!("at {at:?}: 1000 added to {COUNT} numbers");
 
     // Room that is there only in two pieces: the block moves, and its handle stays.
     arena.release(first)?;
     let large = arena.allocate(Request::new((1 << 20) - 4 * COUNT))?;
     let now = arena.range(block)?;
-    kernel.add(device, &arena.view(block)?.cast()?, 24)?;
+    add(device, &kernel, &arena.view(block)?.cast()?, 24)?;
     println!("at {now:?}, having made room at {:?}: 24 added", arena.range(large)?);
 
     device.lane(Lane::Download).wait(&device.queue().record()?)?;
@@ -66,66 +65,24 @@ fn run(device: &CudaDevice) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A kernel of the module below.
-struct Kernel {
-    /// Keeps the context.
-    context: Arc<backend_cuda::cudarc::driver::CudaContext>,
-    module: sys::CUmodule,
-    function: sys::CUfunction,
-}
-
-impl Kernel {
-    fn load(device: &CudaDevice, name: &str) -> Result<Self, Box<dyn Error>> {
-        let context = Arc::clone(device.cuda());
-        context.bind_to_thread()?;
-        // SAFETY: PTX as text that ends in a NUL.
-        let module = unsafe { result::module::load_data(PTX.as_ptr().cast()) }?;
-        let mut kernel = Kernel { context, module, function: core::ptr::null_mut() };
-        let name = std::ffi::CString::new(name)?;
-        // SAFETY: the module is loaded.
-        kernel.function = unsafe { result::module::get_function(module, name) }?;
-        Ok(kernel)
-    }
-
-    /// Adds `value` to each number, in order with everything else on the device's compute queue.
-    fn add(
-        &self,
-        device: &CudaDevice,
-        numbers: &CudaView<'_, u32>,
-        value: u32,
-    ) -> Result<(), Box<dyn Error>> {
-        let (mut address, mut count, mut value) = (numbers.address(), numbers.size() / 4, value);
-        let mut arguments: [*mut c_void; 3] =
-            [(&raw mut address).cast(), (&raw mut count).cast(), (&raw mut value).cast()];
-        let blocks = u32::try_from(count.div_ceil(u64::from(THREADS)))?;
-        let stream = device.queue().stream();
-        self.context.bind_to_thread()?;
-        // SAFETY: the arguments are those of the kernel, which touches `numbers` alone; the buffer outlives the launch,
-        // because its memory waits for this stream.
-        unsafe {
-            result::launch_kernel(
-                self.function,
-                (blocks, 1, 1),
-                (THREADS, 1, 1),
-                0,
-                stream.cu_stream(),
-                &mut arguments,
-            )
-        }?;
-        Ok(())
-    }
-}
-
-impl Drop for Kernel {
-    fn drop(&mut self) {
-        // SAFETY: loaded above; the driver ends launches of its functions first.
-        let _ = self.context.bind_to_thread().and_then(|()| unsafe { result::module::unload(self.module) });
-    }
+/// Adds `value` to each number, in order with everything else on the device's compute queue.
+fn add(
+    device: &CudaDevice,
+    kernel: &CudaFunction,
+    numbers: &CudaView<'_, u32>,
+    value: u32,
+) -> Result<(), Box<dyn Error>> {
+    let count = numbers.size() / 4;
+    let grid = LaunchConfig::for_num_elems(u32::try_from(count)?);
+    let mut launch = device.queue().stream().launch_builder(kernel);
+    // SAFETY: the arguments are those of the kernel, which touches `numbers` alone; their buffer outlives the launch, because
+    // its memory is waited for before it goes.
+    unsafe { launch.arg(numbers).arg(&count).arg(&value).launch(grid) }?;
+    Ok(())
 }
 
 /// How many numbers.
 const COUNT: u64 = 10_000;
-const THREADS: u32 = 256;
 
 /// `numbers[i] += value` for `i < count`, for whatever device: the driver compiles it.
 const PTX: &str = "
@@ -162,4 +119,4 @@ const PTX: &str = "
 DONE:
     ret;
 }
-\0";
+";

@@ -48,11 +48,6 @@ impl Cuda {
         cuda
     }
 
-    /// Overlapping moves go through the scratch wherever that takes fewer copies.
-    fn bouncing() -> Self {
-        Self::with(CudaOptions::new().step_cost(1 << 40))
-    }
-
     fn virtual_memory() -> Self {
         Self::with(CudaOptions::new().virtual_memory(true))
     }
@@ -125,10 +120,6 @@ macro_rules! suites {
 
             mod device_buffer {
                 allocator_core::device_buffer_suite!(super::buffers(super::Cuda::new()));
-            }
-
-            mod device_buffer_bouncing {
-                allocator_core::device_buffer_suite!(super::buffers(super::Cuda::bouncing()));
             }
 
             mod arena {

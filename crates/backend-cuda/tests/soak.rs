@@ -93,6 +93,12 @@ fn every_seed_keeps_the_promises() {
             ("arena::churn_loses_no_byte", |cuda| {
                 arena::churn_loses_no_byte(&mut Buffers(cuda.device()));
             }),
+            ("device_buffer::copy_of_one_grain_distance", |cuda| {
+                device_buffer::copy_of_one_grain_distance(&mut Buffers(cuda.device()));
+            }),
+            ("device_buffer::copy_of_distance_shorter_than_length", |cuda| {
+                device_buffer::copy_of_distance_shorter_than_length(&mut Buffers(cuda.device()));
+            }),
             ("device_buffer::copies_take_effect_in_order", |cuda| {
                 device_buffer::copies_take_effect_in_order(&mut Buffers(cuda.device()));
             }),
