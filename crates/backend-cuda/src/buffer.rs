@@ -69,15 +69,15 @@ impl CudaBuffer {
         self.queue.batch(&found)
     }
 
-    /// Makes a virtual buffer longer or shorter, at its end and in place; returns its new length, whole granules.
+    /// Makes a virtual buffer longer or shorter, at its end and in place.
     ///
-    /// All clones see the new length. Room for growth is reserved when the device is opened
-    /// ([`CudaOptions::reserve`](crate::CudaOptions::reserve)). Shrinking waits for the device's queues first. New bytes
-    /// are unspecified. O(granules changed) calls of the driver.
+    /// All clones see the new length; memory is taken and given back by whole granules. Room for growth is reserved when the
+    /// device is opened ([`CudaOptions::reserve`](crate::CudaOptions::reserve)). Giving memory back waits for the device's
+    /// queues first. New bytes are unspecified. O(granules changed) calls of the driver.
     ///
     /// # Errors
     /// Not virtual; more than was reserved; no memory; the driver refuses. Nothing changed.
-    pub fn resize(&mut self, size: u64) -> Result<u64, CudaError> {
+    pub fn resize(&mut self, size: u64) -> Result<(), CudaError> {
         self.memory.resize(size)
     }
 

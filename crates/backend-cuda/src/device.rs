@@ -257,7 +257,7 @@ impl Transfer for CudaDevice {
         &self.locker
     }
 
-    /// A buffer of exactly `size` bytes, or of whole pages where the options ask for virtual memory.
+    /// A buffer of exactly `size` bytes, on whole pages where the options ask for virtual memory.
     ///
     /// # Errors
     /// No memory, no virtual memory management, or the driver refuses.

@@ -70,7 +70,7 @@ impl Memory {
     ) -> Result<Self, CudaError> {
         check_size(size)?;
         let pages = Pages::new(context, size, reserve, granule)?;
-        let (base, size) = (pages.base(), pages.bytes());
+        let base = pages.base();
         Ok(Self::with(context, base, size, Backing::Pages(pages), Use::Buffer, streams))
     }
 
@@ -122,7 +122,7 @@ impl Memory {
             streams,
             lent: AtomicBool::new(false),
         };
-        memory.count(0, size);
+        memory.count(0, memory.held());
         memory
     }
 
@@ -157,17 +157,16 @@ impl Memory {
     }
 
     /// Grows or shrinks what has pages behind it; see [`CudaBuffer::resize`](crate::CudaBuffer::resize).
-    pub(crate) fn resize(&self, size: u64) -> Result<u64, CudaError> {
-        let before = self.size();
+    pub(crate) fn resize(&self, size: u64) -> Result<(), CudaError> {
         let Some(pages) = self.pages() else {
             let why = "the buffer's memory is not virtual";
-            return Err(CudaError::Remap { src: 0, len: before, dst: size, why });
+            return Err(CudaError::Remap { src: 0, len: self.size(), dst: size, why });
         };
         check_size(size)?;
-        let after = pages.resize(&self.context, size, || self.wait_out())?;
-        self.size.store(after, SeqCst);
+        let (before, after) = pages.resize(&self.context, size, || self.wait_out())?;
+        self.size.store(size, SeqCst);
         self.count(before, after);
-        Ok(after)
+        Ok(())
     }
 
     /// The slice of a caller's, given back once nothing uses it; else the memory as it is.
@@ -192,6 +191,11 @@ impl Memory {
         self.streams.iter().try_for_each(|queue| self.context.wait_out(queue.raw()))
     }
 
+    /// Bytes of device memory taken.
+    fn held(&self) -> u64 {
+        self.pages().map_or(self.size(), Pages::bytes)
+    }
+
     fn count(&self, before: u64, after: u64) {
         let mut usage = self.context.account();
         usage.current = usage.current - before + after;
@@ -204,7 +208,7 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        let context = &self.context;
+        let (context, held) = (&self.context, self.held());
         let ended = context.late(self.wait_out()) || context.is_lost();
         match &mut self.backing {
             // What may yet be in use is leaked.
@@ -217,7 +221,7 @@ impl Drop for Memory {
                 context.late(context.insist("cuMemFree", || unsafe { sys::cuMemFree_v2(self.base) }));
             }
         }
-        self.count(self.size(), 0);
+        self.count(held, 0);
     }
 }
 

@@ -102,7 +102,8 @@ impl Pages {
         if self.broken.load(SeqCst) { Err(CudaError::Broken) } else { Ok(()) }
     }
 
-    /// Puts pages behind as many addresses as `size` needs, or takes them away, from the end. Returns the new length.
+    /// Puts pages behind as many addresses as `size` needs, or takes them away, from the end. Returns how many bytes had pages
+    /// before, and have them now.
     ///
     /// `quiet` waits until nobody uses what goes. O(pages changed) calls of the driver.
     ///
@@ -113,7 +114,7 @@ impl Pages {
         context: &Context,
         size: u64,
         quiet: impl FnOnce() -> Result<(), CudaError>,
-    ) -> Result<u64, CudaError> {
+    ) -> Result<(u64, u64), CudaError> {
         self.check()?;
         if size > self.reserved {
             let limit = "the addresses reserved for the buffer";
@@ -136,7 +137,7 @@ impl Pages {
             table.drain(held..).for_each(|page| release(context, page));
             return Err(no_memory(context, "the pages of a buffer", size, error));
         }
-        Ok(table.len() as u64 * self.granule)
+        Ok((held as u64 * self.granule, table.len() as u64 * self.granule))
     }
 
     /// Exchanges the pages of two ranges of granules of the same length, which do not overlap and which nobody uses.

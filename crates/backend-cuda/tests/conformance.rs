@@ -6,7 +6,6 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop where it stands")]
 
-#[cfg_attr(feature = "gpu-tests", allow(dead_code))]
 mod common;
 
 use allocator_core::conformance::Harness as BufferHarness;
