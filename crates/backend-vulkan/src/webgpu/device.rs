@@ -3,7 +3,7 @@
 use super::buffer::{GRAIN, Memory};
 use super::flight::HostBytes;
 use super::shared::Shared;
-use super::{WgpuBuffer, WgpuError, WgpuEvent, WgpuOptions, WgpuQueue, copy, plain};
+use super::{WgpuBuffer, WgpuError, WgpuEvent, WgpuOptions, WgpuQueue, copy};
 use allocator_core::{DeviceBuffer, RangeError, check_range};
 use pinned_host::{DeviceMemory, HostRegion, Lane, OsLocker, Parking, Refused, SliceOf, Ticket, Transfer};
 use std::sync::Arc;
@@ -213,12 +213,12 @@ impl Transfer for WgpuDevice {
 
     fn read_now(&self, src: &WgpuBuffer, from: u64, dst: &mut [u8]) -> Result<(), WgpuError> {
         self.check(src, from, dst.len())?;
-        plain::read(self.shared(), src.memory(), from, dst)
+        self.shared().plain.read(self.shared(), src.memory(), from, dst)
     }
 
     fn write_now(&self, dst: &mut WgpuBuffer, at: u64, src: &[u8]) -> Result<(), WgpuError> {
         self.check(dst, at, src.len())?;
-        plain::write(self.shared(), dst.memory(), at, src)
+        self.shared().plain.write(self.shared(), dst.memory(), at, src)
     }
 }
 

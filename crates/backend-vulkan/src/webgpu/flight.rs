@@ -233,4 +233,4 @@ const ENDED: u8 = 1;
 const FAILED: u8 = 2;
 
 /// The longest anybody sleeps without looking again.
-pub(super) const MOMENT: Duration = Duration::from_millis(1);
+const MOMENT: Duration = Duration::from_millis(1);

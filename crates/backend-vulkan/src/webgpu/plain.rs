@@ -1,61 +1,105 @@
 //! The witness: plain synchronous access that shares nothing with the path under test, neither its staging nor its
-//! timeline.
+//! timeline nor its order.
 
 use super::WgpuError;
-use super::buffer::{GRAIN, Memory};
-use super::native::{Polled, poll, scoped};
+use super::buffer::{GRAIN, Held, Memory};
+use super::native::{Polled, lock, poll, scoped};
 use super::shared::Shared;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 
-/// Reads `dst.len()` bytes from byte `from`, which were checked.
-pub(super) fn read(shared: &Shared, src: &Memory, from: u64, dst: &mut [u8]) -> Result<(), WgpuError> {
-    for (index, part) in dst.chunks_mut(PART).enumerate() {
-        let (at, len) = (from + (index * PART) as u64, part.len() as u64);
-        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
-        let _held = shared.usage.hold_scratch(len);
-        let buffer = shared.make_buffer("plain read", len, usage, false)?;
-        copy(shared, (&src.buffer, at), (&buffer, 0), len)?;
-        let outcome = Arc::new(AtomicU8::new(0));
-        let told = Arc::clone(&outcome);
-        let ((), error) = scoped(&shared.device, || {
-            buffer.map_async(wgpu::MapMode::Read, .., move |mapped| {
-                told.store(1 + u8::from(mapped.is_ok()), SeqCst)
-            });
-        });
-        if let Some(source) = error {
-            return Err(shared.refusal("a plain read", source));
-        }
-        while outcome.load(SeqCst) == 0 {
-            wait(shared, None)?;
-        }
-        if outcome.load(SeqCst) == 1 {
-            return Err(shared.lose("it refused to map a buffer"));
-        }
-        let view = buffer.get_mapped_range(..).map_err(|_| shared.staging_gone())?;
-        part.copy_from_slice(&view);
-    }
-    Ok(())
+/// The witness's own buffers, made when first needed. Who reads or writes holds them.
+#[derive(Default)]
+pub(super) struct Plain {
+    read: Mutex<Option<Buffer>>,
+    write: Mutex<Option<Buffer>>,
 }
 
-/// Writes `src` at byte `at`; the range was checked.
-pub(super) fn write(shared: &Shared, dst: &Memory, at: u64, src: &[u8]) -> Result<(), WgpuError> {
-    for (index, part) in src.chunks(PART).enumerate() {
-        let (at, len) = (at + (index * PART) as u64, part.len() as u64);
-        let usage = wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC;
-        let _held = shared.usage.hold_scratch(len);
-        let buffer = shared.make_buffer("plain write", len, usage, true)?;
-        match buffer.get_mapped_range_mut(..) {
-            Ok(mut view) => view.copy_from_slice(part),
-            Err(_) => return Err(shared.staging_gone()),
+struct Buffer {
+    buffer: wgpu::Buffer,
+    _held: Held,
+}
+
+impl Plain {
+    /// Reads `dst.len()` bytes from byte `from`, which were checked.
+    pub(super) fn read(
+        &self,
+        shared: &Shared,
+        src: &Memory,
+        from: u64,
+        dst: &mut [u8],
+    ) -> Result<(), WgpuError> {
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        let mut own = lock(&self.read);
+        for (index, part) in dst.chunks_mut(PART).enumerate() {
+            let (at, len) = (from + (index * PART) as u64, part.len() as u64);
+            let buffer = made(&mut own, shared, "plain read", usage)?;
+            copy(shared, (&src.buffer, at), (buffer, 0), len)?;
+            map(shared, buffer, wgpu::MapMode::Read)?;
+            match buffer.get_mapped_range(..len) {
+                Ok(view) => part.copy_from_slice(&view),
+                Err(_) => return Err(shared.staging_gone()),
+            }
+            unmap(shared, buffer)?;
         }
-        let ((), error) = scoped(&shared.device, || buffer.unmap());
-        if let Some(source) = error {
-            return Err(shared.refusal("a plain write", source));
-        }
-        copy(shared, (&buffer, 0), (&dst.buffer, at), len)?;
+        Ok(())
     }
-    Ok(())
+
+    /// Writes `src` at byte `at`; the range was checked.
+    pub(super) fn write(&self, shared: &Shared, dst: &Memory, at: u64, src: &[u8]) -> Result<(), WgpuError> {
+        let usage = wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC;
+        let mut own = lock(&self.write);
+        for (index, part) in src.chunks(PART).enumerate() {
+            let (at, len) = (at + (index * PART) as u64, part.len() as u64);
+            let buffer = made(&mut own, shared, "plain write", usage)?;
+            map(shared, buffer, wgpu::MapMode::Write)?;
+            match buffer.get_mapped_range_mut(..len) {
+                Ok(mut view) => view.copy_from_slice(part),
+                Err(_) => return Err(shared.staging_gone()),
+            }
+            unmap(shared, buffer)?;
+            copy(shared, (buffer, 0), (&dst.buffer, at), len)?;
+        }
+        Ok(())
+    }
+}
+
+fn made<'a>(
+    own: &'a mut Option<Buffer>,
+    shared: &Shared,
+    what: &'static str,
+    usage: wgpu::BufferUsages,
+) -> Result<&'a wgpu::Buffer, WgpuError> {
+    let buffer = match own.take() {
+        Some(buffer) => buffer,
+        None => {
+            let buffer = shared.make_buffer(what, PART as u64, usage, false)?;
+            Buffer { buffer, _held: shared.usage.hold_scratch(PART as u64) }
+        }
+    };
+    Ok(&own.insert(buffer).buffer)
+}
+
+/// Maps and waits for it.
+fn map(shared: &Shared, buffer: &wgpu::Buffer, mode: wgpu::MapMode) -> Result<(), WgpuError> {
+    let outcome = Arc::new(AtomicU8::new(WAITING));
+    let told = Arc::clone(&outcome);
+    let callback = move |mapped: Result<(), wgpu::BufferAsyncError>| {
+        told.store(if mapped.is_ok() { MAPPED } else { REFUSED }, SeqCst);
+    };
+    let ((), error) = scoped(&shared.device, || buffer.map_async(mode, .., callback));
+    if let Some(source) = error {
+        return Err(shared.refusal("a plain access", source));
+    }
+    while outcome.load(SeqCst) == WAITING {
+        wait(shared, None)?;
+    }
+    if outcome.load(SeqCst) == MAPPED { Ok(()) } else { Err(shared.staging_gone()) }
+}
+
+fn unmap(shared: &Shared, buffer: &wgpu::Buffer) -> Result<(), WgpuError> {
+    let ((), error) = scoped(&shared.device, || buffer.unmap());
+    error.map_or(Ok(()), |source| Err(shared.refusal("a plain access", source)))
 }
 
 /// Copies and waits for it.
@@ -73,7 +117,7 @@ fn copy(
         shared.queue.submit([encoder.finish()])
     });
     match error {
-        Some(source) => Err(shared.refusal("a plain copy", source)),
+        Some(source) => Err(shared.refusal("a plain access", source)),
         None => wait(shared, Some(index)),
     }
 }
@@ -86,5 +130,9 @@ fn wait(shared: &Shared, index: Option<wgpu::SubmissionIndex>) -> Result<(), Wgp
     }
 }
 
+const WAITING: u8 = 0;
+const MAPPED: u8 = 1;
+const REFUSED: u8 = 2;
+
 /// Bytes copied at once.
-const PART: usize = 4 << 20;
+const PART: usize = 256 << 10;

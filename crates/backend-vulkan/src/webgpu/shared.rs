@@ -5,9 +5,10 @@ use super::WgpuMoves;
 use super::buffer::{GRAIN, Memory, Usage};
 use super::copy;
 use super::encode::{Move, Mover};
-use super::flight::{Flight, MOMENT, Mark, Work};
+use super::flight::{Flight, Mark, Work};
 use super::native::{Polled, lock, poll, scoped};
 use super::order::{Order, OrderLock, Scratch};
+use super::plain::Plain;
 use super::staging::{Direction, Pool};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
@@ -25,6 +26,7 @@ pub(super) struct Shared {
     pub(super) uploads: Pool,
     pub(super) downloads: Pool,
     pub(super) usage: Arc<Usage>,
+    pub(super) plain: Plain,
     mover: Mover,
     order: OrderLock,
     /// A mapping of it is asked for only to hear whether the device still takes work.
@@ -95,6 +97,7 @@ impl Shared {
             uploads: Pool::new(Direction::Up),
             downloads: Pool::new(Direction::Down),
             usage: Arc::default(),
+            plain: Plain::default(),
             order: OrderLock::default(),
             submissions: AtomicU64::new(0),
             objects: AtomicU64::new(1),
@@ -104,8 +107,11 @@ impl Shared {
             settings,
             probe: Mutex::new(probe),
         };
-        shared.check_alive()?;
-        Ok(Arc::new(shared))
+        // A device that is lost made a probe that is none: nobody else has it, so any refusal means that.
+        match shared.probe_refused() {
+            Some(_) => Err(shared.lose("it refused to map a buffer")),
+            None => Ok(Arc::new(shared)),
+        }
     }
 
     /// Submissions and wgpu buffers made so far.
@@ -289,7 +295,8 @@ impl Shared {
             // Still nothing: submissions of the user's come after ours and before the mark, or another thread has
             // polled and is about to call back.
             if mark.is_waiting() {
-                let last = wgpu::PollType::Wait { submission_index: None, timeout: Some(MOMENT) };
+                // Without a timeout: a wait that times out while another thread polls ends in a panic of wgpu's.
+                let last = wgpu::PollType::Wait { submission_index: None, timeout: None };
                 if self.polled(last) == Polled::Ended && mark.is_waiting() {
                     self.flight.wait_a_moment();
                 }
@@ -340,26 +347,32 @@ impl Shared {
     }
 
     fn never_submitted(&self, index: &wgpu::SubmissionIndex) -> bool {
-        let look =
-            wgpu::PollType::Wait { submission_index: Some(index.clone()), timeout: Some(Default::default()) };
+        let look = wgpu::PollType::Wait { submission_index: Some(index.clone()), timeout: None };
         poll(&self.device, look) == Polled::NeverSubmitted
     }
 
     /// Asks wgpu whether the device takes work, which it says without being asked only to whoever set its callback.
     /// Submits nothing.
     fn check_alive(&self) -> Result<(), WgpuError> {
+        match self.probe_refused() {
+            // A lost device refuses without an error. With one, another thread's poll was about to map the probe for
+            // the last time we asked, and wgpu found it mapped; it looks at the device first, so that is alive.
+            Some(None) => Err(self.lose("it refused to map a buffer")),
+            Some(Some(_)) | None => Ok(()),
+        }
+    }
+
+    /// Whether wgpu refuses to map the probe, and why, if it says so.
+    fn probe_refused(&self) -> Option<Option<wgpu::Error>> {
         let probe = lock(&self.probe);
         let refused = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&refused);
         let callback = move |mapped: Result<(), wgpu::BufferAsyncError>| told.store(mapped.is_err(), SeqCst);
         let ((), error) = scoped(&self.device, || probe.map_async(wgpu::MapMode::Read, .., callback));
-        // A lost device refuses without an error. With one, another thread's poll was about to map the probe for the
-        // last time we asked, and wgpu found it mapped; it looks at the device first, so that is alive.
-        if refused.load(SeqCst) && error.is_none() {
-            return Err(self.lose("it refused to map a buffer"));
-        }
+        // What refuses does so at once. Unmapping tells the callback as well, when nobody listens any more.
+        let refused = refused.load(SeqCst);
         let ((), _) = scoped(&self.device, || probe.unmap());
-        Ok(())
+        refused.then_some(error)
     }
 
     fn polled(&self, wait: wgpu::PollType) -> Polled {
