@@ -4,7 +4,7 @@ use crate::setup;
 
 /// One column of the matrix.
 pub(crate) struct Backend {
-    /// First segment of its conformance tests' names: `<name>::<suite>::<promise>`.
+    /// First segment of its conformance tests' names: `<name>::<suite>::<promise>`, a dash being an underscore there.
     pub(crate) name: &'static str,
     /// Features its tests need, each as `package/feature`.
     pub(crate) features: &'static [&'static str],
@@ -29,6 +29,13 @@ pub(crate) const BACKENDS: &[Backend] = &[
         absent: setup::vulkan_absent,
         install: "cargo xtask setup vulkan",
     },
+    // The CUDA backend over a stand-in for the driver, which cargo builds beside the tests.
+    Backend {
+        name: "cuda-sim",
+        features: &[],
+        absent: needs_linux,
+        install: "the simulated driver is a shared library for Linux",
+    },
     // On Vulkan; its tests on wgpu's own `noop` backend run with them.
     Backend {
         name: "wgpu",
@@ -41,6 +48,10 @@ pub(crate) const BACKENDS: &[Backend] = &[
 /// The row called `name`.
 pub(crate) fn named(name: &str) -> Option<&'static Backend> {
     BACKENDS.iter().find(|backend| backend.name == name)
+}
+
+fn needs_linux() -> Option<String> {
+    (!cfg!(target_os = "linux")).then(|| format!("no simulated driver on {}", std::env::consts::OS))
 }
 
 fn needs_unix() -> Option<String> {

@@ -48,6 +48,7 @@ Usage: cargo xtask COMMAND
   ci [--skip LIST] [--only LIST]      what a change must pass; the steps are named by a run
   soak arena [--ops N] [--seed S]     random operations on an arena against a shadow model (default 1000000)
   soak swap [--schedules N] [--seed S]  random schedules of the swap pool with seeded faults (default 100000)
+  soak cuda [--seeds N] [--seed S]    the stories of the CUDA backend on the simulated driver (default 1000)
   setup vulkan                        install Mesa's software Vulkan driver and the validation layer (Debian, Ubuntu)
   rules                               repository rules: module docs, lib.rs as a table of contents, ...
 

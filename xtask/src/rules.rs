@@ -139,7 +139,13 @@ fn may_be_unsafe(file: &Path) -> bool {
     let shipped = !file
         .components()
         .any(|part| matches!(part.as_os_str().to_str(), Some("tests" | "benches" | "examples")));
-    let touches = ["crates/pinned-host", "crates/backend-cpu", "crates/backend-vulkan"];
+    let touches = [
+        "crates/pinned-host",
+        "crates/backend-cpu",
+        "crates/backend-vulkan",
+        "crates/backend-cuda",
+        "crates/driver-sim",
+    ];
     !shipped || touches.iter().any(|crate_dir| file.starts_with(crate_dir))
 }
 

@@ -161,9 +161,9 @@ fn table(present: &[&Backend], suites: &[Suite]) -> String {
 fn promises<'a>(backend: &Backend, suites: &'a [Suite]) -> impl Iterator<Item = (&'a str, Verdict)> {
     // Other programs may have a module of the backend's name.
     let programs = suites.iter().filter(|suite| suite.program.ends_with(CONFORMANCE));
-    let name = backend.name;
+    let name = backend.name.replace('-', "_");
     programs.flat_map(|program| &program.tests).filter_map(move |(test, verdict)| {
-        let (suite, _promise) = test.strip_prefix(name)?.strip_prefix("::")?.split_once("::")?;
+        let (suite, _promise) = test.strip_prefix(name.as_str())?.strip_prefix("::")?.split_once("::")?;
         Some((suite, *verdict))
     })
 }

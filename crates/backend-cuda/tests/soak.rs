@@ -1,7 +1,7 @@
 //! Many orders of the simulated device: what the suites promise must hold on every seed, without an undefined use of the
 //! driver and with nothing left behind.
 //!
-//! `SOAK_SEEDS` sets how many seeds (default 20), `SOAK_FIRST` the first of them.
+//! `SOAK_SEEDS` sets how many seeds (default 20), `SOAK_SEED` the first of them.
 
 #![cfg(all(target_os = "linux", not(feature = "gpu-tests")))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop where it stands")]
@@ -57,7 +57,7 @@ type Promise = fn(&Cuda);
 #[allow(clippy::print_stderr, reason = "a seed that fails has to be seen")]
 fn every_seed_keeps_the_promises() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
-    let (first, seeds) = (number("SOAK_FIRST").unwrap_or(0), number("SOAK_SEEDS").unwrap_or(20));
+    let (first, seeds) = (number("SOAK_SEED").unwrap_or(0), number("SOAK_SEEDS").unwrap_or(20));
     let sim = Sim::new(0);
     for seed in first..first + seeds {
         let cuda = Cuda(match seed % 3 {
@@ -107,7 +107,7 @@ fn every_seed_keeps_the_promises() {
             sim.reset(seed);
             let kept = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| promise(&cuda)));
             if let Err(broken) = kept {
-                eprintln!("{name} breaks on seed {seed} (SOAK_FIRST={seed} SOAK_SEEDS=1)\n{}", sim.report());
+                eprintln!("{name} breaks on seed {seed} (SOAK_SEED={seed} SOAK_SEEDS=1)\n{}", sim.report());
                 std::panic::resume_unwind(broken);
             }
             assert!(sim.undefined_uses() == 0 && sim.leaks() == 0, "{name}, seed {seed}:\n{}", sim.report());

@@ -6,6 +6,9 @@ use pinned_host::Transfer;
 /// Host memory as a device.
 #[cfg(feature = "cpu")]
 pub use backend_cpu::CpuDevice;
+/// A CUDA device, and how it is opened or made over what the program has.
+#[cfg(feature = "cuda")]
+pub use backend_cuda::{CudaDevice, CudaOptions};
 /// A Vulkan device, and how it is opened.
 #[cfg(feature = "vulkan")]
 pub use backend_vulkan::{VulkanDevice, VulkanOptions};
@@ -48,7 +51,7 @@ pub trait Visitor {
 }
 
 /// The backends this crate knows, compiled in or not; asks no device.
-pub const NAMES: &[&str] = &["cpu", "vulkan", "wgpu"];
+pub const NAMES: &[&str] = &["cpu", "cuda", "vulkan", "wgpu"];
 
 /// Every backend, compiled in or not, and its devices: opens each.
 pub fn list() -> Vec<BackendStatus> {
@@ -58,6 +61,7 @@ pub fn list() -> Vec<BackendStatus> {
     };
     vec![
         status("cpu", cfg!(feature = "cpu"), cpu_devices()),
+        status("cuda", cfg!(feature = "cuda"), cuda_devices()),
         status("vulkan", cfg!(feature = "vulkan"), vulkan_devices()),
         status("wgpu", cfg!(feature = "wgpu"), wgpu_devices()),
     ]
@@ -89,6 +93,12 @@ pub fn open_device<V: Visitor>(name: &str, device: Option<&str>, visitor: V) -> 
             let device = CpuDevice::new().map_err(|e| SwapError::device("open the CPU device", e))?;
             Ok(visitor.visit(device))
         }
+        #[cfg(feature = "cuda")]
+        "cuda" => {
+            let select = device.map(backend_cuda::Select::parse).unwrap_or_default();
+            let device = CudaOptions::new().select(select).open();
+            Ok(visitor.visit(device.map_err(|e| SwapError::device("open the CUDA device", e))?))
+        }
         #[cfg(feature = "vulkan")]
         "vulkan" => {
             let select = device.map(backend_vulkan::Select::parse).unwrap_or_default();
@@ -106,6 +116,8 @@ pub fn open_device<V: Visitor>(name: &str, device: Option<&str>, visitor: V) -> 
             let compiled: &[&str] = &[
                 #[cfg(feature = "cpu")]
                 "cpu",
+                #[cfg(feature = "cuda")]
+                "cuda",
                 #[cfg(feature = "vulkan")]
                 "vulkan",
                 #[cfg(feature = "wgpu")]
@@ -131,12 +143,31 @@ fn cpu_devices() -> Vec<DeviceStatus> {
     vec![DeviceStatus { name: CPU_DEVICE.to_owned(), uuid: None, memory }]
 }
 
+#[cfg(feature = "cuda")]
+fn cuda_devices() -> Vec<DeviceStatus> {
+    let status = |info: backend_cuda::DeviceInfo| DeviceStatus {
+        memory: Some(info.memory),
+        uuid: Some(hex(info.uuid)),
+        name: info.name,
+    };
+    CudaDevice::list().unwrap_or_default().into_iter().map(status).collect()
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda_devices() -> Vec<DeviceStatus> {
+    Vec::new()
+}
+
+#[cfg(any(feature = "cuda", feature = "vulkan"))]
+fn hex(bytes: [u8; 16]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 #[cfg(feature = "vulkan")]
 fn vulkan_devices() -> Vec<DeviceStatus> {
-    let uuid = |bytes: [u8; 16]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     let status = |info: backend_vulkan::DeviceInfo| DeviceStatus {
         memory: info.available.or(Some(info.memory)),
-        uuid: Some(uuid(info.uuid)),
+        uuid: Some(hex(info.uuid)),
         name: info.name,
     };
     VulkanDevice::list().unwrap_or_default().into_iter().map(status).collect()
