@@ -1,6 +1,7 @@
 //! Buffers on the device, their views, and copies within them.
 
 use super::context::Context;
+use super::error::STORAGE_RANGE;
 use super::memory::Memory;
 use super::moves::{Cost, Way, direct, pieces};
 use super::record::Op;
@@ -22,19 +23,14 @@ pub struct VulkanBuffer {
     memory: Arc<Memory>,
     queue: VulkanQueue,
     /// Room for copies between ranges that overlap; belongs to `queue`, whose barriers order its uses.
-    scratch: Option<Arc<Memory>>,
+    scratch: Arc<Memory>,
     cost: Cost,
 }
 
 impl VulkanBuffer {
-    pub(super) fn new(
-        memory: Arc<Memory>,
-        queue: &VulkanQueue,
-        scratch: Option<&Arc<Memory>>,
-        barrier: u64,
-    ) -> Self {
-        let cost = Cost { barrier, scratch: scratch.map_or(0, |scratch| scratch.size()) };
-        VulkanBuffer { memory, queue: queue.clone(), scratch: scratch.cloned(), cost }
+    pub(super) fn new(memory: Arc<Memory>, queue: &VulkanQueue, scratch: &Arc<Memory>, barrier: u64) -> Self {
+        let cost = Cost { barrier, scratch: scratch.size() };
+        VulkanBuffer { memory, queue: queue.clone(), scratch: Arc::clone(scratch), cost }
     }
 
     /// The buffer's handle.
@@ -77,8 +73,9 @@ impl DeviceBuffer for VulkanBuffer {
         }
         let buffer = &*self.memory;
         let len = |range: &Range<u64>| range.end - range.start;
-        match (self.cost.way(len(&src), src.start.abs_diff(dst)), &self.scratch) {
-            (Way::Bounce, Some(scratch)) => {
+        match self.cost.way(len(&src), src.start.abs_diff(dst)) {
+            Way::Bounce => {
+                let scratch = &self.scratch;
                 let ops = pieces(src, dst, scratch.size()).flat_map(|(from, to)| {
                     let bytes = len(&from);
                     let out = Op::copy(buffer, from.start, scratch, 0, bytes);
@@ -195,7 +192,7 @@ impl VulkanView<'_> {
             return Err(VulkanError::ZeroSize);
         }
         if asked > limits.storage_range {
-            let (limit, allowed) = ("maxStorageBufferRange", limits.storage_range);
+            let (limit, allowed) = (STORAGE_RANGE, limits.storage_range);
             return Err(VulkanError::Limit { limit, asked, allowed });
         }
         if !offset.is_multiple_of(limits.storage_align) {

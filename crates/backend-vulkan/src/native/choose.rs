@@ -46,10 +46,10 @@ pub enum DeviceKind {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Select {
-    /// The first of the best kind there is: discrete, integrated, virtual, software.
+    /// The first of the best kind there is, of Vulkan 1.2 or newer: discrete, integrated, virtual, software.
     #[default]
     Best,
-    /// The one at this place in the driver's list.
+    /// The one at this place in the driver's list, or with this number in its name if the list is shorter.
     Index(usize),
     /// The first whose name contains this, upper and lower case being the same.
     Name(String),
@@ -71,13 +71,20 @@ impl Select {
     /// # Errors
     /// [`VulkanError::NoDevice`].
     pub(super) fn pick(&self, devices: &[DeviceInfo]) -> Result<usize, VulkanError> {
+        let named = |name: &str| {
+            let name = name.to_lowercase();
+            devices.iter().find(|device| device.name.to_lowercase().contains(&name))
+        };
         let found = match self {
-            Select::Best => devices.iter().min_by_key(|device| (device.kind, device.index)),
-            Select::Index(index) => devices.iter().find(|device| device.index == *index),
-            Select::Name(name) => {
-                let name = name.to_lowercase();
-                devices.iter().find(|device| device.name.to_lowercase().contains(&name))
+            Select::Best => {
+                let new_enough = devices.iter().filter(|device| device.api_version >= (1, 2, 0));
+                new_enough.min_by_key(|device| (device.kind, device.index))
             }
+            // A number may be a part of a name, too.
+            Select::Index(index) => {
+                devices.iter().find(|device| device.index == *index).or_else(|| named(&index.to_string()))
+            }
+            Select::Name(name) => named(name),
             Select::Uuid(uuid) => devices.iter().find(|device| device.uuid == *uuid),
         };
         found.map(|device| device.index).ok_or_else(|| VulkanError::NoDevice {

@@ -32,6 +32,11 @@ pub(super) struct Context {
     pub(super) counted: Counted,
     usage: Mutex<DeviceMemory>,
     lost: AtomicBool,
+    /// Timeline semaphores that nobody uses any more, and the value each has: for the next queue.
+    ///
+    /// They are not destroyed before all queues are idle. A driver's own thread may look at one shortly after the last
+    /// work that named it has ended (Mesa 25.0's emulated timelines crash then).
+    retired: Mutex<Vec<(vk::Semaphore, u64)>>,
 }
 
 /// Limits of the device, in bytes.
@@ -139,6 +144,7 @@ impl Context {
             counted: Counted::default(),
             usage: Mutex::new(DeviceMemory::default()),
             lost: AtomicBool::new(false),
+            retired: Mutex::new(Vec::new()),
             instance,
         })
     }
@@ -163,13 +169,40 @@ impl Context {
     /// our queues were waited for, nothing of ours is in use any more. The caller holds no queue's lock.
     pub(super) fn heard(&self, error: VulkanError) -> VulkanError {
         if matches!(error, VulkanError::DeviceLost) && !self.is_lost() {
-            for queue in self.queues.each() {
-                // SAFETY: the queue is used under its lock, as everywhere.
-                let _ = queue.with(|queue| unsafe { self.device.queue_wait_idle(queue) });
-            }
+            self.wait_idle();
             self.lost.store(true, SeqCst);
         }
         error
+    }
+
+    fn wait_idle(&self) {
+        for queue in self.queues.each() {
+            // SAFETY: the queue is used under its lock, as everywhere. A lost device ends the wait, too.
+            let _ = queue.with(|queue| unsafe { self.device.queue_wait_idle(queue) });
+        }
+    }
+
+    /// A timeline semaphore nobody uses, and its value.
+    pub(super) fn semaphore(&self) -> Result<(vk::Semaphore, u64), VulkanError> {
+        if let Some(retired) = self.retired().pop() {
+            return Ok(retired);
+        }
+        let mut kind = vk::SemaphoreTypeCreateInfo::default().semaphore_type(vk::SemaphoreType::TIMELINE);
+        let info = vk::SemaphoreCreateInfo::default().push_next(&mut kind);
+        // SAFETY: the device has timeline semaphores.
+        let made = unsafe { self.device.create_semaphore(&info, None) };
+        let semaphore = made.map_err(|e| self.heard(VulkanError::call("vkCreateSemaphore")(e)))?;
+        self.made();
+        Ok((semaphore, 0))
+    }
+
+    /// Takes back a semaphore whose signals up to `value` are all that was submitted.
+    pub(super) fn retire(&self, semaphore: vk::Semaphore, value: u64) {
+        self.retired().push((semaphore, value));
+    }
+
+    fn retired(&self) -> MutexGuard<'_, Vec<(vk::Semaphore, u64)>> {
+        self.retired.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn account(&self) -> MutexGuard<'_, DeviceMemory> {
@@ -200,6 +233,15 @@ impl Context {
 
 impl Drop for Context {
     fn drop(&mut self) {
+        // Whoever used a semaphore has waited for it. The queues of a caller's device may have work of his that ends who
+        // knows when, so they are left alone but where the driver asks for it (see `retired`).
+        if self.owned || self.is_cpu {
+            self.wait_idle();
+        }
+        for (semaphore, _) in self.retired().drain(..) {
+            // SAFETY: it is this device's, and nothing submitted is unfinished.
+            unsafe { self.device.destroy_semaphore(semaphore, None) };
+        }
         if self.owned {
             // SAFETY: everything made from the device holds this context, so all of it is gone.
             unsafe { self.device.destroy_device(None) };

@@ -3,7 +3,7 @@
 use super::context::Context;
 use super::event::Timeline;
 use super::memory::{COPY_USAGE, Mapped, Memory, Use};
-use super::queue::Unrecorded;
+use super::queue::WeakQueue;
 use super::record::Op;
 use super::{
     Counters, DeviceInfo, ValidationLog, VulkanBuffer, VulkanError, VulkanEvent, VulkanLocker, VulkanOptions,
@@ -40,11 +40,14 @@ pub struct VulkanDevice {
     compute: VulkanQueue,
     upload: VulkanQueue,
     download: VulkanQueue,
-    scratch: Option<Arc<Memory>>,
+    scratch: Arc<Memory>,
     locker: VulkanLocker,
     parking: Parking<Self>,
     made: Made,
-    /// For plain access to memory the host does not see; made at first use.
+    /// Queues made beside the three.
+    more: Mutex<Vec<WeakQueue>>,
+    /// For plain access to memory the host does not see; made at first use. The lock is held during any plain access, so
+    /// that two of them never race.
     window: Mutex<Option<Arc<Memory>>>,
 }
 
@@ -80,10 +83,7 @@ impl VulkanDevice {
         let compute = VulkanQueue::new(&context, &context.queues.compute, "compute")?;
         let upload = VulkanQueue::new(&context, &context.queues.upload, "upload")?;
         let download = VulkanQueue::new(&context, &context.queues.download, "download")?;
-        let scratch = match options.scratch {
-            0 => None,
-            bytes => Some(Arc::new(Memory::new(&context, bytes, Use::Scratch, COPY_USAGE)?)),
-        };
+        let scratch = Arc::new(Memory::new(&context, options.scratch, Use::Scratch, COPY_USAGE)?);
         let mut usage = COPY_USAGE | vk::BufferUsageFlags::STORAGE_BUFFER | options.usage;
         if context.can.device_address {
             usage |= vk::BufferUsageFlags::SHADER_DEVICE_ADDRESS;
@@ -104,11 +104,10 @@ impl VulkanDevice {
             locker,
             parking: Parking::new(),
             made,
+            more: Mutex::new(Vec::new()),
             window: Mutex::new(None),
         };
-        if let Some(scratch) = &device.scratch {
-            device.touch(scratch)?;
-        }
+        device.touch(&device.scratch)?;
         Ok(device)
     }
 
@@ -122,34 +121,33 @@ impl VulkanDevice {
     /// # Errors
     /// The driver gives no semaphore or command pool.
     pub fn new_queue(&self) -> Result<VulkanQueue, VulkanError> {
-        VulkanQueue::new(&self.context, &self.context.queues.compute, "queue")
+        let queue = VulkanQueue::new(&self.context, &self.context.queues.compute, "queue")?;
+        let mut more = self.more.lock().unwrap_or_else(PoisonError::into_inner);
+        more.retain(|queue| queue.upgrade().is_some());
+        more.push(queue.downgrade());
+        Ok(queue)
     }
 
     /// An event for a point on a timeline semaphore of the caller's.
     ///
     /// # Safety
     /// The semaphore is a timeline semaphore of this device and lives until the device value and everything that waited
-    /// for the event are gone; a signal that reaches `value` was submitted already, or comes from another thread's
-    /// submission that waits for nothing of this queue's future.
+    /// for the event are gone; a signal that reaches `value` was submitted already, or comes from the host or from a
+    /// `VkQueue` that is none of this device value's. (A submission that waits inside a `VkQueue` holds up what is behind
+    /// it, the signal too if it is there.)
     pub unsafe fn event_of(&self, semaphore: vk::Semaphore, value: u64) -> VulkanEvent {
         VulkanEvent::new(&Timeline::foreign(&self.context, semaphore), value, false)
     }
 
-    /// The device's own handle, for pipelines and descriptors beside ours.
-    ///
-    /// Valid while this value lives; objects made from it are to be destroyed before it goes.
+    /// The handles, and a share in their life: for pipelines and descriptors beside ours, which need the device to destroy
+    /// what they made.
+    pub fn handle(&self) -> VulkanHandle {
+        VulkanHandle(Arc::clone(&self.context))
+    }
+
+    /// The device's own handle; as [`handle`](Self::handle), valid while this value lives.
     pub fn native(&self) -> &ash::Device {
         &self.context.device
-    }
-
-    /// The instance's handle; as [`native`](Self::native).
-    pub fn native_instance(&self) -> &ash::Instance {
-        self.context.instance.raw()
-    }
-
-    /// The physical device's handle.
-    pub fn native_physical(&self) -> vk::PhysicalDevice {
-        self.context.physical
     }
 
     /// What the driver says about the device.
@@ -228,58 +226,35 @@ impl VulkanDevice {
         if theirs == ours { Ok(()) } else { Err(VulkanError::Foreign { what: "slice", theirs, ours }) }
     }
 
-    /// What became of a transfer's operations.
+    /// What became of a transfer's operations: either they were submitted, or nothing was enqueued.
     fn ticket(
         &self,
-        lane: &VulkanQueue,
         slice: SliceOf<Self>,
-        recorded: Result<VulkanEvent, Unrecorded>,
+        recorded: Result<VulkanEvent, VulkanError>,
     ) -> Result<Ticket<Self>, Refused<Self>> {
         match recorded {
             Ok(event) => Ok(Ticket::new(slice, event, &self.parking)),
-            Err(Unrecorded::Refused(error)) => Err(Refused { slice: Some(slice), error }),
-            // The lane may carry it yet: its end is waited for, or nobody gets the memory again.
-            Err(Unrecorded::Added(error)) => match lane.drain() {
-                Ok(()) => Err(Refused { slice: Some(slice), error }),
-                Err(_) if self.context.is_lost() => Err(Refused { slice: Some(slice), error }),
-                Err(_) => {
-                    std::mem::forget(slice);
-                    Err(Refused { slice: None, error })
-                }
-            },
+            Err(error) => Err(Refused { slice: Some(slice), error }),
         }
     }
 
-    /// Reads or writes through the queue and a piece of host memory.
-    fn through_window(
-        &self,
-        buffer: &VulkanBuffer,
-        len: usize,
-        mut each: impl FnMut(
-            &Memory,
-            usize,
-            usize,
-            &dyn Fn(Op) -> Result<(), VulkanError>,
-        ) -> Result<(), VulkanError>,
-    ) -> Result<(), VulkanError> {
-        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
-        let window = match &mut *window {
-            Some(window) => window,
-            none => none.insert(Arc::new(Memory::new(&self.context, WINDOW, Use::Host, COPY_USAGE)?)),
-        };
-        let mut done = 0;
-        while done < len {
-            let bytes = (len - done).min(WINDOW as usize);
-            let run = |op: Op| {
-                let ops = [op, Op::ForHost].into_iter();
-                let event =
-                    self.compute.add_recorded(ops, &[buffer.memory(), window]).map_err(Unrecorded::error)?;
-                event.synchronize()
-            };
-            each(window, done, bytes, &|op| run(op))?;
-            done += bytes;
+    /// Host memory for `len` bytes of a plain access: what is kept for it, or more for this once.
+    fn window(&self, kept: &mut Option<Arc<Memory>>, len: usize) -> Result<Arc<Memory>, VulkanError> {
+        let make = |bytes| Ok(Arc::new(Memory::new(&self.context, bytes, Use::Host, COPY_USAGE)?));
+        match kept {
+            _ if len as u64 > WINDOW => make(len as u64),
+            Some(window) => Ok(Arc::clone(window)),
+            none => {
+                let window: Result<_, VulkanError> = make(WINDOW);
+                Ok(Arc::clone(none.insert(window?)))
+            }
         }
-        Ok(())
+    }
+
+    /// Makes one copy between a buffer and a window, and waits for it.
+    fn copy_now(&self, op: Op, buffer: &VulkanBuffer, window: &Arc<Memory>) -> Result<(), VulkanError> {
+        let ops = [op, Op::ForHost].into_iter();
+        self.compute.add_recorded(ops, &[buffer.memory(), window])?.synchronize()
     }
 }
 
@@ -303,7 +278,7 @@ impl Transfer for VulkanDevice {
         let memory = Arc::new(self.make(size)?);
         self.bind_all(&memory)?;
         self.touch(&memory)?;
-        Ok(VulkanBuffer::new(memory, &self.compute, self.scratch.as_ref(), self.made.barrier))
+        Ok(VulkanBuffer::new(memory, &self.compute, &self.scratch, self.made.barrier))
     }
 
     fn lane(&self, direction: Lane) -> &VulkanQueue {
@@ -328,7 +303,7 @@ impl Transfer for VulkanDevice {
         }
         let op = Op::copy(host, from, dst.memory(), at, bytes);
         let recorded = self.upload.add_recorded([op].into_iter(), &[dst.memory()]);
-        self.ticket(&self.upload, src, recorded)
+        self.ticket(src, recorded)
     }
 
     fn download(
@@ -351,7 +326,7 @@ impl Transfer for VulkanDevice {
             Some(Mapped { coherent: false, .. }) => recorded.map(|event| event.and_see(host, at, bytes)),
             _ => recorded,
         };
-        self.ticket(&self.download, dst, recorded)
+        self.ticket(dst, recorded)
     }
 
     fn parking(&self) -> &Parking<Self> {
@@ -367,48 +342,44 @@ impl Transfer for VulkanDevice {
     fn read_now(&self, src: &VulkanBuffer, from: u64, dst: &mut [u8]) -> Result<(), VulkanError> {
         self.check(src, from, dst.len())?;
         self.context.check_lost()?;
-        if let Some(at) = self.seen(src, from) {
-            // SAFETY: the range lies in the mapping, which lives as long as the buffer; the caller has waited for every
-            // write to it, and each submission ends with a barrier for the host.
-            unsafe { core::ptr::copy_nonoverlapping(at, dst.as_mut_ptr(), dst.len()) };
+        if dst.is_empty() {
             return Ok(());
         }
-        let len = dst.len();
-        self.through_window(src, len, |window, done, bytes, run| {
-            run(Op::copy(src.memory(), from + done as u64, window, 0, bytes as u64))?;
-            window.invalidate(0, bytes as u64)?;
-            if let Some(Mapped { base, .. }) = window.mapped() {
-                // SAFETY: the window is at least `bytes` long, and its lock is held.
-                unsafe {
-                    core::ptr::copy_nonoverlapping(
-                        base.as_ptr(),
-                        dst[done..done + bytes].as_mut_ptr(),
-                        bytes,
-                    );
-                }
+        let mut kept = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        let window;
+        let at = match self.seen(src, from) {
+            Some(at) => at,
+            None => {
+                window = self.window(&mut kept, dst.len())?;
+                let bytes = dst.len() as u64;
+                self.copy_now(Op::copy(src.memory(), from, &window, 0, bytes), src, &window)?;
+                window.invalidate(0, bytes)?;
+                window.mapped().ok_or_else(|| self.lacks_view())?.base.as_ptr()
             }
-            Ok(())
-        })
+        };
+        // SAFETY: the range lies in the mapping of the buffer or of the window, alive here. The caller has waited for every
+        // write to it, each submission ends with a barrier for the host, and the lock keeps other plain accesses away.
+        unsafe { core::ptr::copy_nonoverlapping(at, dst.as_mut_ptr(), dst.len()) };
+        Ok(())
     }
 
     fn write_now(&self, dst: &mut VulkanBuffer, at: u64, src: &[u8]) -> Result<(), VulkanError> {
         self.check(dst, at, src.len())?;
         self.context.check_lost()?;
-        if let Some(to) = self.seen(dst, at) {
-            // SAFETY: as in `read_now`; what is submitted from now on sees what the host wrote before.
-            unsafe { core::ptr::copy_nonoverlapping(src.as_ptr(), to, src.len()) };
+        if src.is_empty() {
             return Ok(());
         }
-        self.through_window(dst, src.len(), |window, done, bytes, run| {
-            if let Some(Mapped { base, .. }) = window.mapped() {
-                // SAFETY: as in `read_now`; the copy before has ended.
-                unsafe {
-                    core::ptr::copy_nonoverlapping(src[done..done + bytes].as_ptr(), base.as_ptr(), bytes)
-                };
-            }
-            window.flush(0, bytes as u64)?;
-            run(Op::copy(window, 0, dst.memory(), at + done as u64, bytes as u64))
-        })
+        let mut kept = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: as in `read_now`; what is submitted from now on sees what the host wrote before.
+        let write = |to: *mut u8| unsafe { core::ptr::copy_nonoverlapping(src.as_ptr(), to, src.len()) };
+        if let Some(to) = self.seen(dst, at) {
+            write(to);
+            return Ok(());
+        }
+        let window = self.window(&mut kept, src.len())?;
+        write(window.mapped().ok_or_else(|| self.lacks_view())?.base.as_ptr());
+        window.flush(0, src.len() as u64)?;
+        self.copy_now(Op::copy(&window, 0, dst.memory(), at, src.len() as u64), dst, &window)
     }
 }
 
@@ -419,10 +390,43 @@ impl VulkanDevice {
         Some(mapped.base.as_ptr().wrapping_add(at as usize))
     }
 
+    fn lacks_view(&self) -> VulkanError {
+        VulkanError::Unsupported { device: self.context.name.clone(), what: "host-visible memory" }
+    }
+
     fn reap(&self) {
         for queue in [&self.compute, &self.upload, &self.download] {
             queue.reap();
         }
+        let more = self.more.lock().unwrap_or_else(PoisonError::into_inner);
+        more.iter().filter_map(WeakQueue::upgrade).for_each(|queue| queue.reap());
+    }
+}
+
+/// Vulkan's own handles of a device, which lives at least as long. Cloning is cheap.
+#[derive(Clone)]
+pub struct VulkanHandle(Arc<Context>);
+
+impl VulkanHandle {
+    /// The device.
+    pub fn device(&self) -> &ash::Device {
+        &self.0.device
+    }
+
+    /// The instance.
+    pub fn instance(&self) -> &ash::Instance {
+        self.0.instance.raw()
+    }
+
+    /// The physical device.
+    pub fn physical(&self) -> vk::PhysicalDevice {
+        self.0.physical
+    }
+}
+
+impl core::fmt::Debug for VulkanHandle {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_tuple("VulkanHandle").field(&self.0.name).finish()
     }
 }
 

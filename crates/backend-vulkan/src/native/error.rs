@@ -158,6 +158,9 @@ pub enum ImportProblem {
         /// What they must be multiples of, in bytes.
         align: u64,
     },
+    /// It is memory of a Vulkan device, not the host's own.
+    #[error("it is memory of a Vulkan device already")]
+    NotTheHosts,
     /// No memory type can hold this pointer and a buffer.
     #[error("no memory type of the device fits")]
     NoMemoryType,
@@ -179,9 +182,11 @@ impl VulkanError {
 impl DeviceError for VulkanError {
     fn kind(&self) -> ErrorKind {
         match self {
-            VulkanError::Budget { .. } | VulkanError::Memory { .. } | VulkanError::Limit { .. } => {
-                ErrorKind::OutOfMemory
-            }
+            VulkanError::Limit { limit: STORAGE_RANGE, .. } => ErrorKind::InvalidUse,
+            VulkanError::Budget { .. }
+            | VulkanError::Memory { .. }
+            | VulkanError::Limit { .. }
+            | VulkanError::Host(_) => ErrorKind::OutOfMemory,
             VulkanError::Driver { result, .. }
                 if matches!(
                     *result,
@@ -201,6 +206,9 @@ impl DeviceError for VulkanError {
         }
     }
 }
+
+/// The limit that concerns a view and not memory.
+pub(super) const STORAGE_RANGE: &str = "maxStorageBufferRange";
 
 fn list(found: &[String]) -> String {
     match found {

@@ -130,30 +130,39 @@ pub(super) struct Timeline {
     semaphore: vk::Semaphore,
     /// The highest value it was seen to have.
     done: AtomicU64,
+    /// The highest value that a submission signals.
+    submitted: AtomicU64,
     /// The queue whose submissions alone signal it; `None` for a caller's semaphore, which is not ours to destroy.
     queue: Option<Arc<RawQueue>>,
 }
 
 impl Timeline {
+    /// One of its own for a queue.
     pub(super) fn new(context: &Arc<Context>, queue: &Arc<RawQueue>) -> Result<Arc<Self>, VulkanError> {
-        let mut kind = vk::SemaphoreTypeCreateInfo::default().semaphore_type(vk::SemaphoreType::TIMELINE);
-        let info = vk::SemaphoreCreateInfo::default().push_next(&mut kind);
-        // SAFETY: the device has timeline semaphores.
-        let made = unsafe { context.device.create_semaphore(&info, None) };
-        let semaphore = made.map_err(|e| context.heard(VulkanError::call("vkCreateSemaphore")(e)))?;
-        context.made();
+        let (semaphore, value) = context.semaphore()?;
         let (context, queue) = (Arc::clone(context), Some(Arc::clone(queue)));
-        Ok(Arc::new(Timeline { context, semaphore, done: AtomicU64::new(0), queue }))
+        let (done, submitted) = (AtomicU64::new(value), AtomicU64::new(value));
+        Ok(Arc::new(Timeline { context, semaphore, done, submitted, queue }))
     }
 
     /// A caller's.
     pub(super) fn foreign(context: &Arc<Context>, semaphore: vk::Semaphore) -> Arc<Self> {
         let context = Arc::clone(context);
-        Arc::new(Timeline { context, semaphore, done: AtomicU64::new(0), queue: None })
+        let (done, submitted) = (AtomicU64::new(0), AtomicU64::new(0));
+        Arc::new(Timeline { context, semaphore, done, submitted, queue: None })
     }
 
     pub(super) fn semaphore(&self) -> vk::Semaphore {
         self.semaphore
+    }
+
+    pub(super) fn submitted(&self) -> u64 {
+        self.submitted.load(SeqCst)
+    }
+
+    /// A submission that signals `value`, one more than the one before, was made.
+    pub(super) fn will_reach(&self, value: u64) {
+        self.submitted.store(value, SeqCst);
     }
 
     /// Whether `value` is reached.
@@ -187,8 +196,8 @@ impl Timeline {
 impl Drop for Timeline {
     fn drop(&mut self) {
         if self.queue.is_some() {
-            // SAFETY: submissions that signal or wait for it hold it until they have ended.
-            unsafe { self.context.device.destroy_semaphore(self.semaphore, None) };
+            // Submissions that signal or wait for it hold it until they have ended.
+            self.context.retire(self.semaphore, self.submitted());
         }
     }
 }

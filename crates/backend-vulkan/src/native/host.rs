@@ -1,8 +1,9 @@
 //! Host memory that the device reaches.
 
-use super::VulkanError;
 use super::context::Context;
 use super::memory::{COPY_USAGE, Mapped, Memory, Use};
+use super::{ImportProblem, VulkanError};
+use core::any::TypeId;
 use core::ptr::NonNull;
 use pinned_host::{HostRegion, OsLocker, PageLocker};
 use std::sync::Arc;
@@ -58,10 +59,14 @@ impl VulkanLocker {
     /// Makes memory of the caller's one that the device copies from and to without another copy.
     ///
     /// # Errors
-    /// The device has not `VK_EXT_external_memory_host`, start or length are off `minImportedHostPointerAlignment`, or
-    /// the driver refuses. The region comes back as it was.
+    /// The device has not `VK_EXT_external_memory_host`, start or length are off `minImportedHostPointerAlignment`, the
+    /// region is memory of a Vulkan device already, or the driver refuses. The region comes back as it was.
     pub fn import<R: HostRegion>(&self, region: R) -> Result<VulkanRegion, ImportRefused<R>> {
         let (base, len) = (region.base(), region.len());
+        if TypeId::of::<R>() == TypeId::of::<VulkanRegion>() {
+            let (address, why) = (base.as_ptr().addr(), ImportProblem::NotTheHosts);
+            return Err(ImportRefused { region, error: VulkanError::Import { address, bytes: len, why } });
+        }
         // SAFETY: the region goes with the memory, below; its bytes are given to tickets only.
         let imported =
             unsafe { Memory::import(&self.context, (base, len), len as u64, Use::Host, COPY_USAGE) };
@@ -118,18 +123,20 @@ impl PageLocker for VulkanLocker {
         }
     }
 
-    /// What is left of the budget of the heap that host memory comes from, where the device tells; half the lock limit
-    /// where pages are imported.
+    /// Half of what is left of the budget of the heap that host memory comes from, where the device tells; half the lock
+    /// limit where pages are imported.
     fn allowance(&self) -> Option<u64> {
         match self.kind {
             HostMemory::Imported => OsLocker.allowance(),
-            HostMemory::Driver | HostMemory::Best => Memory::host_budget(&self.context),
+            HostMemory::Driver | HostMemory::Best => Memory::host_budget(&self.context).map(|left| left / 2),
         }
     }
 
-    /// `maxMemoryAllocationSize`.
+    /// The smaller of `maxMemoryAllocationSize` and `maxBufferSize`, rounded down to what any driver's rounding keeps.
     fn max_region(&self) -> usize {
-        usize::try_from(self.context.limits.allocation).unwrap_or(usize::MAX)
+        let limits = &self.context.limits;
+        let most = limits.allocation.min(limits.buffer.unwrap_or(u64::MAX)) & !(ROUNDING - 1);
+        usize::try_from(most).unwrap_or(usize::MAX)
     }
 }
 
@@ -166,7 +173,7 @@ unsafe impl HostRegion for VulkanRegion {
     fn atom(&self) -> usize {
         match self.memory.mapped() {
             Some(Mapped { coherent: false, .. }) => self.memory.context().limits.atom as usize,
-            _ => 1,
+            _ => self.memory.host().map_or(1, HostRegion::atom),
         }
     }
 }
@@ -197,3 +204,6 @@ impl<R> core::fmt::Debug for ImportRefused<R> {
         f.debug_struct("ImportRefused").field("error", &self.error).finish_non_exhaustive()
     }
 }
+
+/// Drivers round allocations up to no more than this.
+const ROUNDING: u64 = 64 << 10;

@@ -194,6 +194,7 @@ impl Drop for Instance {
                 }
                 self.raw.destroy_instance(None);
             }
+            owned.log.iter().for_each(ValidationLog::close);
         }
     }
 }

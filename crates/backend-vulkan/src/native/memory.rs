@@ -85,8 +85,10 @@ impl Memory {
         if use_ == Use::Host {
             memory.map(allocation, flags.contains(COHERENT))?;
         } else if use_ == Use::Buffer && flags.contains(vk::MemoryPropertyFlags::HOST_VISIBLE | COHERENT) {
-            memory.map(allocation, true)?;
-            context.host_sees.store(true, SeqCst);
+            // A convenience: plain access goes through the queue where there is no mapping.
+            if memory.map(allocation, true).is_ok() {
+                context.host_sees.store(true, SeqCst);
+            }
         }
         memory.finish(usage);
         Ok(memory)
@@ -108,14 +110,15 @@ impl Memory {
     ) -> Result<Self, VulkanError> {
         context.check_lost()?;
         check_size(context, size)?;
-        let types = importable(context, base, bytes)?;
+        let types = importable(context, base, bytes, usage)?;
         let mut external = vk::ExternalMemoryBufferCreateInfo::default().handle_types(HOST_ALLOCATION);
         let info = vk::BufferCreateInfo::default().size(size).usage(usage).push_next(&mut external);
         let mut memory = Memory::make_buffer(context, size, use_, &context.sharing(info))?;
         // SAFETY: the buffer was just made.
         let needs = unsafe { context.device.get_buffer_memory_requirements(memory.buffer) };
+        // Coherent, because what is not would have to be flushed through a mapping, and imported memory has none.
         let bits = needs.memory_type_bits & types;
-        let found = wanted_kinds(use_).iter().find_map(|wanted| kind_of(context, bits, *wanted));
+        let found = wanted_kinds(use_).iter().find_map(|wanted| kind_of(context, bits, *wanted | COHERENT));
         let Some(kind) = found.filter(|_| needs.size <= bytes as u64) else {
             let (address, why) = (base.as_ptr().addr(), ImportProblem::NoMemoryType);
             return Err(VulkanError::Import { address, bytes, why });
@@ -125,8 +128,7 @@ impl Memory {
         // SAFETY: as in `new`.
         let bound = unsafe { context.device.bind_buffer_memory(memory.buffer, allocation, 0) };
         bound.map_err(|e| context.heard(out_of("imported memory", size)(e)))?;
-        let flags = context.memory.memory_types[kind as usize].property_flags;
-        memory.mapped = Some(Mapped { base, coherent: flags.contains(COHERENT) });
+        memory.mapped = Some(Mapped { base, coherent: true });
         if use_ == Use::Buffer {
             context.host_sees.store(true, SeqCst);
         }
@@ -167,7 +169,11 @@ impl Memory {
             memory.host = Some(Box::new(region));
             Ok(memory)
         };
-        Some(make())
+        match make() {
+            // What the driver does not import is left to the driver.
+            Err(VulkanError::Import { .. }) => None,
+            made => Some(made),
+        }
     }
 
     /// A buffer whose pages can be exchanged, all of them bound.
@@ -470,7 +476,12 @@ fn check_budget(context: &Context, asked: u64, kind: u32) -> Result<(), VulkanEr
 }
 
 /// Kinds of memory, as bits, that the host memory can be imported as.
-fn importable(context: &Context, base: NonNull<u8>, bytes: usize) -> Result<u32, VulkanError> {
+fn importable(
+    context: &Context,
+    base: NonNull<u8>,
+    bytes: usize,
+    usage: vk::BufferUsageFlags,
+) -> Result<u32, VulkanError> {
     let (address, align) = (base.as_ptr().addr(), context.limits.import_align);
     let refused = |why| VulkanError::Import { address, bytes, why };
     let Some(extension) = &context.can.import else { return Err(refused(ImportProblem::NoExtension)) };
@@ -488,7 +499,20 @@ fn importable(context: &Context, base: NonNull<u8>, bytes: usize) -> Result<u32,
         )
     };
     asked.result().map_err(|result| refused(ImportProblem::Refused(result)))?;
-    Ok(properties.memory_type_bits)
+    let info = vk::PhysicalDeviceExternalBufferInfo::default().usage(usage).handle_type(HOST_ALLOCATION);
+    let mut external = vk::ExternalBufferProperties::default();
+    // SAFETY: the physical device is the instance's, and the usage has core bits only.
+    unsafe {
+        context.instance.raw().get_physical_device_external_buffer_properties(
+            context.physical,
+            &info,
+            &mut external,
+        );
+    }
+    let features = external.external_memory_properties.external_memory_features;
+    let importable = features.contains(vk::ExternalMemoryFeatureFlags::IMPORTABLE)
+        && !features.contains(vk::ExternalMemoryFeatureFlags::DEDICATED_ONLY);
+    if importable { Ok(properties.memory_type_bits) } else { Err(refused(ImportProblem::NoMemoryType)) }
 }
 
 /// The error of a call that makes memory.

@@ -20,7 +20,7 @@ mod validation;
 pub use buffer::{VulkanBuffer, VulkanView};
 pub use choose::{DeviceInfo, DeviceKind, Select};
 pub use counters::Counters;
-pub use device::VulkanDevice;
+pub use device::{VulkanDevice, VulkanHandle};
 pub use error::{ImportProblem, VulkanError};
 pub use event::VulkanEvent;
 pub use host::{HostMemory, ImportRefused, VulkanLocker, VulkanRegion};

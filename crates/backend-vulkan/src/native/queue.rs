@@ -9,7 +9,7 @@ use ash::vk;
 use pinned_host::{Event, Queue};
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// An ordered sequence of work with a timeline semaphore of its own, on a `VkQueue` that others may share.
 ///
@@ -37,7 +37,8 @@ impl VulkanQueue {
         let pool = pool.map_err(|e| context.heard(VulkanError::call("vkCreateCommandPool")(e)))?;
         context.made();
         let (context, raw) = (Arc::clone(context), Arc::clone(raw));
-        let state = State { pool, ..State::default() };
+        let (submitted, last_bind) = (timeline.submitted(), NEVER);
+        let state = State { pool, submitted, last_bind, ..State::default() };
         Ok(VulkanQueue(Arc::new(Shared { context, raw, name, timeline, state: Mutex::new(state) })))
     }
 
@@ -97,16 +98,22 @@ impl VulkanQueue {
     /// Calls `f` with the `VkQueue` and its family, under the lock that guards its submissions; what was added before is
     /// submitted first.
     ///
-    /// A submission made there is ordered against ours by semaphores: [`VulkanEvent::native`] one way,
-    /// [`VulkanDevice::event_of`](super::VulkanDevice::event_of) the other.
+    /// What `f` submits there counts as work of this queue: the next event recorded here fires after it. Nothing orders
+    /// its memory accesses against ours: begin and end it with barriers, or with semaphores ([`VulkanEvent::native`],
+    /// [`VulkanDevice::event_of`](super::VulkanDevice::event_of)). `f` runs under this queue's locks: it must not call the
+    /// queue, or a transfer on it, which would wait for itself.
     ///
     /// # Errors
     /// What was added before cannot be submitted; `f` is not called.
     pub fn with_native<R>(&self, f: impl FnOnce(vk::Queue, u32) -> R) -> Result<R, VulkanError> {
         let mut state = self.0.lock();
+        // A binding is only waited for by the submission after it: let that be one before the caller's.
+        state.must_submit |= !state.waits.is_empty();
         self.0.flush(&mut state)?;
         let raw = &self.0.raw;
-        raw.with(|queue| f(queue, raw.family)).ok_or(NOT_CALLED)
+        let done = raw.with(|queue| f(queue, raw.family)).ok_or(NOT_CALLED);
+        state.must_submit = true;
+        done
     }
 
     /// Adds operations that stay together; `memory` is what they use.
@@ -123,16 +130,23 @@ impl VulkanQueue {
     }
 
     /// Adds operations and records behind them in one step, so that the event names them and not what others add.
+    ///
+    /// # Errors
+    /// The submission failed: the operations were taken back.
     pub(super) fn add_recorded(
         &self,
         ops: impl Iterator<Item = Op>,
         memory: &[&Arc<Memory>],
-    ) -> Result<VulkanEvent, Unrecorded> {
-        self.0.context.check_lost().map_err(Unrecorded::Refused)?;
+    ) -> Result<VulkanEvent, VulkanError> {
         let mut state = self.0.lock();
+        let (before, kept) = (state.ops.len(), state.kept.len());
         state.ops.extend(ops);
         memory.iter().for_each(|memory| state.keep(memory));
-        self.0.flush(&mut state).map_err(Unrecorded::Added)?;
+        if let Err(error) = self.0.flush(&mut state) {
+            state.ops.truncate(before);
+            state.kept.truncate(kept);
+            return Err(error);
+        }
         Ok(self.0.event(&state))
     }
 
@@ -143,7 +157,6 @@ impl VulkanQueue {
         memory: &Arc<Memory>,
     ) -> Result<(), VulkanError> {
         let shared = &*self.0;
-        shared.context.check_lost()?;
         let mut state = shared.lock();
         shared.flush(&mut state)?;
         let value = state.submitted + 1;
@@ -165,11 +178,17 @@ impl VulkanQueue {
         });
         shared.outcome(bound, "vkQueueBindSparse")?;
         state.submitted = value;
+        shared.timeline.will_reach(value);
         state.last_bind = value;
         state.flying.push_back((value, Kept::Memory { _memory: Arc::clone(memory) }));
         // Submission order does not order a binding: the next submission waits for the semaphore.
-        state.waits.push((Arc::clone(&shared.timeline), value));
+        state.wait_for(&shared.timeline, value);
         Ok(())
+    }
+
+    /// Names the queue without keeping it.
+    pub(super) fn downgrade(&self) -> WeakQueue {
+        WeakQueue(Arc::downgrade(&self.0))
     }
 
     /// Gives up what ended submissions held.
@@ -182,19 +201,12 @@ impl VulkanQueue {
     }
 }
 
-/// Why operations have no event.
-pub(super) enum Unrecorded {
-    /// They were not added.
-    Refused(VulkanError),
-    /// They were added, and the submission failed: the next may carry them.
-    Added(VulkanError),
-}
+/// A queue, if it is still there.
+pub(super) struct WeakQueue(Weak<Shared>);
 
-impl Unrecorded {
-    pub(super) fn error(self) -> VulkanError {
-        match self {
-            Unrecorded::Refused(error) | Unrecorded::Added(error) => error,
-        }
+impl WeakQueue {
+    pub(super) fn upgrade(&self) -> Option<VulkanQueue> {
+        self.0.upgrade().map(VulkanQueue)
     }
 }
 
@@ -217,13 +229,12 @@ impl Queue for VulkanQueue {
         }
         state.must_submit = true;
         if !event.is_ordered_on(&shared.raw) {
-            state.wait_for(event);
+            state.wait_for(event.timeline(), event.value());
         }
         Ok(())
     }
 
     fn record(&self) -> Result<VulkanEvent, VulkanError> {
-        self.0.context.check_lost()?;
         let mut state = self.0.lock();
         self.0.flush(&mut state)?;
         Ok(self.0.event(&state))
@@ -261,7 +272,7 @@ struct State {
     pool: vk::CommandPool,
     /// The value the last submission signals.
     submitted: u64,
-    /// The value of the last sparse binding.
+    /// The value of the last sparse binding, or [`NEVER`].
     last_bind: u64,
     /// Added and not yet submitted.
     ops: Vec<Op>,
@@ -309,10 +320,10 @@ impl State {
         }
     }
 
-    fn wait_for(&mut self, event: &VulkanEvent) {
-        match self.waits.iter_mut().find(|(timeline, _)| Arc::ptr_eq(timeline, event.timeline())) {
-            Some((_, value)) => *value = event.value().max(*value),
-            None => self.waits.push((Arc::clone(event.timeline()), event.value())),
+    fn wait_for(&mut self, timeline: &Arc<Timeline>, value: u64) {
+        match self.waits.iter_mut().find(|(other, _)| Arc::ptr_eq(other, timeline)) {
+            Some((_, latest)) => *latest = value.max(*latest),
+            None => self.waits.push((Arc::clone(timeline), value)),
         }
     }
 }
@@ -329,6 +340,7 @@ impl Shared {
 
     /// Submits what was added. A failure leaves it as it is, for another attempt.
     fn flush(&self, state: &mut State) -> Result<(), VulkanError> {
+        self.context.check_lost()?;
         if state.ops.is_empty() && !state.must_submit {
             return Ok(());
         }
@@ -462,6 +474,7 @@ impl Shared {
             .with(|queue| unsafe { self.context.device.queue_submit(queue, &[info], vk::Fence::null()) });
         self.outcome(submitted, "vkQueueSubmit")?;
         state.submitted = value;
+        self.timeline.will_reach(value);
         Ok(())
     }
 
@@ -496,13 +509,23 @@ impl Drop for Shared {
     fn drop(&mut self) {
         let mut state = std::mem::take(self.state.get_mut().unwrap_or_else(PoisonError::into_inner));
         let _ = self.flush(&mut state);
-        // Ends with the work or with the device: either way nothing is in use afterwards.
-        let _ = self.timeline.wait(state.submitted);
-        // SAFETY: all that was submitted from the pool has ended.
-        unsafe { self.context.device.destroy_command_pool(state.pool, None) };
+        let device = &self.context.device;
+        let ended = self.timeline.wait(state.submitted).is_ok()
+            || self.context.is_lost()
+            // SAFETY: the queue is used under its lock.
+            || matches!(self.raw.with(|queue| unsafe { device.queue_wait_idle(queue) }), Some(Ok(())));
+        if !ended {
+            // Nobody can say whether it is in use.
+            std::mem::forget(std::mem::take(&mut state.flying));
+            return;
+        }
+        // SAFETY: all that was submitted from the pool has ended, or the device is lost and was waited out.
+        unsafe { device.destroy_command_pool(state.pool, None) };
     }
 }
 
+/// A value that no binding has.
+const NEVER: u64 = u64::MAX;
 /// The caller's lock returned without running what it was given.
 const NOT_CALLED: VulkanError =
     VulkanError::Driver { call: "SubmitLock::with", result: vk::Result::NOT_READY };

@@ -130,4 +130,4 @@ fn touches(used: &[(vk::Buffer, Range<u64>)], buffer: vk::Buffer, range: &Range<
 const COPIES: vk::AccessFlags = vk::AccessFlags::from_raw(
     vk::AccessFlags::TRANSFER_READ.as_raw() | vk::AccessFlags::TRANSFER_WRITE.as_raw(),
 );
-const MOST_BETWEEN_BARRIERS: usize = 256;
+const MOST_BETWEEN_BARRIERS: usize = 64;

@@ -2,17 +2,33 @@
 
 use ash::vk;
 use std::ffi::{CStr, c_void};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Warnings and errors of the validation layer. Cloning is cheap and names the same log, which may outlive the
 /// device: what the layer says about leaks it says when the device and the instance go.
 #[derive(Debug, Clone, Default)]
-pub struct ValidationLog(Arc<Mutex<Vec<String>>>);
+pub struct ValidationLog(Arc<Said>);
+
+#[derive(Debug, Default)]
+struct Said {
+    messages: Mutex<Vec<String>>,
+    closed: AtomicBool,
+}
 
 impl ValidationLog {
     /// Takes what was said since the last call.
     pub fn take(&self) -> Vec<String> {
         std::mem::take(&mut *self.lock())
+    }
+
+    /// Whether device and instance are gone, after which nothing more is said. Something that was leaked keeps them.
+    pub fn is_closed(&self) -> bool {
+        self.0.closed.load(SeqCst)
+    }
+
+    pub(super) fn close(&self) {
+        self.0.closed.store(true, SeqCst);
     }
 
     /// How to make a messenger that writes here. The messenger must not outlive this log.
@@ -27,7 +43,7 @@ impl ValidationLog {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.messages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -41,12 +57,12 @@ unsafe extern "system" fn hear(
 ) -> vk::Bool32 {
     // SAFETY: `log` is what `create_info` gave, alive as long as the messenger; `data` is the layer's, or null.
     unsafe {
-        let log = &*log.cast::<Mutex<Vec<String>>>();
+        let log = &*log.cast::<Said>();
         if let Some(data) = data.as_ref()
             && !data.p_message.is_null()
         {
             let text = CStr::from_ptr(data.p_message).to_string_lossy().into_owned();
-            log.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+            log.messages.lock().unwrap_or_else(PoisonError::into_inner).push(text);
         }
     }
     vk::FALSE

@@ -1,1 +1,27 @@
-//! The same contracts over a `wgpu::Device` and its `Queue`.
+//! Vulkan, Metal and the rest through wgpu, over the user's device.
+
+mod adapters;
+mod buffer;
+mod copy;
+mod device;
+mod encode;
+mod error;
+mod event;
+mod flight;
+mod moves;
+mod native;
+mod options;
+mod order;
+mod plain;
+mod queue;
+mod raw;
+mod shared;
+mod staging;
+
+pub use adapters::{WgpuAdapter, WgpuSelect, wgpu_adapters};
+pub use buffer::{WgpuBuffer, WgpuView};
+pub use device::{WgpuCounters, WgpuDevice};
+pub use error::WgpuError;
+pub use event::WgpuEvent;
+pub use options::{WgpuMoves, WgpuOptions};
+pub use queue::WgpuQueue;

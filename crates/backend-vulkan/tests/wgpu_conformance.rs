@@ -1,0 +1,60 @@
+//! The suites of the two floors below on wgpu: over a Vulkan driver with its validation layer, where any message is a
+//! failure, and over wgpu's noop backend, which needs no driver.
+//!
+//! `wgpu` has raw moves, `wgpu_scratch` wgpu's own.
+
+mod wgpu_support;
+
+/// The suites over devices that `$device` opens; where it gives none, a test has said so and passes.
+macro_rules! suites {
+    ($name:ident, $device:expr) => {
+        mod $name {
+            use crate::wgpu_support::{self, Buffers, Wgpu};
+            use backend_vulkan::{WgpuDevice, WgpuMoves};
+
+            fn device() -> Option<WgpuDevice> {
+                let open: fn() -> Option<WgpuDevice> = $device;
+                open()
+            }
+
+            fn harness() -> Option<Wgpu> {
+                device().map(|_| Wgpu(|| device().unwrap()))
+            }
+
+            mod device_buffer {
+                allocator_core::device_buffer_suite!(match super::device() {
+                    Some(device) => super::Buffers(device),
+                    None => return,
+                });
+            }
+
+            mod arena {
+                allocator_core::arena_suite!(match super::device() {
+                    Some(device) => super::Buffers(device),
+                    None => return,
+                });
+            }
+
+            pinned_host::transfer_suite!(match harness() {
+                Some(harness) => harness,
+                None => return,
+            });
+            pinned_host::queue_suite!(match harness() {
+                Some(harness) => harness,
+                None => return,
+            });
+            pinned_host::hazard_suite!(match harness() {
+                Some(harness) => harness,
+                None => return,
+            });
+            pinned_host::staging_suite!(match harness() {
+                Some(harness) => harness,
+                None => return,
+            });
+        }
+    };
+}
+
+suites!(wgpu, || wgpu_support::vulkan(wgpu_support::small(WgpuMoves::Raw)));
+suites!(wgpu_scratch, || wgpu_support::vulkan(wgpu_support::small(WgpuMoves::Scratch)));
+suites!(wgpu_noop, || Some(wgpu_support::noop(wgpu_support::small(WgpuMoves::Auto))));
