@@ -3,7 +3,7 @@
 use super::native::lock;
 use super::staging::Staging;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -85,43 +85,42 @@ impl Flight {
         number
     }
 
-    /// The oldest unit that has not ended, if nobody is busy with it.
-    pub(super) fn oldest(&self) -> Option<(Option<wgpu::SubmissionIndex>, Arc<Mark>)> {
+    /// What the oldest unit waits for; `None` while somebody is finishing one, and where there is none.
+    pub(super) fn oldest(&self) -> Option<Oldest> {
         let line = lock(&self.line);
-        line.units.front().map(|unit| (unit.index.clone(), Arc::clone(&unit.mark)))
+        let unit = line.units.front().filter(|_| !line.busy)?;
+        let alone = !matches!(unit.work, Work::Nothing);
+        Some(Oldest { index: unit.index.clone(), mark: Arc::clone(&unit.mark), alone })
     }
 
     /// Finishes the units that the device is done with. Blocks for no device and no other thread; copies what
     /// downloads brought. Returns `false` if one of them failed, which is a lost device.
     pub(super) fn collect(&self, mut finish: impl FnMut(Work) -> bool) -> bool {
-        let mut line = lock(&self.line);
-        let mut sound = true;
-        let mut any = false;
-        while !line.busy && !line.cancelled && sound {
-            match line.units.front().map(|unit| unit.mark.state()) {
-                None | Some(WAITING) => break,
-                Some(ENDED) => {}
-                Some(_) => {
-                    sound = false;
-                    break;
-                }
+        loop {
+            let mut line = lock(&self.line);
+            if line.busy || line.cancelled {
+                return true;
             }
-            let Some(unit) = line.units.pop_front() else { break };
+            match line.units.front().map(|unit| unit.mark.state()) {
+                None | Some(WAITING) => return true,
+                Some(ENDED) => {}
+                Some(_) => return false,
+            }
+            let Some(unit) = line.units.pop_front() else { return true };
             line.busy = true;
             drop(line);
-            sound = finish(unit.work);
-            line = lock(&self.line);
+            let sound = finish(unit.work);
+            let mut line = lock(&self.line);
             line.busy = false;
-            any = true;
             if sound {
                 self.done.store(unit.number, SeqCst);
             }
-        }
-        drop(line);
-        if any {
+            drop(line);
             self.news.tell();
+            if !sound {
+                return false;
+            }
         }
-        sound
     }
 
     /// Ends everything unfinished in failure. Afterwards no host memory is touched for it any more.
@@ -130,7 +129,7 @@ impl Flight {
         line.cancelled = true;
         while line.busy {
             drop(line);
-            self.news.wait_a_moment();
+            self.news.wait(MOMENT, || !lock(&self.line).busy);
             line = lock(&self.line);
         }
         let units = std::mem::take(&mut line.units);
@@ -139,10 +138,19 @@ impl Flight {
         self.news.tell();
     }
 
-    /// Sleeps until something may have changed, at most a moment.
-    pub(super) fn wait_a_moment(&self) {
-        self.news.wait_a_moment();
+    /// Sleeps until `told`, by a callback or by who finished a unit, or until the time is over.
+    pub(super) fn wait(&self, most: Duration, told: impl Fn() -> bool) {
+        self.news.wait(most, told);
     }
+}
+
+/// What the oldest unit waits for.
+pub(super) struct Oldest {
+    /// A submission that has ended when the unit has, or before.
+    pub(super) index: Option<wgpu::SubmissionIndex>,
+    pub(super) mark: Arc<Mark>,
+    /// Nothing but that submission: not what the user submitted after it.
+    pub(super) alone: bool,
 }
 
 /// Where wgpu's callback leaves word that the device has done its part of a unit.
@@ -179,19 +187,28 @@ impl Mark {
 /// Wakes threads that wait for what another thread does.
 #[derive(Default)]
 struct News {
+    /// How many threads sleep, or are about to.
+    sleepers: AtomicUsize,
     gate: Mutex<()>,
     arrived: Condvar,
 }
 
 impl News {
     fn tell(&self) {
-        self.arrived.notify_all();
+        // Either this load sees the sleeper, or the sleeper's look sees what is told: both are SeqCst.
+        if self.sleepers.load(SeqCst) > 0 {
+            drop(lock(&self.gate));
+            self.arrived.notify_all();
+        }
     }
 
-    /// Who tells holds no lock, so a word may be missed: nobody sleeps long.
-    fn wait_a_moment(&self) {
+    fn wait(&self, most: Duration, told: impl Fn() -> bool) {
+        self.sleepers.fetch_add(1, SeqCst);
         let gate = lock(&self.gate);
-        drop(self.arrived.wait_timeout(gate, MOMENT).unwrap_or_else(PoisonError::into_inner));
+        if !told() {
+            drop(self.arrived.wait_timeout(gate, most).unwrap_or_else(PoisonError::into_inner));
+        }
+        self.sleepers.fetch_sub(1, SeqCst);
     }
 }
 
@@ -233,4 +250,4 @@ const ENDED: u8 = 1;
 const FAILED: u8 = 2;
 
 /// The longest anybody sleeps without looking again.
-const MOMENT: Duration = Duration::from_millis(1);
+pub(super) const MOMENT: Duration = Duration::from_millis(1);

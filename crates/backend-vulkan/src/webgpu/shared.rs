@@ -5,7 +5,7 @@ use super::WgpuMoves;
 use super::buffer::{GRAIN, Memory, Usage};
 use super::copy;
 use super::encode::{Move, Mover};
-use super::flight::{Flight, Mark, Work};
+use super::flight::{Flight, MOMENT, Mark, Oldest, Work};
 use super::native::{Polled, lock, poll, scoped};
 use super::order::{Order, OrderLock, Scratch};
 use super::plain::Plain;
@@ -284,22 +284,22 @@ impl Shared {
                 return Ok(());
             }
             self.alive()?;
-            let Some((index, mark)) = self.flight.oldest() else {
+            let Some(Oldest { index, mark, alone }) = self.flight.oldest() else {
                 // Another thread has it in hand.
-                self.flight.wait_a_moment();
+                self.flight.wait(MOMENT, || enough() || self.flight.oldest().is_some());
                 continue;
             };
             if mark.is_waiting() && index.is_some() {
                 self.polled(wgpu::PollType::Wait { submission_index: index, timeout: None });
             }
-            // Still nothing: submissions of the user's come after ours and before the mark, or another thread has
-            // polled and is about to call back.
+            // Still nothing: another thread has polled and is about to call back, or the user's submissions came
+            // between ours and the mark.
             if mark.is_waiting() {
+                self.flight.wait(if alone { MOMENT } else { MOMENT / 10 }, || !mark.is_waiting());
+            }
+            if mark.is_waiting() && !alone {
                 // Without a timeout: a wait that times out while another thread polls ends in a panic of wgpu's.
-                let last = wgpu::PollType::Wait { submission_index: None, timeout: None };
-                if self.polled(last) == Polled::Ended && mark.is_waiting() {
-                    self.flight.wait_a_moment();
-                }
+                self.polled(wgpu::PollType::Wait { submission_index: None, timeout: None });
             }
         }
     }
