@@ -38,7 +38,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let device = options.clone().open()?;
     let info = device.native().0.adapter_info();
     println!("{} ({}), {} {}", info.name, info.backend, info.driver, info.driver_info);
+    println!("arenas that the host reaches, if this device can have them");
     transfers(&device)?;
+    println!("through staging");
+    transfers(&options.clone().direct(false).open()?)?;
     // One device each, so that they differ in how they move and in nothing else.
     moves(&[("raw", options.clone().moves(WgpuMoves::Raw)), ("scratch", options.moves(WgpuMoves::Scratch))])
 }

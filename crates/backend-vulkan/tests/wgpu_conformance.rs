@@ -1,7 +1,8 @@
 //! The suites of the two floors below on wgpu: over a Vulkan driver with its validation layer, where any message is a
 //! failure, and over wgpu's noop backend, which needs no driver.
 //!
-//! `wgpu` has raw moves, `wgpu_scratch` wgpu's own.
+//! `wgpu` is as devices are opened by default, with arenas that the host reaches where the device has no memory of its
+//! own; `wgpu_staged` copies everything through staging; `wgpu_scratch` makes moves with wgpu's own copies as well.
 
 mod wgpu_support;
 
@@ -10,7 +11,7 @@ macro_rules! suites {
     ($name:ident, $device:expr) => {
         mod $name {
             use crate::wgpu_support::{self, Buffers, Wgpu};
-            use backend_vulkan::{WgpuDevice, WgpuMoves};
+            use backend_vulkan::WgpuDevice;
 
             fn device() -> Option<WgpuDevice> {
                 let open: fn() -> Option<WgpuDevice> = $device;
@@ -55,6 +56,7 @@ macro_rules! suites {
     };
 }
 
-suites!(wgpu, || wgpu_support::vulkan(wgpu_support::small(WgpuMoves::Raw)));
-suites!(wgpu_scratch, || wgpu_support::vulkan(wgpu_support::small(WgpuMoves::Scratch)));
-suites!(wgpu_noop, || Some(wgpu_support::noop(wgpu_support::small(WgpuMoves::Auto))));
+suites!(wgpu, || wgpu_support::vulkan(wgpu_support::direct()));
+suites!(wgpu_staged, || wgpu_support::vulkan(wgpu_support::small(backend_vulkan::WgpuMoves::Raw)));
+suites!(wgpu_scratch, || wgpu_support::vulkan(wgpu_support::small(backend_vulkan::WgpuMoves::Scratch)));
+suites!(wgpu_noop, || Some(wgpu_support::noop(wgpu_support::small(backend_vulkan::WgpuMoves::Auto))));

@@ -12,13 +12,13 @@ use pinned_host::{
 };
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
-use wgpu_support::{no_message, noop, noop_with, small, vulkan};
+use wgpu_support::{direct, no_message, noop, noop_with, small, vulkan};
 
-/// Every device there is to test: noop, and Vulkan with both ways to move where there is a driver.
+/// Every device there is to test: noop, and Vulkan with both ways to move and to copy where there is a driver.
 fn each(test: impl Fn(WgpuDevice)) {
     test(noop(small(WgpuMoves::Auto)));
-    for moves in [WgpuMoves::Raw, WgpuMoves::Scratch] {
-        if let Some(device) = vulkan(small(moves)) {
+    for options in [small(WgpuMoves::Raw), small(WgpuMoves::Scratch), direct()] {
+        if let Some(device) = vulkan(options) {
             test(device);
         }
     }
@@ -180,6 +180,30 @@ fn nothing_is_made_per_transfer_once_warm() {
 }
 
 #[test]
+fn a_device_without_memory_of_its_own_needs_no_submission_and_no_staging() {
+    let Some(device) = vulkan(direct()) else { return };
+    if !matches!(
+        device.native().0.adapter_info().device_type,
+        wgpu::DeviceType::Cpu | wgpu::DeviceType::IntegratedGpu
+    ) {
+        eprintln!("skipped: the device has memory of its own");
+        return;
+    }
+    let pool = host(&device, 256 << 10);
+    let mut buffer = device.buffer(64 << 10).unwrap();
+    drop(device.upload(filled(&pool, 40_000, 1), &mut buffer, 0).unwrap().wait().unwrap());
+    assert!(down(&device, &pool, &buffer, 0, 40_000) == pattern(40_000, 1));
+    let none = device.counters();
+    assert_eq!((none.submissions, device.memory().scratch), (0, 0));
+
+    // With something in flight the queue's order counts, and nothing is copied past it.
+    buffer.copy_within(0..20_000, 20_000).unwrap();
+    assert!(down(&device, &pool, &buffer, 20_000, 20_000) == pattern(20_000, 1));
+    assert!(device.counters().submissions > 0);
+    no_message();
+}
+
+#[test]
 fn a_transfer_longer_than_all_staging_goes_through() {
     each(|device| {
         let pool = host(&device, 4 << 20);
@@ -336,6 +360,31 @@ fn the_users_own_work_runs_in_its_place() {
             assert!(ended.load(SeqCst), "an event speaks of the user's work as well");
             assert!(back.wait().unwrap().as_slice() == pattern(4096, seed));
             drop(up);
+        }
+    });
+}
+
+/// wgpu keeps what `Queue::write_buffer` brings for the next submission: it comes in its place all the same.
+#[test]
+fn what_the_user_writes_through_the_queue_comes_in_its_place() {
+    each(|device| {
+        let pool = host(&device, 64 << 10);
+        let mut buffer = device.buffer(8192).unwrap();
+        let other = buffer.clone();
+        let users = |seed| {
+            let view = other.view(0..8192).unwrap();
+            device.native().1.write_buffer(view.buffer(), 0, &pattern(4096, seed));
+        };
+        for seed in 0..20 {
+            users(seed);
+            assert!(
+                down(&device, &pool, &buffer, 0, 4096) == pattern(4096, seed),
+                "a download comes after it"
+            );
+            users(200);
+            drop(device.upload(filled(&pool, 4096, 100 + seed), &mut buffer, 0).unwrap());
+            device.queue().drain().unwrap();
+            assert!(down(&device, &pool, &buffer, 0, 4096) == pattern(4096, 100 + seed), "so does an upload");
         }
     });
 }

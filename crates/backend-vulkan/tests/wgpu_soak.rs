@@ -21,6 +21,11 @@ fn two_arenas_and_two_threads_raw() {
 }
 
 #[test]
+fn two_arenas_and_two_threads_direct() {
+    vulkan(options(WgpuMoves::Raw).direct(true)).into_iter().for_each(|device| soak(&device));
+}
+
+#[test]
 fn two_arenas_and_two_threads_scratch() {
     vulkan(options(WgpuMoves::Scratch)).into_iter().for_each(|device| soak(&device));
 }
@@ -31,7 +36,7 @@ fn two_arenas_and_two_threads_noop() {
 }
 
 fn options(moves: WgpuMoves) -> WgpuOptions {
-    WgpuOptions::new().piece(8192).staging(24 << 10).scratch(8192).moves(moves)
+    WgpuOptions::new().piece(8192).staging(24 << 10).scratch(8192).moves(moves).direct(false)
 }
 
 fn soak(device: &WgpuDevice) {

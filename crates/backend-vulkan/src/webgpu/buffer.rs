@@ -1,5 +1,6 @@
 //! Buffers of a wgpu device, views of them, and what they hold.
 
+use super::direct::Direct;
 use super::native::lock;
 use super::shared::Shared;
 use super::{WgpuError, WgpuQueue};
@@ -154,6 +155,8 @@ impl core::fmt::Debug for WgpuView<'_> {
 
 /// A buffer's memory, shared by its clones and by moves not yet submitted.
 pub(super) struct Memory {
+    /// Before `buffer`, so that it goes while wgpu's device is still there.
+    pub(super) direct: Option<Direct>,
     pub(super) buffer: wgpu::Buffer,
     /// Bytes, a multiple of the grain.
     pub(super) size: u64,

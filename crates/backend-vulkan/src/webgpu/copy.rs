@@ -2,6 +2,7 @@
 
 use super::WgpuError;
 use super::buffer::Memory;
+use super::direct::When;
 use super::flight::{HostBytes, Work};
 use super::native::scoped;
 use super::shared::Shared;
@@ -11,6 +12,11 @@ use std::sync::Arc;
 
 /// Copies `src` to `dst` at `at`; returns the last unit. The bytes are read before this returns.
 pub(super) fn upload(shared: &Shared, src: &[u8], dst: &Memory, at: u64) -> Result<u64, WgpuError> {
+    if let Some(direct) = &dst.direct
+        && direct.write(shared, at, src, When::QueueEmpty)?
+    {
+        return Ok(shared.flight.last());
+    }
     let mut number = 0;
     let mut at = at;
     for piece in src.chunks(piece(shared)) {
@@ -28,8 +34,13 @@ pub(super) fn download(
     shared: &Arc<Shared>,
     src: &Memory,
     from: u64,
-    dst: &HostBytes,
+    mut dst: HostBytes,
 ) -> Result<u64, (WgpuError, bool)> {
+    if let Some(direct) = &src.direct
+        && direct.read(shared, from, dst.as_mut_slice(), When::QueueEmpty).map_err(|error| (error, true))?
+    {
+        return Ok(shared.flight.last());
+    }
     let mut last = None;
     let mut done = 0;
     while done < dst.len() {

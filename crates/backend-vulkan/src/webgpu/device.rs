@@ -151,9 +151,8 @@ impl Transfer for WgpuDevice {
             asked: size,
             allowed,
         })?;
-        let buffer = shared.make_buffer("arena", size.max(GRAIN), shared.settings.usage, false)?;
-        shared.clear(&buffer)?;
-        let memory = Memory { buffer, size, device: shared.id, _held: shared.usage.hold(size) };
+        let (buffer, direct) = shared.make_arena(size.max(GRAIN))?;
+        let memory = Memory { direct, buffer, size, device: shared.id, _held: shared.usage.hold(size) };
         Ok(WgpuBuffer::new(memory, self.queue.clone()))
     }
 
@@ -192,7 +191,7 @@ impl Transfer for WgpuDevice {
         // waiter, to the parking or, forgotten, to nobody. Where there is no ticket, `download` says below whether
         // the bytes are still in use.
         let bytes = unsafe { HostBytes::new(base, dst.len()) };
-        match copy::download(self.shared(), src.memory(), from, &bytes) {
+        match copy::download(self.shared(), src.memory(), from, bytes) {
             Ok(number) => Ok(self.ticket(dst, number)),
             Err((error, true)) => Err(Refused { slice: Some(dst), error }),
             Err((error, false)) => {

@@ -2,6 +2,7 @@
 
 use super::WgpuMoves;
 use super::buffer::Memory;
+use super::direct::Direct;
 use super::moves::{Planner, Rules, Step};
 use super::native::{lock, scoped};
 use super::order::Scratch;
@@ -37,6 +38,17 @@ impl Mover {
         let straight_from = raw.is_some().then_some(enough);
         let rules = Rules { scratch: settings.scratch, straight_from };
         Mover { raw, rules, planner: Mutex::default() }
+    }
+
+    /// A buffer in memory that the host reaches too, where the device has no other; `None` elsewhere, and where the
+    /// driver refuses, which wgpu can say better.
+    pub(super) fn shared_buffer(
+        &self,
+        device: &wgpu::Device,
+        bytes: u64,
+        usage: wgpu::BufferUsages,
+    ) -> Option<(wgpu::Buffer, Direct)> {
+        self.raw.as_ref()?.shared_buffer(device, bytes, usage)
     }
 
     pub(super) fn rules(&self) -> Rules {

@@ -60,6 +60,11 @@ impl Flight {
         self.done.load(SeqCst) >= number
     }
 
+    /// Number of the last unit added, 0 before the first.
+    pub(super) fn last(&self) -> u64 {
+        lock(&self.line).last
+    }
+
     /// Whether unit `number` touches host memory no more: it has ended, or never will.
     pub(super) fn settled(&self, number: u64) -> bool {
         if self.ended(number) {

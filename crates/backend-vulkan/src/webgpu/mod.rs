@@ -4,6 +4,7 @@ mod adapters;
 mod buffer;
 mod copy;
 mod device;
+mod direct;
 mod encode;
 mod error;
 mod event;
@@ -15,6 +16,8 @@ mod order;
 mod plain;
 mod queue;
 mod raw;
+#[cfg(any(windows, target_os = "linux", target_os = "android", target_os = "freebsd"))]
+mod raw_memory;
 mod shared;
 mod staging;
 

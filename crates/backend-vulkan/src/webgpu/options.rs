@@ -107,6 +107,17 @@ impl WgpuOptions {
         self
     }
 
+    /// Whether arenas may lie in memory that the host reaches as well, so that it copies to and from them itself while
+    /// the queue is empty, instead of through staging. It counts on wgpu's Vulkan backend, with raw moves, for devices
+    /// without memory of their own: integrated GPUs and software, where it halves the copying. On by default for
+    /// devices opened here and off for the user's, because such memory is not wgpu's: limits on it
+    /// (`MemoryBudgetThresholds`) do not count.
+    #[must_use]
+    pub fn direct(mut self, direct: bool) -> Self {
+        self.settings.direct = Some(direct);
+        self
+    }
+
     /// What buffers can be used for beside storage and copies: `UNIFORM`, `VERTEX`, `INDEX`, `INDIRECT`.
     #[must_use]
     pub fn usage(mut self, usage: wgpu::BufferUsages) -> Self {
@@ -118,8 +129,9 @@ impl WgpuOptions {
     ///
     /// # Errors
     /// [`WgpuError::NoAdapter`] names what was looked for, [`WgpuError::NoDevice`], [`WgpuError::Setting`].
-    pub fn open(self) -> Result<WgpuDevice, WgpuError> {
+    pub fn open(mut self) -> Result<WgpuDevice, WgpuError> {
         self.settings.check()?;
+        self.settings.direct.get_or_insert(true);
         let (device, queue) = adapters::open(&self.select, self.backends, self.flags, self.features)?;
         self.over(device, queue)
     }

@@ -3,6 +3,7 @@
 
 use super::WgpuError;
 use super::buffer::{GRAIN, Held, Memory};
+use super::direct::When;
 use super::native::{Polled, lock, poll, scoped};
 use super::shared::Shared;
 use std::sync::atomic::{AtomicU8, Ordering::SeqCst};
@@ -29,6 +30,11 @@ impl Plain {
         from: u64,
         dst: &mut [u8],
     ) -> Result<(), WgpuError> {
+        if let Some(direct) = &src.direct
+            && direct.read(shared, from, dst, When::Now)?
+        {
+            return Ok(());
+        }
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let mut own = lock(&self.read);
         for (index, part) in dst.chunks_mut(PART).enumerate() {
@@ -47,6 +53,11 @@ impl Plain {
 
     /// Writes `src` at byte `at`; the range was checked.
     pub(super) fn write(&self, shared: &Shared, dst: &Memory, at: u64, src: &[u8]) -> Result<(), WgpuError> {
+        if let Some(direct) = &dst.direct
+            && direct.write(shared, at, src, When::Now)?
+        {
+            return Ok(());
+        }
         let usage = wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC;
         let mut own = lock(&self.write);
         for (index, part) in src.chunks(PART).enumerate() {
@@ -135,4 +146,4 @@ const MAPPED: u8 = 1;
 const REFUSED: u8 = 2;
 
 /// Bytes copied at once.
-const PART: usize = 256 << 10;
+const PART: usize = 2 << 20;

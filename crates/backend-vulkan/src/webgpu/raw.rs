@@ -35,6 +35,15 @@ impl Raw {
     ) -> Vec<wgpu::CommandBuffer> {
         match *self {}
     }
+
+    pub(super) fn shared_buffer(
+        &self,
+        _device: &wgpu::Device,
+        _bytes: u64,
+        _usage: wgpu::BufferUsages,
+    ) -> Option<(wgpu::Buffer, super::direct::Direct)> {
+        match *self {}
+    }
 }
 
 #[cfg(any(windows, target_os = "linux", target_os = "android", target_os = "freebsd"))]
@@ -45,7 +54,7 @@ mod vulkan {
 
     /// Vulkan's functions of the device wgpu runs on.
     pub(in super::super) struct Raw {
-        functions: ash::Device,
+        pub(in super::super) functions: ash::Device,
     }
 
     impl Raw {

@@ -4,6 +4,7 @@ use super::WgpuError;
 use super::WgpuMoves;
 use super::buffer::{GRAIN, Memory, Usage};
 use super::copy;
+use super::direct::Direct;
 use super::encode::{Move, Mover};
 use super::flight::{Flight, MOMENT, Mark, Oldest, Work};
 use super::native::{Polled, lock, poll, scoped};
@@ -43,6 +44,8 @@ pub(super) struct Settings {
     pub(super) piece: u64,
     pub(super) scratch: u64,
     pub(super) moves: WgpuMoves,
+    /// `None`: for devices that were opened here.
+    pub(super) direct: Option<bool>,
     pub(super) usage: wgpu::BufferUsages,
 }
 
@@ -53,6 +56,7 @@ impl Default for Settings {
             piece: 2 << 20,
             scratch: 4 << 20,
             moves: WgpuMoves::default(),
+            direct: None,
             usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
         }
     }
@@ -213,6 +217,36 @@ impl Shared {
         self.lose("its staging memory is gone")
     }
 
+    /// Memory for an arena, of zeroes.
+    pub(super) fn make_arena(&self, bytes: u64) -> Result<(wgpu::Buffer, Option<Direct>), WgpuError> {
+        let usage = self.settings.usage;
+        if self.settings.direct == Some(true) && bytes <= self.limits.max_buffer_size {
+            self.check_alive()?;
+            if let Some((buffer, direct)) = self.mover.shared_buffer(&self.device, bytes, usage) {
+                self.objects.fetch_add(1, Relaxed);
+                return Ok((buffer, Some(direct)));
+            }
+        }
+        let buffer = self.make_buffer("arena", bytes, usage, false)?;
+        self.clear(&buffer)?;
+        Ok((buffer, None))
+    }
+
+    /// Whether everything that anybody submitted to the queue has ended.
+    pub(super) fn is_idle(&self) -> Result<bool, WgpuError> {
+        let order = self.order.lock()?;
+        self.check_alive()?;
+        if !order.moves.is_empty() {
+            return Ok(false);
+        }
+        // Submits what the user wrote with `Queue::write_buffer` before, which wgpu keeps for the next submission.
+        self.queue.on_submitted_work_done(|| ());
+        let idle = self.polled(wgpu::PollType::Poll) == Polled::Ended;
+        drop(order);
+        self.collect();
+        Ok(idle)
+    }
+
     /// Fills a new buffer with zeroes: wgpu would do so later, when a byte nobody wrote is first read, and it cannot
     /// see what raw moves write. Memory is touched here and not inside the first transfer.
     pub(super) fn clear(&self, buffer: &wgpu::Buffer) -> Result<(), WgpuError> {
@@ -353,7 +387,7 @@ impl Shared {
 
     /// Asks wgpu whether the device takes work, which it says without being asked only to whoever set its callback.
     /// Submits nothing.
-    fn check_alive(&self) -> Result<(), WgpuError> {
+    pub(super) fn check_alive(&self) -> Result<(), WgpuError> {
         match self.probe_refused() {
             // A lost device refuses without an error. With one, another thread's poll was about to map the probe for
             // the last time we asked, and wgpu found it mapped; it looks at the device first, so that is alive.

@@ -39,9 +39,15 @@ pub(crate) fn noop_with(options: WgpuOptions, limits: wgpu::Limits) -> WgpuDevic
     options.over(device, queue).unwrap()
 }
 
-/// Staging of two pieces of 4 KiB and as much scratch, so that small transfers and moves need several.
+/// Staging of two pieces of 4 KiB and as much scratch, so that small transfers and moves need several; nothing goes
+/// past staging.
 pub(crate) fn small(moves: WgpuMoves) -> WgpuOptions {
-    WgpuOptions::new().piece(4096).staging(8192).scratch(4096).moves(moves)
+    WgpuOptions::new().piece(4096).staging(8192).scratch(4096).moves(moves).direct(false)
+}
+
+/// The same with arenas that the host reaches, if the device can have such.
+pub(crate) fn direct() -> WgpuOptions {
+    small(WgpuMoves::Raw).direct(true)
 }
 
 /// A device whose buffers are under test.
