@@ -1,7 +1,7 @@
 //! `cargo xtask ci`: what a change must pass, one named step after the other.
 
-use crate::process::{cargo, passes, program, quietly};
-use crate::{readme, rules, soak, test, workspace};
+use crate::process::{self, cargo, passes, program, quietly};
+use crate::{readme, rules, setup, soak, test, workspace};
 use std::time::{Duration, Instant};
 
 /// Which steps to run.
@@ -91,6 +91,7 @@ impl Outcome {
 
 // In an order that finds the cheap mistakes first.
 const STEPS: &[Step] = &[
+    Step { name: "setup", what: "what the Vulkan tests need", run: vulkan },
     Step { name: "rules", what: "repository rules", run: || Outcome::of(rules::run()) },
     Step {
         name: "fmt",
@@ -102,6 +103,11 @@ const STEPS: &[Step] = &[
     Step { name: "no-std", what: "allocator-core for a target without std", run: no_std },
     Step { name: "matrix", what: "the test matrix and doctests (the README's second command)", run: matrix },
     Step { name: "readme", what: "the README's first command", run: main_job },
+    Step {
+        name: "examples",
+        what: "shaders on views of the arena, under the validation layer",
+        run: examples,
+    },
     Step { name: "soak", what: "a hundredth of each soak", run: soaks },
     Step {
         name: "miri",
@@ -159,6 +165,17 @@ fn no_std() -> Outcome {
     Outcome::of(passes(&mut cargo(&["build", "-p", "allocator-core", "--target", TARGET])))
 }
 
+fn vulkan() -> Outcome {
+    if std::env::var_os("CI").is_some() {
+        return Outcome::of(setup::run(&setup::Options::VULKAN));
+    }
+    // A developer's machine is not to be changed by running the tests.
+    match setup::vulkan_absent() {
+        None => Outcome::Passed,
+        Some(why) => Outcome::Skipped(format!("{why}; to have it: cargo xtask setup vulkan")),
+    }
+}
+
 fn matrix() -> Outcome {
     Outcome::of(test::run(&test::Options { require: vec!["cpu", "sim"], release: false }))
 }
@@ -167,6 +184,23 @@ fn main_job() -> Outcome {
     let mut words = readme::MAIN_JOB.split(' ');
     let name = words.next().unwrap_or_default();
     Outcome::of(passes(&mut program(name, &words.collect::<Vec<_>>())))
+}
+
+/// The example that a user of views would start from; its own checks end it with an error, the layer's with a message.
+fn examples() -> Outcome {
+    if let Some(why) = setup::vulkan_absent() {
+        return Outcome::Skipped(why);
+    }
+    let features = ["run", "-p", "swap-tensor", "--features", "vulkan,wgpu", "--example", "compute_on_view"];
+    let mut command = cargo(&features);
+    command.env("VK_INSTANCE_LAYERS", "VK_LAYER_KHRONOS_validation");
+    println!("$ {}", process::line(&command));
+    let mut said = false;
+    let ran = process::lines(&mut command, |line| {
+        println!("{line}");
+        said |= line.contains("Validation") || line.contains("VUID");
+    });
+    Outcome::of(ran.is_ok_and(|succeeded| succeeded) && !said)
 }
 
 fn soaks() -> Outcome {

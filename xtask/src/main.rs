@@ -8,6 +8,7 @@ mod libtest;
 mod process;
 mod readme;
 mod rules;
+mod setup;
 mod soak;
 mod test;
 mod workspace;
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
         Some("test") => test::Options::parse(rest).map(|options| test::run(&options)),
         Some("ci") => ci::Options::parse(rest).map(|options| ci::run(&options)),
         Some("soak") => soak::Options::parse(rest).map(|options| soak::run(&options)),
+        Some("setup") => setup::Options::parse(rest).map(|options| setup::run(&options)),
         Some("rules") if rest.is_empty() => Ok(rules::run()),
         Some("help" | "--help" | "-h") => {
             println!("{USAGE}");
@@ -46,6 +48,8 @@ Usage: cargo xtask COMMAND
   ci [--skip LIST] [--only LIST]      what a change must pass; the steps are named by a run
   soak arena [--ops N] [--seed S]     random operations on an arena against a shadow model (default 1000000)
   soak swap [--schedules N] [--seed S]  random schedules of the swap pool with seeded faults (default 100000)
+  soak cuda [--seeds N] [--seed S]    the stories of the CUDA backend on the simulated driver (default 1000)
+  setup vulkan                        install Mesa's software Vulkan driver and the validation layer (Debian, Ubuntu)
   rules                               repository rules: module docs, lib.rs as a table of contents, ...
 
 LIST is separated by commas, as in `--require cpu,sim`.";

@@ -31,6 +31,14 @@ pub(crate) const SOAKS: &[Soak] = &[
         variable: "SOAK_SCHEDULES",
         full: 100_000,
     },
+    Soak {
+        name: "cuda",
+        package: "backend-cuda",
+        test: "soak",
+        flag: "--seeds",
+        variable: "SOAK_SEEDS",
+        full: 1_000,
+    },
 ];
 
 /// Which run, how long, from which seed.

@@ -33,9 +33,12 @@ pub(crate) enum Command {
 pub(crate) struct RunArgs {
     /// The model; without one, a GPT-2-shaped one is written once to the cache directory
     pub(crate) model: Option<PathBuf>,
-    /// The device to stream through; `swap-tensor info` lists them
+    /// The kind of device to stream through; `swap-tensor info` lists them
     #[arg(long, default_value = "cpu", value_name = "NAME")]
     pub(crate) backend: String,
+    /// Which of the backend's devices: an index, a UUID or a part of a name [default: the best]
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) device: Option<String>,
     /// Size of the arena on the device
     #[arg(long, default_value = "96MiB", value_name = "SIZE", value_parser = some, allow_hyphen_values = true)]
     pub(crate) device_memory: Size,

@@ -3,7 +3,7 @@
 use crate::args::InfoArgs;
 use crate::error::{CliError, failed};
 use crate::host::{self, Host};
-use crate::output;
+use crate::output::{self, visible};
 use crate::size::Size;
 use pinned_host::LockLimit;
 use serde::Serialize;
@@ -38,7 +38,14 @@ struct Backend {
     usable: bool,
     /// Why it is not usable.
     why_not: Option<String>,
-    /// Device memory in bytes, where it can be told.
+    devices: Vec<Device>,
+}
+
+#[derive(Debug, Serialize)]
+struct Device {
+    name: String,
+    uuid: Option<String>,
+    /// Device memory that can be had now, in bytes, where it can be told.
     memory_bytes: Option<u64>,
 }
 
@@ -61,7 +68,11 @@ impl Info {
             name: backend.name,
             compiled: backend.compiled,
             usable: backend.usable.is_ok(),
-            memory_bytes: backend.memory,
+            devices: backend
+                .devices
+                .into_iter()
+                .map(|device| Device { name: device.name, uuid: device.uuid, memory_bytes: device.memory })
+                .collect(),
             why_not: backend.usable.err(),
         });
         let limit = LockLimit::current();
@@ -88,11 +99,16 @@ impl fmt::Display for Info {
         };
         for backend in &self.backends {
             let state = match (&backend.why_not, backend.compiled) {
-                (None, _) => format!("usable, device memory {}", size(backend.memory_bytes, "unknown")),
+                (None, _) => "usable".to_owned(),
                 (Some(why), true) => format!("not usable: {why}"),
                 (Some(why), false) => format!("not compiled in: {why}"),
             };
             writeln!(f, "backend {:12} {state}", backend.name)?;
+            for (index, device) in backend.devices.iter().enumerate() {
+                let memory = size(device.memory_bytes, "unknown");
+                let uuid = device.uuid.iter().map(|uuid| format!(", UUID {uuid}")).collect::<String>();
+                writeln!(f, "  device {index:<10} {}, memory {memory}{uuid}", visible(&device.name))?;
+            }
         }
         let (host, kernel, lock) = (&self.host, &self.host.kernel, &self.lock_limit);
         let (all, free) = (size(host.memory_bytes, "unknown"), size(host.available_bytes, "unknown"));

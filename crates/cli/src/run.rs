@@ -9,7 +9,7 @@ use crate::report::Report;
 use crate::size::Size;
 use crate::walk::{Numbered, Walk};
 use crate::{model, output};
-use pinned_host::{ErrorKind, Transfer};
+use pinned_host::{ErrorKind, PageLocker, Transfer};
 use std::collections::HashMap;
 use std::path::Path;
 use swap_tensor::{SwapError, SwapPool, backends};
@@ -19,9 +19,8 @@ use swap_tensor::{SwapError, SwapPool, backends};
 /// # Errors
 /// Wrong arguments or files, work that failed, or a check that did not hold.
 pub(crate) fn run(args: &RunArgs) -> Result<(), CliError> {
-    let known = backends::list();
-    if !known.iter().any(|backend| backend.name == args.backend) {
-        let known = known.iter().map(|backend| backend.name).collect::<Vec<_>>().join(", ");
+    if !backends::NAMES.contains(&args.backend.as_str()) {
+        let known = backends::NAMES.join(", ");
         return Err(CliError::UnknownBackend { name: args.backend.clone(), known });
     }
     let path = args.model.clone().map_or_else(model::cached, Ok)?;
@@ -55,10 +54,14 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), CliError> {
 /// The device or the library fails, or the file changed before its last use: neither report nor verdict would mean
 /// anything then.
 fn stream(job: &Job<'_>) -> Result<Done, CliError> {
-    let done = backends::open(&job.args.backend, job).map_err(|error| {
+    let opened = backends::open_device(&job.args.backend, job.args.device.as_deref(), job);
+    let done = opened.map_err(|error| {
         let (name, why) = (job.args.backend.clone(), chain(&error));
         match error {
             SwapError::NoBackend { .. } => CliError::NotCompiled { name, why },
+            SwapError::Config { .. } | SwapError::Device { kind: ErrorKind::InvalidUse, .. } => {
+                CliError::Usage(why)
+            }
             _ => CliError::Unusable { name, why },
         }
     })?;
@@ -88,12 +91,14 @@ impl backends::Visitor for &Job<'_> {
     type Output = Result<Done, CliError>;
 
     fn visit<T: Transfer>(self, device: T) -> Self::Output {
-        let pool = self.pool(device)?;
+        let needed = self.room_for_all(device.locker().max_region());
+        let host_memory = self.args.host_memory.unwrap_or(needed);
+        let pool = self.pool(device, host_memory)?;
         let tensors = self.attach(&pool)?;
         let mut memcpy = Memcpy::new(self.model.places.iter().map(|place| place.bytes as usize));
         let steps = (self.args.passes, self.args.prefetch as usize);
         let found = Walk::run(&pool, &tensors, self.expected, steps, &mut memcpy)
-            .map_err(|error| self.walk_error(error))?;
+            .map_err(|error| too_small(error, host_memory, needed))?;
 
         let (stats, transfers) = (pool.stats(), pool.transfer_time().unwrap_or_default());
         let (transfer, memcpy) = (transfers.gb_per_s(), memcpy.gb_per_s());
@@ -126,8 +131,8 @@ impl backends::Visitor for &Job<'_> {
 }
 
 impl Job<'_> {
-    fn pool<T: Transfer>(&self, device: T) -> Result<SwapPool<T>, CliError> {
-        let (device_memory, host_memory) = (self.args.device_memory, self.host_memory());
+    fn pool<T: Transfer>(&self, device: T, host_memory: Size) -> Result<SwapPool<T>, CliError> {
+        let device_memory = self.args.device_memory;
         let builder = SwapPool::builder(device)
             .device_memory(device_memory.0)
             .host_memory(host_memory.0)
@@ -142,21 +147,6 @@ impl Job<'_> {
             }
             error => failed("set up the pool", &error),
         })
-    }
-
-    fn host_memory(&self) -> Size {
-        self.args.host_memory.unwrap_or_else(|| self.room_for_all())
-    }
-
-    /// What ended the walk: a host tier too small is for the user to mend.
-    fn walk_error(&self, error: CliError) -> CliError {
-        let (given, needed) = (self.host_memory(), self.room_for_all());
-        match error {
-            CliError::HostFull { why, .. } if given < needed => {
-                CliError::HostTooSmall { given, needed: needed.0, why }
-            }
-            error => error,
-        }
     }
 
     /// The library's tensors in its order, each with the number the witness gave it.
@@ -181,10 +171,24 @@ impl Job<'_> {
         Err(CliError::Failed { doing: "attach the model".into(), why })
     }
 
-    /// The model's size, each tensor rounded up to where the host tier may have to place it.
-    fn room_for_all(&self) -> Size {
+    /// The model's size, each tensor rounded up to where the host tier may have to place it. Where a device bounds the
+    /// regions of a tier, each may have an end too short for the largest tensor.
+    fn room_for_all(&self, region: usize) -> Size {
         let rounded = |bytes: u64| bytes.next_multiple_of(if bytes < PAGE { CACHE_LINE } else { PAGE });
-        Size(self.model.places.iter().map(|place| rounded(place.bytes)).sum::<u64>().max(PAGE))
+        let sizes = || self.model.places.iter().map(|place| rounded(place.bytes));
+        let (all, largest, region) = (sizes().sum::<u64>(), sizes().max().unwrap_or(0), region as u64);
+        let ends = if all <= region { 0 } else { all.div_ceil(region.saturating_sub(largest).max(1)) };
+        Size(all.saturating_add(ends.saturating_mul(largest)).max(PAGE))
+    }
+}
+
+/// What ended the walk: a host tier too small is for the user to mend.
+fn too_small(error: CliError, given: Size, needed: Size) -> CliError {
+    match error {
+        CliError::HostFull { why, .. } if given < needed => {
+            CliError::HostTooSmall { given, needed: needed.0, why }
+        }
+        error => error,
     }
 }
 

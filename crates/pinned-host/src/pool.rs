@@ -61,7 +61,8 @@ pub struct HostStats {
 }
 
 impl<R: HostRegion> HostPool<R> {
-    /// A pool over `regions`, whose slices take whole multiples of `grain` bytes.
+    /// A pool over `regions`, whose slices take whole multiples of `grain` bytes, and of every region's
+    /// [`atom`](HostRegion::atom).
     ///
     /// Room is looked for in the order of `regions`: put the better memory first. The end of a region that is
     /// no multiple of the grain is not used. Without regions, every request is [`HostError::TooLarge`].
@@ -73,6 +74,8 @@ impl<R: HostRegion> HostPool<R> {
         if !grain.is_power_of_two() {
             return Err(HostError::BadGrain { grain });
         }
+        let atoms = regions.iter().map(|region| region.atom() as u64);
+        let grain = atoms.filter(|atom| atom.is_power_of_two()).fold(grain, u64::max);
         let mut rooms = Vec::with_capacity(regions.len());
         let mut totals = HostStats::default();
         let mut largest_region = 0;

@@ -30,6 +30,12 @@ pub unsafe trait HostRegion: Send + Sync + 'static {
     fn prepare(&self, offset: usize, bytes: usize) {
         let _ = (offset, bytes);
     }
+
+    /// Two slices never share a unit of this many bytes, a power of two: what a cache that the device does not see is
+    /// written back and thrown away in (Vulkan's `nonCoherentAtomSize`).
+    fn atom(&self) -> usize {
+        1
+    }
 }
 
 /// Makes regions that one kind of device can reach.
@@ -49,6 +55,11 @@ pub trait PageLocker: Send + Sync {
     /// is known; `None`: no known limit.
     fn allowance(&self) -> Option<u64> {
         None
+    }
+
+    /// The most that one region can have, in bytes: more takes several, and one slice lies in one of them.
+    fn max_region(&self) -> usize {
+        usize::MAX
     }
 
     /// A region of pageable memory that this device's transfers also accept.

@@ -36,8 +36,8 @@ impl<T: Transfer> Ticket<T> {
     /// Blocks until the transfer has ended and returns its slice.
     ///
     /// # Errors
-    /// The transfer failed. The slice comes with the error when the device can no longer touch it, and is leaked
-    /// otherwise.
+    /// The transfer failed. The slice comes with the error when the device can no longer touch it, and is parked until
+    /// then otherwise.
     pub fn wait(mut self) -> Result<SliceOf<T>, TransferFailed<T>> {
         let done = self.event.synchronize();
         let slice = self.slice.take();
@@ -45,12 +45,14 @@ impl<T: Transfer> Ticket<T> {
             (Ok(()), Some(slice)) => Ok(slice),
             (Ok(()), None) => unreachable!("only `wait` takes the slice, and it consumes the ticket"),
             (Err(error), slice) => {
-                let slice = if self.event.is_settled() {
-                    slice
-                } else {
-                    core::mem::forget(slice);
+                let settled = self.event.is_settled();
+                let slice = slice.and_then(|slice| {
+                    if settled {
+                        return Some(slice);
+                    }
+                    self.parking.park(self.event.clone(), slice);
                     None
-                };
+                });
                 Err(TransferFailed { slice, error })
             }
         }

@@ -349,6 +349,36 @@ fn staging_locks_what_it_may_and_reports_the_rest() {
     assert_eq!((stats.locked(), stats.pageable()), (0, 16 * mib), "a refusal is soft");
 }
 
+/// Memory with a cache unit of 256 bytes that the device does not see.
+struct Cached(pinned_host::OsRegion);
+
+// SAFETY: as the region it is.
+unsafe impl HostRegion for Cached {
+    fn base(&self) -> core::ptr::NonNull<u8> {
+        self.0.base()
+    }
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+    fn atom(&self) -> usize {
+        256
+    }
+}
+
+#[test]
+fn slices_never_share_an_atom() {
+    let region = Cached(OsLocker.pageable(8192).unwrap().unwrap());
+    let pool = HostPool::new(vec![region], 4).unwrap();
+    let slices: Vec<_> = [1, 100, 256, 257].map(|bytes| pool.allocate(bytes).unwrap()).into();
+    for slice in &slices {
+        assert_eq!(slice.offset() % 256, 0);
+    }
+    let mut used: Vec<_> =
+        slices.iter().map(|slice| (slice.offset(), slice.offset() + slice.len())).collect();
+    used.sort_unstable();
+    assert!(used.windows(2).all(|pair| pair[0].1.next_multiple_of(256) <= pair[1].0), "{used:?}");
+}
+
 #[test]
 fn staging_that_must_be_locked_says_why_it_cannot_be() {
     let locker = Counting { allowance: 4 << 20, refuses: false, pageable: true };

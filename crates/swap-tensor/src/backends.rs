@@ -6,6 +6,15 @@ use pinned_host::Transfer;
 /// Host memory as a device.
 #[cfg(feature = "cpu")]
 pub use backend_cpu::CpuDevice;
+/// A CUDA device, and how it is opened or made over what the program has.
+#[cfg(feature = "cuda")]
+pub use backend_cuda::{CudaDevice, CudaOptions};
+/// A Vulkan device, and how it is opened.
+#[cfg(feature = "vulkan")]
+pub use backend_vulkan::{VulkanDevice, VulkanOptions};
+/// A device of wgpu's, and how it is opened or taken from the program.
+#[cfg(feature = "wgpu")]
+pub use backend_vulkan::{WgpuDevice, WgpuOptions};
 
 /// One backend this crate knows, and whether it can be used here.
 #[derive(Debug)]
@@ -17,6 +26,18 @@ pub struct BackendStatus {
     pub compiled: bool,
     /// `Ok`, or why a device cannot be opened: the feature is off, or something is missing on this machine.
     pub usable: Result<(), String>,
+    /// The devices it could open, in the order of their indices.
+    pub devices: Vec<DeviceStatus>,
+}
+
+/// A device of a backend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeviceStatus {
+    /// Its name; [`open_device`] takes it, or a part of it.
+    pub name: String,
+    /// Its UUID, where it has one; [`open_device`] takes it as well.
+    pub uuid: Option<String>,
     /// Bytes of device memory that can be had now, where that can be told.
     pub memory: Option<u64>,
 }
@@ -29,15 +50,21 @@ pub trait Visitor {
     fn visit<T: Transfer>(self, device: T) -> Self::Output;
 }
 
-/// Every backend, compiled in or not.
+/// The backends this crate knows, compiled in or not; asks no device.
+pub const NAMES: &[&str] = &["cpu", "cuda", "vulkan", "wgpu"];
+
+/// Every backend, compiled in or not, and its devices: opens each.
 pub fn list() -> Vec<BackendStatus> {
-    vec![BackendStatus {
-        name: "cpu",
-        compiled: cfg!(feature = "cpu"),
-        usable: open("cpu", Probe).map_err(|e| e.to_string()),
-        // This device's memory is the host's.
-        memory: pinned_host::SystemMemory::current().map(|memory| memory.available),
-    }]
+    let status = |name, compiled, devices| {
+        let usable = open(name, Probe).map_err(|error| error.to_string());
+        BackendStatus { name, compiled, usable, devices }
+    };
+    vec![
+        status("cpu", cfg!(feature = "cpu"), cpu_devices()),
+        status("cuda", cfg!(feature = "cuda"), cuda_devices()),
+        status("vulkan", cfg!(feature = "vulkan"), vulkan_devices()),
+        status("wgpu", cfg!(feature = "wgpu"), wgpu_devices()),
+    ]
 }
 
 /// Opens the default device of the backend called `name` and does something with it.
@@ -45,18 +72,56 @@ pub fn list() -> Vec<BackendStatus> {
 /// # Errors
 /// [`SwapError::NoBackend`] if there is none of that name in this build; the backend's error if it cannot be opened.
 pub fn open<V: Visitor>(name: &str, visitor: V) -> Result<V::Output, SwapError> {
+    open_device(name, None, visitor)
+}
+
+/// Opens a device of the backend called `name` and does something with it.
+///
+/// `device` is an index, a UUID or a part of a name, as far as the backend has them; `None` is the default one.
+///
+/// # Errors
+/// As [`open`]; [`SwapError::Config`] or [`SwapError::Device`] with
+/// [`ErrorKind::InvalidUse`](pinned_host::ErrorKind::InvalidUse) if no device is the one asked for.
+pub fn open_device<V: Visitor>(name: &str, device: Option<&str>, visitor: V) -> Result<V::Output, SwapError> {
     match name {
         #[cfg(feature = "cpu")]
         "cpu" => {
-            let device =
-                backend_cpu::CpuDevice::new().map_err(|e| SwapError::device("open the CPU device", e))?;
+            if let Some(index) = device.filter(|device| !matches!(*device, "0" | CPU_DEVICE)) {
+                let why = format!("no device `{index}`: this backend has one, `{CPU_DEVICE}`");
+                return Err(SwapError::Config { what: "device", why });
+            }
+            let device = CpuDevice::new().map_err(|e| SwapError::device("open the CPU device", e))?;
             Ok(visitor.visit(device))
         }
+        #[cfg(feature = "cuda")]
+        "cuda" => {
+            let select = device.map(backend_cuda::Select::parse).unwrap_or_default();
+            let device = CudaOptions::new().select(select).open();
+            Ok(visitor.visit(device.map_err(|e| SwapError::device("open the CUDA device", e))?))
+        }
+        #[cfg(feature = "vulkan")]
+        "vulkan" => {
+            let select = device.map(backend_vulkan::Select::parse).unwrap_or_default();
+            let device = VulkanOptions::new().select(select).open();
+            Ok(visitor.visit(device.map_err(|e| SwapError::device("open the Vulkan device", e))?))
+        }
+        #[cfg(feature = "wgpu")]
+        "wgpu" => {
+            let select = device.map(backend_vulkan::WgpuSelect::parse).unwrap_or_default();
+            let device = WgpuOptions::new().select(select).open();
+            Ok(visitor.visit(device.map_err(|e| SwapError::device("open the wgpu device", e))?))
+        }
         _ => {
-            let _ = visitor;
+            let _ = (device, visitor);
             let compiled: &[&str] = &[
                 #[cfg(feature = "cpu")]
                 "cpu",
+                #[cfg(feature = "cuda")]
+                "cuda",
+                #[cfg(feature = "vulkan")]
+                "vulkan",
+                #[cfg(feature = "wgpu")]
+                "wgpu",
             ];
             let available = if compiled.is_empty() { "none".into() } else { compiled.join(", ") };
             Err(SwapError::NoBackend { name: name.to_owned(), available })
@@ -71,3 +136,58 @@ impl Visitor for Probe {
     type Output = ();
     fn visit<T: Transfer>(self, _: T) {}
 }
+
+/// This device's memory is the host's.
+fn cpu_devices() -> Vec<DeviceStatus> {
+    let memory = pinned_host::SystemMemory::current().map(|memory| memory.available);
+    vec![DeviceStatus { name: CPU_DEVICE.to_owned(), uuid: None, memory }]
+}
+
+#[cfg(feature = "cuda")]
+fn cuda_devices() -> Vec<DeviceStatus> {
+    let status = |info: backend_cuda::DeviceInfo| DeviceStatus {
+        memory: Some(info.memory),
+        uuid: Some(hex(info.uuid)),
+        name: info.name,
+    };
+    CudaDevice::list().unwrap_or_default().into_iter().map(status).collect()
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda_devices() -> Vec<DeviceStatus> {
+    Vec::new()
+}
+
+#[cfg(any(feature = "cuda", feature = "vulkan"))]
+fn hex(bytes: [u8; 16]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(feature = "vulkan")]
+fn vulkan_devices() -> Vec<DeviceStatus> {
+    let status = |info: backend_vulkan::DeviceInfo| DeviceStatus {
+        memory: info.available.or(Some(info.memory)),
+        uuid: Some(hex(info.uuid)),
+        name: info.name,
+    };
+    VulkanDevice::list().unwrap_or_default().into_iter().map(status).collect()
+}
+
+#[cfg(not(feature = "vulkan"))]
+fn vulkan_devices() -> Vec<DeviceStatus> {
+    Vec::new()
+}
+
+/// wgpu does not say how much memory there is.
+#[cfg(feature = "wgpu")]
+fn wgpu_devices() -> Vec<DeviceStatus> {
+    let adapters = backend_vulkan::wgpu_adapters(backend_vulkan::wgpu::Backends::all()).into_iter();
+    adapters.map(|adapter| DeviceStatus { name: adapter.name, uuid: None, memory: None }).collect()
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn wgpu_devices() -> Vec<DeviceStatus> {
+    Vec::new()
+}
+
+const CPU_DEVICE: &str = "host memory";

@@ -44,6 +44,7 @@ impl<T: Transfer> PoolBuilder<T> {
     /// Bytes of host memory for tensors that are not on the device, beside staging. Default: none, which is enough for
     /// tensors that are only read and come from a file.
     ///
+    /// A device may bound the length of a region ([`PageLocker::max_region`]); a tensor then needs room for all of it in one.
     /// It is locked if the locker's allowance covers it beside staging, pageable otherwise (see
     /// [`Stats::pageable_bytes`](crate::Stats::pageable_bytes)); on a device that reaches locked memory only it is locked or refused.
     #[must_use]
@@ -89,8 +90,8 @@ impl<T: Transfer> PoolBuilder<T> {
         let lockable =
             device.locker().allowance().map_or(u64::MAX, |bytes| bytes.saturating_sub(staged.locked()));
         let tier = match self.host_memory {
-            0 => None,
-            bytes => Some(tier(&device, bytes, lockable)?),
+            0 => Vec::new(),
+            bytes => tier(device.locker(), bytes, lockable)?,
         };
         let mut memory = Split { locked: staged.locked(), pageable: staged.pageable() };
         tier.iter().for_each(|region| memory.add(region));
@@ -99,8 +100,7 @@ impl<T: Transfer> PoolBuilder<T> {
 
         let buffer = device.buffer(device_memory).map_err(|e| SwapError::device("allocate the arena", e))?;
         let grain = buffer.grain().max(1);
-        let host =
-            HostPool::new(tier.into_iter().collect(), grain).map_err(|e| host_error("the host tier", e))?;
+        let host = HostPool::new(tier, grain).map_err(|e| host_error("the host tier", e))?;
         let queue = buffer.queue().clone();
         let origin = queue.record().map_err(|e| SwapError::device("record an event", e))?;
         let inner = Inner {
@@ -136,22 +136,33 @@ impl Split {
 }
 
 /// The host tier: locked if `lockable` covers it, pageable otherwise, and locked all the same where the device reaches
-/// nothing else.
-fn tier<T: Transfer>(device: &T, bytes: u64, lockable: u64) -> Result<RegionOf<T>, SwapError> {
-    let locker = device.locker();
+/// nothing else. As few regions as the locker allows; a tensor lies in one of them.
+fn tier<L: PageLocker>(locker: &L, bytes: u64, lockable: u64) -> Result<Vec<L::Region>, SwapError> {
     let pages = bytes.checked_next_multiple_of(PAGE).and_then(|len| usize::try_from(len).ok());
-    let Some(len) = pages else {
+    let Some(mut rest) = pages else {
         return Err(SwapError::Config {
             what: "host memory",
             why: format!("{bytes} bytes are more than can be addressed"),
         });
     };
-    if bytes <= lockable
-        && let Ok(region) = locker.lock(len)
-    {
-        return Ok(region);
+    let most = (locker.max_region() / PAGE as usize * PAGE as usize).max(PAGE as usize);
+    let mut lock = bytes <= lockable;
+    let mut regions = Vec::new();
+    while rest > 0 {
+        let len = rest.min(most);
+        let locked = if lock { locker.lock(len).ok() } else { None };
+        lock = locked.is_some();
+        let region = match locked {
+            Some(region) => region,
+            None => {
+                let pageable = locker.pageable(len).unwrap_or_else(|| locker.lock(len));
+                pageable.map_err(|e| host_error("the host tier", e))?
+            }
+        };
+        regions.push(region);
+        rest -= len;
     }
-    locker.pageable(len).unwrap_or_else(|| locker.lock(len)).map_err(|e| host_error("the host tier", e))
+    Ok(regions)
 }
 
 /// The staging ring: what was asked for, or the default as far as the lock limit goes.
@@ -184,3 +195,46 @@ const PIECE: u64 = 2 << 20;
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 /// Granularity of host memory.
 const PAGE: u64 = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pinned_host::{HostError, OsLocker, OsRegion};
+
+    /// The system's memory, 8 KiB at most in one piece, as on a device that bounds an allocation.
+    struct Bounded {
+        pageable: bool,
+    }
+
+    impl PageLocker for Bounded {
+        type Region = OsRegion;
+        type Error = HostError;
+
+        fn lock(&self, bytes: usize) -> Result<OsRegion, HostError> {
+            assert!(bytes <= self.max_region());
+            OsLocker.lock(bytes)
+        }
+
+        fn max_region(&self) -> usize {
+            8192 + 100
+        }
+
+        fn pageable(&self, bytes: usize) -> Option<Result<OsRegion, HostError>> {
+            assert!(bytes <= self.max_region());
+            self.pageable.then(|| OsLocker.pageable(bytes)).flatten()
+        }
+    }
+
+    fn lengths(pageable: bool, bytes: u64, lockable: u64) -> Vec<(usize, bool)> {
+        let regions = tier(&Bounded { pageable }, bytes, lockable).unwrap();
+        regions.iter().map(|region| (region.len(), region.is_locked())).collect()
+    }
+
+    #[test]
+    fn a_tier_larger_than_a_region_takes_several() {
+        assert_eq!(lengths(true, 20_000, 0), [(8192, false), (8192, false), (4096, false)]);
+        assert_eq!(lengths(true, 8192, u64::MAX), [(8192, true)]);
+        assert_eq!(lengths(false, 10_000, 0), [(8192, true), (4096, true)]);
+        assert!(tier(&OsLocker, u64::MAX, 0).is_err());
+    }
+}

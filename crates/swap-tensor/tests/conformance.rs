@@ -27,6 +27,39 @@ impl Harness for Sim {
     }
 }
 
+/// Mesa's software driver under the validation layer, which fails the test if it says anything.
+#[cfg(feature = "vulkan")]
+struct Vulkan(std::sync::Mutex<Vec<backend_vulkan::ValidationLog>>);
+
+#[cfg(feature = "vulkan")]
+impl Vulkan {
+    fn new() -> Self {
+        Vulkan(std::sync::Mutex::default())
+    }
+}
+
+#[cfg(feature = "vulkan")]
+impl Harness for Vulkan {
+    type Device = backend_vulkan::VulkanDevice;
+
+    fn device(&self) -> Self::Device {
+        let device = backend_vulkan::VulkanOptions::new().validation(true).open().unwrap();
+        self.0.lock().unwrap().push(device.validation().unwrap().clone());
+        device
+    }
+}
+
+#[cfg(feature = "vulkan")]
+impl Drop for Vulkan {
+    fn drop(&mut self) {
+        for log in self.0.lock().unwrap().iter() {
+            let said = log.take();
+            assert!(std::thread::panicking() || said.is_empty(), "the layer said:\n{}", said.join("\n"));
+            assert!(std::thread::panicking() || log.is_closed(), "something of the device was leaked");
+        }
+    }
+}
+
 mod cpu {
     mod swap {
         swap_tensor::swap_suite!(crate::Cpu);
@@ -42,5 +75,32 @@ mod sim {
 mod sim_like_wgpu {
     mod swap {
         swap_tensor::swap_suite!(crate::Sim { one_queue: true });
+    }
+}
+
+#[cfg(feature = "vulkan")]
+mod vulkan {
+    mod swap {
+        swap_tensor::swap_suite!(crate::Vulkan::new());
+    }
+}
+
+/// wgpu on Mesa's software driver; its own tests listen to the validation layer.
+#[cfg(feature = "wgpu")]
+struct Wgpu;
+
+#[cfg(feature = "wgpu")]
+impl Harness for Wgpu {
+    type Device = backend_vulkan::WgpuDevice;
+
+    fn device(&self) -> Self::Device {
+        backend_vulkan::WgpuDevice::open().unwrap()
+    }
+}
+
+#[cfg(feature = "wgpu")]
+mod wgpu {
+    mod swap {
+        swap_tensor::swap_suite!(crate::Wgpu);
     }
 }

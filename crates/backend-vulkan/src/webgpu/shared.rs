@@ -332,7 +332,8 @@ impl Shared {
                 self.flight.wait(if alone { MOMENT } else { MOMENT / 10 }, || !mark.is_waiting());
             }
             if mark.is_waiting() && !alone {
-                self.polled(wgpu::PollType::Wait { submission_index: None, timeout: Some(MOMENT) });
+                // Without a timeout: a wait that times out while another thread polls ends in a panic of wgpu's.
+                self.polled(wgpu::PollType::Wait { submission_index: None, timeout: None });
             }
         }
     }
@@ -380,8 +381,7 @@ impl Shared {
     }
 
     fn never_submitted(&self, index: &wgpu::SubmissionIndex) -> bool {
-        let look =
-            wgpu::PollType::Wait { submission_index: Some(index.clone()), timeout: Some(Default::default()) };
+        let look = wgpu::PollType::Wait { submission_index: Some(index.clone()), timeout: None };
         poll(&self.device, look) == Polled::NeverSubmitted
     }
 

@@ -1,27 +1,45 @@
-//! How fast the CPU device copies, against plain `memcpy` of the same blocks in the same run.
+//! How fast a backend copies between host and device, against plain `memcpy` of the same blocks in the same run.
 //!
-//! `cargo run --release --example copy_rate -p backend-cpu`. Both sides walk buffers larger than four times a usual
-//! last-level cache, touched beforehand. Rounds alternate and the median of five counts, so that a slow minute of
-//! the machine strikes both. `deep` keeps eight transfers in flight, `alone` waits for each.
+//! `cargo run --release -p swap-tensor --example copy_rate [BACKEND]`, with the backend's feature. Both sides walk buffers
+//! larger than four times a usual last-level cache, touched beforehand. Rounds alternate and the median of five counts, so
+//! that a slow minute of the machine strikes both. `deep` keeps eight transfers in flight, `alone` waits for each.
 
-use backend_cpu::CpuDevice;
-use pinned_host::{HostPool, HostRegion, OsRegion, PageLocker, SliceOf, Ticket, Transfer};
+use pinned_host::{HostPool, HostRegion, OsLocker, OsRegion, PageLocker, SliceOf, Ticket, Transfer};
 use std::collections::VecDeque;
 use std::error::Error;
 use std::time::Instant;
+use swap_tensor::backends::{self, Visitor};
 
 const WORKING_SET: usize = 256 << 20;
 const ROUNDS: usize = 5;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let device = CpuDevice::new()?;
+    let backend = std::env::args().nth(1).unwrap_or_else(|| "cpu".to_owned());
+    println!("backend {backend}");
+    backends::open(&backend, Rates)?
+}
+
+/// Measures and prints.
+struct Rates;
+
+impl Visitor for Rates {
+    type Output = Result<(), Box<dyn Error>>;
+
+    fn visit<T: Transfer>(self, device: T) -> Self::Output {
+        rates(&device)
+    }
+}
+
+fn rates<T: Transfer>(device: &T) -> Result<(), Box<dyn Error>> {
     let mut buffer = device.buffer(WORKING_SET as u64)?;
-    let (from, to) = (touched(&device)?, touched(&device)?);
+    let (from, to) = (touched()?, touched()?);
     println!("{:>8} {:>10} {:>7} {:>12} {:>9}", "block", "direction", "depth", "GB/s", "/ memcpy");
     for block in [4 << 10, 64 << 10, 2 << 20, 64 << 20] {
-        let pool = HostPool::new(vec![touched(&device)?], 4096)?;
+        let region = device.locker().lock(WORKING_SET)?;
+        region.prepare(0, WORKING_SET);
+        let pool = HostPool::new(vec![region], 4096)?;
         let count = WORKING_SET / block;
-        let mut slices: VecDeque<SliceOf<CpuDevice>> =
+        let mut slices: VecDeque<SliceOf<T>> =
             (0..count).map(|_| pool.allocate(block)).collect::<Result<_, _>>()?;
         let mut rates: [Vec<f64>; 5] = Default::default();
         for _ in 0..ROUNDS {
@@ -56,13 +74,13 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Runs `count` transfers, at most `depth` at once; every slice is used in turn.
-fn walk(
+fn walk<T: Transfer>(
     count: usize,
     depth: usize,
-    slices: &mut VecDeque<SliceOf<CpuDevice>>,
-    mut start: impl FnMut(usize, SliceOf<CpuDevice>) -> Result<Ticket<CpuDevice>, Box<dyn Error>>,
+    slices: &mut VecDeque<SliceOf<T>>,
+    mut start: impl FnMut(usize, SliceOf<T>) -> Result<Ticket<T>, Box<dyn Error>>,
 ) -> Result<(), Box<dyn Error>> {
-    let mut flying: VecDeque<Ticket<CpuDevice>> = VecDeque::with_capacity(depth);
+    let mut flying: VecDeque<Ticket<T>> = VecDeque::with_capacity(depth);
     for number in 0..count {
         if flying.len() == depth.min(slices.len() + flying.len()) {
             slices.extend(flying.pop_front().map(Ticket::wait).transpose()?);
@@ -88,8 +106,8 @@ fn memcpy(from: &OsRegion, to: &OsRegion, block: usize) -> f64 {
     gigabytes_per_second(start)
 }
 
-fn touched(device: &CpuDevice) -> Result<OsRegion, Box<dyn Error>> {
-    let region = device.locker().pageable(WORKING_SET).ok_or("no pageable memory")??;
+fn touched() -> Result<OsRegion, Box<dyn Error>> {
+    let region = OsLocker.pageable(WORKING_SET).ok_or("no pageable memory")??;
     region.prepare(0, WORKING_SET);
     Ok(region)
 }

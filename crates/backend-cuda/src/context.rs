@@ -1,0 +1,196 @@
+//! What everything on one device shares: the CUDA context, the memory account, and whether the context is lost.
+
+use crate::error::is_loss;
+use crate::{CudaError, driver};
+use cudarc::driver as cu;
+use cudarc::driver::sys::{self, CUresult};
+use pinned_host::DeviceMemory;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+/// A CUDA context as one device value uses it.
+pub(crate) struct Context {
+    /// Retains the context; the caller's own, or one made here.
+    safe: Arc<cu::CudaContext>,
+    name: String,
+    /// Whether the driver copies in batches.
+    pub(crate) batches: bool,
+    usage: Mutex<DeviceMemory>,
+    /// What ended the context, once something did.
+    lost: OnceLock<(&'static str, CUresult)>,
+    /// The first error that nobody could be told of when it happened.
+    late: Mutex<Option<CudaError>>,
+}
+
+impl Context {
+    /// The primary context of a device, which cudarc does not watch over: this crate orders by its own events.
+    pub(crate) fn own(ordinal: usize) -> Result<Arc<Self>, CudaError> {
+        let safe = cu::CudaContext::new(ordinal).map_err(of("cuDevicePrimaryCtxRetain"))?;
+        // SAFETY: of this context's slices none exists; buffers of ours are ordered by their users' events, and what a
+        // user makes from the context is documented to be untracked.
+        unsafe { safe.disable_event_tracking() };
+        Self::over(safe)
+    }
+
+    /// A caller's context, as it is.
+    pub(crate) fn over(safe: Arc<cu::CudaContext>) -> Result<Arc<Self>, CudaError> {
+        safe.check_err().map_err(of("an earlier call"))?;
+        let name = safe.name().map_err(of("cuDeviceGetName"))?;
+        Ok(Arc::new(Context {
+            name,
+            batches: driver::has(driver::BATCH),
+            usage: Mutex::new(DeviceMemory::default()),
+            lost: OnceLock::new(),
+            late: Mutex::new(None),
+            safe,
+        }))
+    }
+
+    pub(crate) fn safe(&self) -> &Arc<cu::CudaContext> {
+        &self.safe
+    }
+
+    pub(crate) fn ordinal(&self) -> usize {
+        self.safe.ordinal()
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether both are the same context of the driver.
+    pub(crate) fn is_same(&self, other: &cu::CudaContext) -> bool {
+        self.safe.cu_ctx() == other.cu_ctx()
+    }
+
+    /// # Errors
+    /// `what` belongs to another context.
+    pub(crate) fn check_same(&self, what: &'static str, other: &cu::CudaContext) -> Result<(), CudaError> {
+        if self.is_same(other) {
+            return Ok(());
+        }
+        Err(CudaError::Foreign { what, theirs: other.ordinal(), ours: self.ordinal() })
+    }
+
+    /// Calls the driver with this context current on the thread; `f` is not called once the context is lost.
+    ///
+    /// # Errors
+    /// The loss, or what the call returned.
+    pub(crate) fn call(&self, name: &'static str, f: impl FnOnce() -> CUresult) -> Result<(), CudaError> {
+        self.check_lost()?;
+        match self.call_raw(f) {
+            CUresult::CUDA_SUCCESS => Ok(()),
+            code => Err(self.heard(name, code)),
+        }
+    }
+
+    /// Calls the driver with this context current on the thread, lost or not.
+    pub(crate) fn call_raw(&self, f: impl FnOnce() -> CUresult) -> CUresult {
+        match self.bind() {
+            CUresult::CUDA_SUCCESS => f(),
+            code => code,
+        }
+    }
+
+    /// As [`call`](Self::call), lost or not, and once more if it is refused: for waiting, and for what is given back. What
+    /// cannot be given back is leaked.
+    pub(crate) fn insist(&self, name: &'static str, f: impl Fn() -> CUresult) -> Result<(), CudaError> {
+        let mut code = self.call_raw(&f);
+        if code != CUresult::CUDA_SUCCESS && !is_loss(code) {
+            code = self.call_raw(&f);
+        }
+        if code == CUresult::CUDA_SUCCESS { Ok(()) } else { Err(self.heard(name, code)) }
+    }
+
+    /// Waits for everything that was submitted to `stream`, which the caller keeps alive.
+    pub(crate) fn wait_out(&self, stream: sys::CUstream) -> Result<(), CudaError> {
+        // SAFETY: the caller's promise.
+        self.insist("cuStreamSynchronize", || unsafe { sys::cuStreamSynchronize(stream) })
+    }
+
+    /// Keeps the first error of those that nobody can be told of when they happen; whether there was none. That a lost
+    /// context takes nothing back is no news.
+    pub(crate) fn late(&self, outcome: Result<(), CudaError>) -> bool {
+        match outcome {
+            Ok(()) => true,
+            Err(error) => {
+                if !self.is_lost() {
+                    lock(&self.late).get_or_insert(error);
+                }
+                false
+            }
+        }
+    }
+
+    /// The error behind a code, and the note that the context is lost if it says so.
+    pub(crate) fn heard(&self, call: &'static str, code: CUresult) -> CudaError {
+        if is_loss(code) {
+            let _ = self.lost.set((call, code));
+        }
+        self.check_lost().err().unwrap_or(CudaError::Driver { call, code })
+    }
+
+    pub(crate) fn check_lost(&self) -> Result<(), CudaError> {
+        match self.lost.get() {
+            None => Ok(()),
+            Some(&(call, code)) => Err(CudaError::DeviceLost { call, code }),
+        }
+    }
+
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost.get().is_some()
+    }
+
+    /// The error that cudarc kept from an earlier call that could not return it: the next safe call would.
+    pub(crate) fn stored(&self) -> Result<(), CudaError> {
+        self.safe.check_err().map_err(|error| self.heard("an earlier call", error.0))
+    }
+
+    pub(crate) fn take_late(&self) -> Option<CudaError> {
+        lock(&self.late).take()
+    }
+
+    pub(crate) fn account(&self) -> MutexGuard<'_, DeviceMemory> {
+        lock(&self.usage)
+    }
+
+    /// Free and total device memory in bytes.
+    pub(crate) fn memory_info(&self) -> Result<(u64, u64), CudaError> {
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: both point to memory of ours.
+        self.call("cuMemGetInfo", || unsafe { sys::cuMemGetInfo_v2(&raw mut free, &raw mut total) })?;
+        Ok((free as u64, total as u64))
+    }
+
+    pub(crate) fn attribute(&self, which: sys::CUdevice_attribute) -> Result<i32, CudaError> {
+        let (mut value, device) = (0, self.safe.cu_device());
+        // SAFETY: points to memory of ours; the device is the context's.
+        self.call("cuDeviceGetAttribute", || unsafe {
+            sys::cuDeviceGetAttribute(&raw mut value, which, device)
+        })?;
+        Ok(value)
+    }
+
+    /// Makes the context current on this thread.
+    ///
+    /// Not by cudarc's `bind_to_thread`, which returns what an earlier, unrelated call left behind.
+    fn bind(&self) -> CUresult {
+        let mut current = core::ptr::null_mut();
+        // SAFETY: points to memory of ours.
+        match unsafe { sys::cuCtxGetCurrent(&raw mut current) } {
+            CUresult::CUDA_SUCCESS if current == self.safe.cu_ctx() => CUresult::CUDA_SUCCESS,
+            // SAFETY: the context is retained by `safe`.
+            CUresult::CUDA_SUCCESS => unsafe { sys::cuCtxSetCurrent(self.safe.cu_ctx()) },
+            code => code,
+        }
+    }
+}
+
+/// The error of a safe call of cudarc's.
+pub(crate) fn of(call: &'static str) -> impl Fn(cu::DriverError) -> CudaError {
+    move |error| CudaError::of(call, error.0)
+}
+
+pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every critical section leaves its data whole at each step, so a panic elsewhere spoils nothing.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

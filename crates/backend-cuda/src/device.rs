@@ -1,0 +1,377 @@
+//! The CUDA device: its queues, its buffers and its transfers.
+
+use crate::context::Context;
+use crate::memory::{Memory, Use};
+use crate::queue::Unrecorded;
+use crate::{
+    CudaBuffer, CudaError, CudaEvent, CudaLocker, CudaOptions, CudaQueue, DeviceInfo, Streams, choose,
+};
+use allocator_core::{DeviceBuffer, RangeError, check_range};
+use cudarc::driver as cu;
+use cudarc::driver::sys;
+use pinned_host::{DeviceMemory, Lane, Parking, Queue, Refused, SliceOf, Ticket, Transfer};
+use std::sync::Arc;
+
+/// A CUDA device: opened here, or made over a context and streams of the caller's (see [`CudaOptions`]).
+///
+/// Copies between host and device run on a stream for each direction, moves on a third. Events order everything; nothing
+/// waits for the default stream. Buffers, events and tickets may outlive the device value; the context is released when
+/// all are gone.
+///
+/// ```no_run
+/// use backend_cuda::CudaDevice;
+/// use pinned_host::{HostPool, PageLocker, Transfer};
+///
+/// let device = CudaDevice::new()?;
+/// let pool = HostPool::new(vec![device.locker().lock(64 << 10)?], 64)?;
+/// let mut buffer = device.buffer(1 << 20)?;
+/// let mut slice = pool.allocate(4096)?;
+/// slice.as_mut_slice().fill(1);
+/// let slice = device.upload(slice, &mut buffer, 8192)?.wait()?;
+/// let back = device.download(&buffer, 8192, slice)?.wait()?;
+/// assert!(back.as_slice().iter().all(|&byte| byte == 1));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct CudaDevice {
+    context: Arc<Context>,
+    compute: CudaQueue,
+    upload: CudaQueue,
+    download: CudaQueue,
+    /// For plain reads and writes, away from the paths under test.
+    plain: CudaQueue,
+    scratch: Option<Arc<Memory>>,
+    locker: CudaLocker,
+    parking: Parking<Self>,
+    options: CudaOptions,
+}
+
+/// A caller's slice that was not made a buffer, and why.
+#[derive(thiserror::Error)]
+#[error("{error}")]
+pub struct SliceRefused {
+    /// The slice, as it was.
+    pub slice: cu::CudaSlice<u8>,
+    /// Why.
+    #[source]
+    pub error: CudaError,
+}
+
+impl CudaDevice {
+    /// The first device, with the default options.
+    ///
+    /// # Errors
+    /// No library, no driver, no device, no memory.
+    pub fn new() -> Result<Self, CudaError> {
+        CudaOptions::new().open()
+    }
+
+    /// Every CUDA device of this machine that the process may see.
+    ///
+    /// # Errors
+    /// No library, or no driver.
+    pub fn list() -> Result<Vec<DeviceInfo>, CudaError> {
+        choose::list()
+    }
+
+    pub(crate) fn assemble(
+        context: Arc<Context>,
+        streams: Option<Streams>,
+        options: &CudaOptions,
+    ) -> Result<Self, CudaError> {
+        let (compute, upload, download) = match streams {
+            None => (None, None, None),
+            Some(Streams { compute, upload, download }) => (Some(compute), upload, download),
+        };
+        let mut queues: Vec<CudaQueue> = Vec::with_capacity(4);
+        let mut queue = |stream: Option<Arc<cu::CudaStream>>, name| {
+            let made = match stream {
+                None => CudaQueue::make(&context, name)?,
+                Some(stream) => match find(&queues, &stream) {
+                    Some(known) => return Ok(known.clone()),
+                    None => CudaQueue::over(&context, stream, name),
+                },
+            };
+            queues.push(made.clone());
+            Ok::<_, CudaError>(made)
+        };
+        let compute = queue(compute, "compute")?;
+        let upload = queue(upload, "upload")?;
+        let download = queue(download, "download")?;
+        let plain = queue(None, "plain")?;
+        let scratch = match options.scratch {
+            0 => None,
+            bytes => Some(Arc::new(Memory::new(&context, bytes, Use::Scratch, vec![compute.clone()])?)),
+        };
+        let locker = CudaLocker::new(&context, options.host_memory);
+        let (parking, options) = (Parking::new(), options.clone());
+        Ok(CudaDevice { context, compute, upload, download, plain, scratch, locker, parking, options })
+    }
+
+    /// The default compute queue; moves inside buffers run here.
+    pub fn queue(&self) -> &CudaQueue {
+        &self.compute
+    }
+
+    /// Another queue: a stream of its own.
+    ///
+    /// # Errors
+    /// The driver gives no stream.
+    pub fn new_queue(&self) -> Result<CudaQueue, CudaError> {
+        CudaQueue::make(&self.context, "queue")
+    }
+
+    /// A stream of the caller's as a queue; one of the device's own streams as the queue it belongs to.
+    ///
+    /// # Errors
+    /// A stream of another context.
+    pub fn wrap(&self, stream: &Arc<cu::CudaStream>) -> Result<CudaQueue, CudaError> {
+        self.context.check_same("stream", stream.context())?;
+        let known = find([&self.compute, &self.upload, &self.download], stream);
+        Ok(known.cloned().unwrap_or_else(|| CudaQueue::over(&self.context, Arc::clone(stream), "wrapped")))
+    }
+
+    /// A buffer in memory of the caller's: an arena inside a program that already has its slice.
+    ///
+    /// Waits for the slice's stream first. The slice is dropped with the buffer's last clone, or given back by
+    /// [`CudaBuffer::into_slice`].
+    ///
+    /// # Errors
+    /// A slice of no bytes or of another context, or its stream cannot be waited for; the slice comes back.
+    pub fn buffer_over(&self, slice: cu::CudaSlice<u8>) -> Result<CudaBuffer, SliceRefused> {
+        match Memory::over(&self.context, slice, self.streams()) {
+            Ok(memory) => Ok(self.buffer_of(memory)),
+            Err((slice, error)) => Err(SliceRefused { slice, error }),
+        }
+    }
+
+    /// cudarc's context, for modules, kernels and slices beside ours.
+    pub fn cuda(&self) -> &Arc<cu::CudaContext> {
+        self.context.safe()
+    }
+
+    /// What the driver says about the device.
+    ///
+    /// # Errors
+    /// The driver refuses.
+    pub fn info(&self) -> Result<DeviceInfo, CudaError> {
+        choose::describe(i32::try_from(self.context.ordinal()).unwrap_or(i32::MAX))
+    }
+
+    /// Bytes of device memory that are free now, and in all, whoever uses them.
+    ///
+    /// # Errors
+    /// The driver refuses.
+    pub fn available(&self) -> Result<(u64, u64), CudaError> {
+        self.context.memory_info()
+    }
+
+    /// Whether many copies can go to the driver in one call.
+    pub fn has_batches(&self) -> bool {
+        self.context.batches
+    }
+
+    /// How many driver events the device's three queues have made: no more once warm.
+    pub fn events(&self) -> usize {
+        [&self.compute, &self.upload, &self.download].into_iter().map(CudaQueue::events).sum()
+    }
+
+    /// Takes the first error that happened where nobody could be told: memory that the driver did not take back, say. It is
+    /// leaked then, and nothing else is wrong.
+    pub fn take_late_error(&self) -> Option<CudaError> {
+        self.context.take_late()
+    }
+
+    /// Whether the context is lost: every call fails from then on.
+    pub fn is_lost(&self) -> bool {
+        self.context.is_lost()
+    }
+
+    /// The streams on which this crate uses buffers, each once.
+    fn streams(&self) -> Vec<CudaQueue> {
+        let mut streams: Vec<CudaQueue> = Vec::with_capacity(4);
+        for queue in [&self.compute, &self.upload, &self.download, &self.plain] {
+            if !streams.iter().any(|known| known.same_queue(queue)) {
+                streams.push(queue.clone());
+            }
+        }
+        streams
+    }
+
+    fn buffer_of(&self, memory: Memory) -> CudaBuffer {
+        CudaBuffer::new(memory, &self.compute, self.scratch.as_ref(), self.options.step_cost)
+    }
+
+    /// Checks that `buffer` is in this context, whole, and has `len` bytes from `at`; the address there.
+    fn check(&self, buffer: &CudaBuffer, at: u64, len: usize) -> Result<sys::CUdeviceptr, CudaError> {
+        let memory = buffer.memory();
+        self.context.check_same("buffer", memory.context().safe())?;
+        memory.check()?;
+        let (len, size) = (len as u64, buffer.size());
+        let end = at.checked_add(len).ok_or(RangeError::OutOfBounds { start: at, len, size })?;
+        check_range(size, 1, &(at..end))?;
+        Ok(memory.base() + at)
+    }
+
+    /// What became of a transfer.
+    fn ticket(
+        &self,
+        lane: &CudaQueue,
+        slice: SliceOf<Self>,
+        recorded: Result<CudaEvent, Unrecorded>,
+    ) -> Result<Ticket<Self>, Refused<Self>> {
+        match recorded {
+            Ok(event) => Ok(Ticket::new(slice, event, &self.parking)),
+            Err(Unrecorded::Refused(error)) => Err(Refused { slice: Some(slice), error }),
+            // Its end is waited for, or nobody gets the memory again.
+            Err(Unrecorded::Enqueued(error)) => match self.context.wait_out(lane.raw()) {
+                Ok(()) => Err(Refused { slice: Some(slice), error }),
+                Err(_) if self.is_lost() => Err(Refused { slice: Some(slice), error }),
+                Err(_) => {
+                    std::mem::forget(slice);
+                    Err(Refused { slice: None, error })
+                }
+            },
+        }
+    }
+
+    /// Enqueues a plain copy and waits for it.
+    fn plainly(
+        &self,
+        call: &'static str,
+        copy: impl FnOnce(sys::CUstream) -> sys::CUresult,
+    ) -> Result<(), CudaError> {
+        let stream = self.plain.raw();
+        self.context.call(call, || copy(stream))?;
+        self.context.wait_out(stream)
+    }
+}
+
+impl Transfer for CudaDevice {
+    type Error = CudaError;
+    type Event = CudaEvent;
+    type Queue = CudaQueue;
+    type Buffer = CudaBuffer;
+    type Locker = CudaLocker;
+
+    fn locker(&self) -> &CudaLocker {
+        &self.locker
+    }
+
+    /// A buffer of exactly `size` bytes, on whole pages where the options ask for virtual memory.
+    ///
+    /// # Errors
+    /// No memory, no virtual memory management, or the driver refuses.
+    fn buffer(&self, size: u64) -> Result<CudaBuffer, CudaError> {
+        let CudaOptions { virtual_memory, reserve, granule, .. } = self.options;
+        let memory = if virtual_memory {
+            Memory::paged(&self.context, (size, reserve, granule), self.streams())?
+        } else {
+            Memory::new(&self.context, size, Use::Buffer, self.streams())?
+        };
+        Ok(self.buffer_of(memory))
+    }
+
+    fn lane(&self, direction: Lane) -> &CudaQueue {
+        match direction {
+            Lane::Upload => &self.upload,
+            Lane::Download => &self.download,
+        }
+    }
+
+    fn upload(
+        &self,
+        src: SliceOf<Self>,
+        dst: &mut CudaBuffer,
+        at: u64,
+    ) -> Result<Ticket<Self>, Refused<Self>> {
+        self.parking.sweep();
+        let to = match self.check(dst, at, src.len()) {
+            Ok(to) => to,
+            Err(error) => return Err(Refused { slice: Some(src), error }),
+        };
+        let (from, bytes) = (src.as_ptr().cast(), src.len());
+        let recorded = self.upload.submit("cuMemcpyHtoDAsync", |stream| {
+            // SAFETY: the slice belongs to a ticket from here on, until the event behind the copy has fired; the range was
+            // checked, and the memory waits for the lane before it goes.
+            unsafe { sys::cuMemcpyHtoDAsync_v2(to, from, bytes, stream) }
+        });
+        self.ticket(&self.upload, src, recorded)
+    }
+
+    fn download(
+        &self,
+        src: &CudaBuffer,
+        from: u64,
+        mut dst: SliceOf<Self>,
+    ) -> Result<Ticket<Self>, Refused<Self>> {
+        self.parking.sweep();
+        let from = match self.check(src, from, dst.len()) {
+            Ok(from) => from,
+            Err(error) => return Err(Refused { slice: Some(dst), error }),
+        };
+        let (to, bytes) = (dst.as_mut_ptr().cast(), dst.len());
+        let recorded = self.download.submit("cuMemcpyDtoHAsync", |stream| {
+            // SAFETY: as in `upload`.
+            unsafe { sys::cuMemcpyDtoHAsync_v2(to, from, bytes, stream) }
+        });
+        self.ticket(&self.download, dst, recorded)
+    }
+
+    fn parking(&self) -> &Parking<Self> {
+        &self.parking
+    }
+
+    fn memory(&self) -> DeviceMemory {
+        *self.context.account()
+    }
+
+    /// On a stream of its own, through the driver's handling of pageable memory.
+    fn read_now(&self, src: &CudaBuffer, from: u64, dst: &mut [u8]) -> Result<(), CudaError> {
+        let from = self.check(src, from, dst.len())?;
+        if dst.is_empty() {
+            return self.context.check_lost();
+        }
+        let (to, bytes) = (dst.as_mut_ptr().cast(), dst.len());
+        // SAFETY: the range was checked; `dst` outlives the wait. The driver fills pageable memory by itself before the
+        // call or the wait returns, so that nothing writes there after an error.
+        self.plainly("cuMemcpyDtoHAsync", |stream| unsafe {
+            sys::cuMemcpyDtoHAsync_v2(to, from, bytes, stream)
+        })
+    }
+
+    /// As [`read_now`](Transfer::read_now).
+    fn write_now(&self, dst: &mut CudaBuffer, at: u64, src: &[u8]) -> Result<(), CudaError> {
+        let to = self.check(dst, at, src.len())?;
+        if src.is_empty() {
+            return self.context.check_lost();
+        }
+        let (from, bytes) = (src.as_ptr().cast(), src.len());
+        // SAFETY: as in `read_now`.
+        self.plainly("cuMemcpyHtoDAsync", |stream| unsafe {
+            sys::cuMemcpyHtoDAsync_v2(to, from, bytes, stream)
+        })
+    }
+}
+
+impl core::fmt::Debug for CudaDevice {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("CudaDevice")
+            .field("ordinal", &self.context.ordinal())
+            .field("name", &self.context.name())
+            .field("lost", &self.is_lost())
+            .finish_non_exhaustive()
+    }
+}
+
+impl core::fmt::Debug for SliceRefused {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("SliceRefused").field("error", &self.error).finish_non_exhaustive()
+    }
+}
+
+fn find<'a>(
+    queues: impl IntoIterator<Item = &'a CudaQueue>,
+    stream: &Arc<cu::CudaStream>,
+) -> Option<&'a CudaQueue> {
+    queues.into_iter().find(|queue| queue.raw() == stream.cu_stream())
+}

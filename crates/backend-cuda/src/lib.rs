@@ -1,0 +1,74 @@
+//! CUDA devices for the arena and its transfers, through cudarc, with the driver loaded at run time.
+//!
+//! Builds, links and starts on machines without CUDA: opening a device there is an error that says what is missing. And
+//! made to live inside programs that use cudarc already: over their context, their streams, their slice of memory; a block
+//! of an arena is a slice of cudarc's to their kernels, copies and cuBLAS calls.
+//!
+//! | to | use |
+//! |---|---|
+//! | open a device, or make one over a context or streams | [`CudaOptions`], [`CudaDevice`], [`Streams`], [`Select`] |
+//! | have memory: the driver's, the caller's slice, or pages that change places | [`CudaBuffer`], [`CudaDevice::buffer_over`], [`CudaOptions::virtual_memory`] |
+//! | give a block to a kernel or a library | [`CudaView`] |
+//! | have page-locked host memory | [`CudaLocker`], [`HostMemory`]; for cudarc's copies [`CudaPinned`] |
+//! | order work | [`CudaQueue`], [`CudaEvent`] |
+//! | know what went wrong | [`CudaError`] |
+//!
+//! # How work is ordered
+//! Three streams: uploads, downloads, and one for moves and kernels, which may be the caller's. Between them there are
+//! events and nothing else: `pinned_host::Hazards` says which. cudarc's own event tracking is off on a context made here
+//! (it would make disjoint blocks of one arena wait for one another) and stays as it is on a caller's. Streams made here
+//! do not synchronise with the default stream.
+//!
+//! # Moves
+//! CUDA forbids copies that overlap themselves. A move by at least its length is one copy; a shorter one is made in steps
+//! as long as the distance, or by way of a bounce buffer, whichever costs less by a model of two numbers
+//! ([`CudaOptions::scratch`], [`CudaOptions::step_cost`]). Their defaults are reasoned and not measured on a GPU. With
+//! virtual memory, whole pages move without a copy ([`allocator_core::Remap`]).
+//!
+//! # Errors
+//! A call that the driver refuses has enqueued nothing, and nothing has changed. Errors after which CUDA's context is
+//! unusable (an illegal address in anybody's kernel, an uncorrectable memory error) are [`CudaError::DeviceLost`], from
+//! whatever call they come out of. A move of several pieces of which the driver takes the first and refuses a later one
+//! twice is cut: the next event of its queue says so. What happens where nobody can be told is kept for
+//! [`CudaDevice::take_late_error`].
+//!
+//! # Beside other users of CUDA
+//! cudarc cannot be built with two `cuda-…` version features, and this crate chooses `cuda-12080`: a program that uses
+//! cudarc too should leave the version to it, or choose the same. A driver for CUDA 12.8 or newer has every function;
+//! what an older one lacks is [`CudaError::NoSymbol`], and batches of copies fall back to single ones.
+//!
+//! **candle.** What works today: candle built for the CPU in the same program. What does not: candle's `cuda` feature. It
+//! turns on cudarc's `dynamic-linking`, for all of a program's crates, and this crate does not compile with that: the
+//! functions that ask whether there is a driver exist with dynamic loading only. A change of that feature is proposed there
+//! (pull request 3916, open in August 2026); versions of cudarc that clash are its issue 3259. Until then tensors go
+//! between the two through host memory.
+
+mod buffer;
+mod choose;
+mod context;
+mod device;
+mod driver;
+mod error;
+mod event;
+mod host;
+mod memory;
+mod moves;
+mod options;
+mod pages;
+mod pinned;
+mod queue;
+mod view;
+
+pub use buffer::CudaBuffer;
+pub use choose::{DeviceInfo, Select};
+/// The cudarc this crate was built with: types of another version do not fit.
+pub use cudarc;
+pub use device::{CudaDevice, SliceRefused};
+pub use driver::is_present;
+pub use error::CudaError;
+pub use event::CudaEvent;
+pub use host::{CudaLocker, CudaRegion, HostMemory};
+pub use options::{CudaOptions, Streams};
+pub use pinned::CudaPinned;
+pub use queue::CudaQueue;
+pub use view::CudaView;

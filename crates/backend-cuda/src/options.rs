@@ -1,0 +1,165 @@
+//! How a device is chosen, opened, or made over what the caller has.
+
+use crate::context::Context;
+use crate::{CudaDevice, CudaError, HostMemory, Select, choose, driver};
+use cudarc::driver as cu;
+use std::sync::Arc;
+
+/// What kind of [`CudaDevice`] is wanted.
+///
+/// ```no_run
+/// use backend_cuda::{CudaOptions, Select};
+///
+/// let device = CudaOptions::new().select(Select::parse("H200")).virtual_memory(true).open()?;
+/// # Ok::<(), backend_cuda::CudaError>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct CudaOptions {
+    select: Select,
+    pub(crate) virtual_memory: bool,
+    pub(crate) granule: u64,
+    pub(crate) reserve: u64,
+    pub(crate) scratch: u64,
+    pub(crate) step_cost: u64,
+    pub(crate) host_memory: HostMemory,
+}
+
+/// Streams of the caller's for [`CudaOptions::over_streams`].
+#[derive(Debug, Clone)]
+pub struct Streams {
+    /// For moves; also the default for kernels.
+    pub compute: Arc<cu::CudaStream>,
+    /// For uploads; `None`: a new one.
+    pub upload: Option<Arc<cu::CudaStream>>,
+    /// For downloads; `None`: a new one.
+    pub download: Option<Arc<cu::CudaStream>>,
+}
+
+impl CudaOptions {
+    /// The first device, buffers by `cuMemAlloc`, host memory by `cuMemHostAlloc`.
+    pub fn new() -> Self {
+        CudaOptions {
+            select: Select::default(),
+            virtual_memory: false,
+            granule: 0,
+            reserve: 0,
+            scratch: SCRATCH,
+            step_cost: STEP_COST,
+            host_memory: HostMemory::default(),
+        }
+    }
+
+    /// Which device to open.
+    #[must_use]
+    pub fn select(mut self, select: Select) -> Self {
+        self.select = select;
+        self
+    }
+
+    /// Makes buffers of reserved addresses with physical pages behind them, so that whole pages can change places without
+    /// a copy ([`Remap`](allocator_core::Remap)) and a buffer can grow and shrink in place.
+    #[must_use]
+    pub fn virtual_memory(mut self, on: bool) -> Self {
+        self.virtual_memory = on;
+        self
+    }
+
+    /// Bytes of a page of virtual buffers, rounded up to a power of two and to what the device has at least (default).
+    ///
+    /// Each page is one call of the driver when it is made and when it is mapped; a move of whole pages wants them small.
+    #[must_use]
+    pub fn granule(mut self, bytes: u64) -> Self {
+        self.granule = bytes;
+        self
+    }
+
+    /// Bytes of address space for each virtual buffer: how far it can grow (default: as large as it is made).
+    #[must_use]
+    pub fn reserve(mut self, bytes: u64) -> Self {
+        self.reserve = bytes;
+        self
+    }
+
+    /// Bytes of device memory for moves between ranges that overlap (default 32 MiB); 0: such moves are made in pieces as
+    /// long as the distance, however short.
+    #[must_use]
+    pub fn scratch(mut self, bytes: u64) -> Self {
+        self.scratch = bytes;
+        self
+    }
+
+    /// How many bytes could be copied on the device in the time that one more copy takes to start, which decides how an
+    /// overlapping move is made (default 2 MiB).
+    ///
+    /// Scratch and cost were chosen by reasoning: a scratch full should take much longer than starting it. Not measured on
+    /// a GPU.
+    #[must_use]
+    pub fn step_cost(mut self, bytes: u64) -> Self {
+        self.step_cost = bytes;
+        self
+    }
+
+    /// Where the host's end of transfers is.
+    #[must_use]
+    pub fn host_memory(mut self, kind: HostMemory) -> Self {
+        self.host_memory = kind;
+        self
+    }
+
+    /// Opens a device in its primary context, with a stream for each direction and one for moves and kernels.
+    ///
+    /// The context is shared with whatever else in the process uses the primary one. cudarc's event tracking is off for
+    /// the handle of it that [`CudaDevice::cuda`] gives, and on or off as it was for every other: slices that the caller
+    /// makes from ours and uses on several streams are the caller's to order.
+    ///
+    /// # Errors
+    /// No library, driver or device; a driver that lacks what this needs; no memory.
+    pub fn open(&self) -> Result<CudaDevice, CudaError> {
+        let ordinal = self.select.pick(&choose::list()?)?;
+        CudaDevice::assemble(Context::own(ordinal)?, None, self)
+    }
+
+    /// The same in a context that the caller has and goes on using; the choice of a device, made already, is ignored.
+    ///
+    /// Event tracking stays as it is. If it is on, and these are the first streams made in the context, cudarc waits for
+    /// the context once and begins to order the caller's slices between streams.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); an error that cudarc kept from an earlier call of the caller's (then nothing was made, and
+    /// trying again works).
+    pub fn over_context(&self, context: &Arc<cu::CudaContext>) -> Result<CudaDevice, CudaError> {
+        driver::init()?;
+        CudaDevice::assemble(Context::over(Arc::clone(context))?, None, self)
+    }
+
+    /// The same on streams that the caller has and goes on using, all of one context.
+    ///
+    /// # Errors
+    /// As [`over_context`](Self::over_context); streams of several contexts.
+    pub fn over_streams(&self, streams: Streams) -> Result<CudaDevice, CudaError> {
+        driver::init()?;
+        let context = Context::over(Arc::clone(streams.compute.context()))?;
+        for stream in [&streams.upload, &streams.download].into_iter().flatten() {
+            context.check_same("stream", stream.context())?;
+        }
+        CudaDevice::assemble(context, Some(streams), self)
+    }
+}
+
+impl Default for CudaOptions {
+    fn default() -> Self {
+        CudaOptions::new()
+    }
+}
+
+impl From<Arc<cu::CudaStream>> for Streams {
+    /// That stream for moves and kernels, and new ones for the two directions.
+    fn from(compute: Arc<cu::CudaStream>) -> Self {
+        Streams { compute, upload: None, download: None }
+    }
+}
+
+/// Default scratch in bytes.
+const SCRATCH: u64 = 32 << 20;
+/// Default cost of starting a copy in bytes.
+const STEP_COST: u64 = 2 << 20;

@@ -1,0 +1,138 @@
+//! Streams.
+
+use super::context::{GREATEST_PRIORITY, LEAST_PRIORITY};
+use super::given;
+use crate::fault::Class;
+use crate::lane::StreamState;
+use crate::result::{CuError, CuResult};
+use crate::run::Work;
+use crate::session::{call, current_context};
+use crate::sim::new_handle;
+use crate::types::{Context, Event, Out, Stream};
+
+/// Makes a stream. With flag 1 it knows nothing of the default stream.
+#[unsafe(no_mangle)]
+pub extern "C" fn cuStreamCreate(stream: Out<'_, Stream>, flags: u32) -> CuResult {
+    create("cuStreamCreate", stream, flags, 0)
+}
+
+/// Makes a stream with a priority, which changes nothing here.
+#[unsafe(no_mangle)]
+pub extern "C" fn cuStreamCreateWithPriority(stream: Out<'_, Stream>, flags: u32, priority: i32) -> CuResult {
+    create("cuStreamCreateWithPriority", stream, flags, priority)
+}
+
+fn create(name: &'static str, stream: Out<'_, Stream>, flags: u32, priority: i32) -> CuResult {
+    call(name, Class::Allocate, |sim| {
+        let stream = given(stream)?;
+        if flags > NON_BLOCKING {
+            return Err(CuError::INVALID_VALUE);
+        }
+        let lane = sim.new_lane(flags != NON_BLOCKING);
+        let priority = priority.clamp(GREATEST_PRIORITY, LEAST_PRIORITY);
+        let handle = new_handle();
+        sim.streams.insert(handle, StreamState { lane, flags, priority });
+        stream.write(handle);
+        Ok(())
+    })
+}
+
+/// Ends a stream; work in it still runs.
+#[unsafe(no_mangle)]
+pub extern "C" fn cuStreamDestroy_v2(stream: Stream) -> CuResult {
+    call("cuStreamDestroy_v2", Class::Release, |sim| match sim.streams.remove(&stream) {
+        Some(state) => {
+            sim.lanes[state.lane].is_free = true;
+            Ok(())
+        }
+        None => Err(sim.bad_handle("cuStreamDestroy_v2", "stream", stream)),
+    })
+}
+
+/// Waits for all work of a stream.
+#[unsafe(no_mangle)]
+pub extern "C" fn cuStreamSynchronize(stream: Stream) -> CuResult {
+    call("cuStreamSynchronize", Class::Other, |sim| {
+        let lane = sim.lane_of("cuStreamSynchronize", stream)?;
+        let mark = sim.mark(lane);
+        sim.wait(&[mark])
+    })
+}
+
+/// Whether all work of a stream has run: `CUDA_ERROR_NOT_READY` if not. Asking runs some, so that polling ends.
+#[unsafe(no_mangle)]
+pub extern "C" fn cuStreamQuery(stream: Stream) -> CuResult {
+    call("cuStreamQuery", Class::Other, |sim| {
+        let lane = sim.lane_of("cuStreamQuery", stream)?;
+        let mark = sim.mark(lane);
+        if sim.poll(&mark)? { Ok(()) } else { Err(CuError::NOT_READY) }
+    })
+}
+
+/// Makes what comes next in a stream wait for an event as it was last recorded; one that never was is no wait.
+#[unsafe(no_mangle)]
+pub extern "C" fn cuStreamWaitEvent(stream: Stream, event: Event, _flags: u32) -> CuResult {
+    call("cuStreamWaitEvent", Class::Enqueue, |sim| {
+        let name = sim.name;
+        let lane = sim.lane_of(name, stream)?;
+        let Some(recorded) = sim.event(name, event)?.recorded.clone() else { return Ok(()) };
+        let mark = recorded.mark;
+        sim.lanes[lane].clock.join(&mark.clock);
+        sim.submit(lane, name, vec![(mark.lane, mark.number)], Vec::new(), Work::Nothing);
+        Ok(())
+    })
+}
+
+/// Writes the context of a stream: the current one.
+#[unsafe(no_mangle)]
+pub extern "C" fn cuStreamGetCtx(stream: Stream, context: Out<'_, Context>) -> CuResult {
+    call("cuStreamGetCtx", Class::Constant, |sim| {
+        sim.lane_of("cuStreamGetCtx", stream)?;
+        given(context)?.write(current_context());
+        Ok(())
+    })
+}
+
+/// Writes the flags that a stream was made with.
+#[unsafe(no_mangle)]
+pub extern "C" fn cuStreamGetFlags(stream: Stream, flags: Out<'_, u32>) -> CuResult {
+    call("cuStreamGetFlags", Class::Constant, |sim| {
+        sim.lane_of("cuStreamGetFlags", stream)?;
+        given(flags)?.write(sim.streams.get(&stream).map_or(0, |state| state.flags));
+        Ok(())
+    })
+}
+
+/// Writes the priority that a stream was made with.
+#[unsafe(no_mangle)]
+pub extern "C" fn cuStreamGetPriority(stream: Stream, priority: Out<'_, i32>) -> CuResult {
+    call("cuStreamGetPriority", Class::Constant, |sim| {
+        sim.lane_of("cuStreamGetPriority", stream)?;
+        given(priority)?.write(sim.streams.get(&stream).map_or(0, |state| state.priority));
+        Ok(())
+    })
+}
+
+/// Capture is not there: `CUDA_ERROR_NOT_SUPPORTED`.
+#[unsafe(no_mangle)]
+pub extern "C" fn cuStreamBeginCapture_v2(_stream: Stream, _mode: u32) -> CuResult {
+    call("cuStreamBeginCapture_v2", Class::Other, |_| Err(CuError::NOT_SUPPORTED))
+}
+
+/// Capture is not there: `CUDA_ERROR_NOT_SUPPORTED`.
+#[unsafe(no_mangle)]
+pub extern "C" fn cuStreamEndCapture(_stream: Stream, _graph: Out<'_, usize>) -> CuResult {
+    call("cuStreamEndCapture", Class::Other, |_| Err(CuError::NOT_SUPPORTED))
+}
+
+/// Writes that a stream is not being captured.
+#[unsafe(no_mangle)]
+pub extern "C" fn cuStreamIsCapturing(stream: Stream, status: Out<'_, u32>) -> CuResult {
+    call("cuStreamIsCapturing", Class::Constant, |sim| {
+        sim.lane_of("cuStreamIsCapturing", stream)?;
+        given(status)?.write(0);
+        Ok(())
+    })
+}
+
+const NON_BLOCKING: u32 = 1;
