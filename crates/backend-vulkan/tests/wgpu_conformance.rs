@@ -6,12 +6,15 @@
 
 mod wgpu_support;
 
-/// The suites over devices that `$device` opens; where it gives none, a test has said so and passes.
+/// The suites over devices that `$device` opens, that of arenas, which reads after every step, over those of `$many`;
+/// where there are none, a test has said so and passes.
 macro_rules! suites {
-    ($name:ident, $device:expr) => {
+    ($name:ident, $device:expr, $many:expr) => {
         mod $name {
-            use crate::wgpu_support::{self, Buffers, Wgpu};
-            use backend_vulkan::WgpuDevice;
+            #[allow(unused_imports, reason = "each opens its devices in its own way")]
+            use crate::wgpu_support::{Buffers, Wgpu, direct, noop, small, vulkan, vulkan_without_layer};
+            #[allow(unused_imports, reason = "as above")]
+            use backend_vulkan::{WgpuDevice, WgpuMoves::*};
 
             fn device() -> Option<WgpuDevice> {
                 let open: fn() -> Option<WgpuDevice> = $device;
@@ -30,7 +33,14 @@ macro_rules! suites {
             }
 
             mod arena {
-                allocator_core::arena_suite!(match super::device() {
+                use super::*;
+
+                fn device() -> Option<WgpuDevice> {
+                    let open: fn() -> Option<WgpuDevice> = $many;
+                    open()
+                }
+
+                allocator_core::arena_suite!(match device() {
                     Some(device) => super::Buffers(device),
                     None => return,
                 });
@@ -56,7 +66,7 @@ macro_rules! suites {
     };
 }
 
-suites!(wgpu, || wgpu_support::vulkan(wgpu_support::direct()));
-suites!(wgpu_staged, || wgpu_support::vulkan(wgpu_support::small(backend_vulkan::WgpuMoves::Raw)));
-suites!(wgpu_scratch, || wgpu_support::vulkan(wgpu_support::small(backend_vulkan::WgpuMoves::Scratch)));
-suites!(wgpu_noop, || Some(wgpu_support::noop(wgpu_support::small(backend_vulkan::WgpuMoves::Auto))));
+suites!(wgpu, || vulkan(direct()), || vulkan(direct()));
+suites!(wgpu_staged, || vulkan(small(Raw)), || vulkan_without_layer(small(Raw)));
+suites!(wgpu_scratch, || vulkan(small(Scratch)), || vulkan_without_layer(small(Scratch)));
+suites!(wgpu_noop, || Some(noop(small(Auto))), || Some(noop(small(Auto))));

@@ -12,7 +12,8 @@ use std::sync::Arc;
 ///
 /// Host memory needs nothing of wgpu's, locked or not: it is copied through staging buffers that wgpu makes, on the
 /// calling thread. [`upload`](Transfer::upload) has read its slice when it returns; what is longer than the staging
-/// memory is copied inside the call until the rest fits. See [`WgpuEvent`] for who polls.
+/// memory is copied inside the call until the rest fits. Where the device has no memory of its own, the host may copy
+/// to and from the arena itself, see [`WgpuOptions::direct`]. See [`WgpuEvent`] for who polls.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -5,9 +5,9 @@ use super::buffer::Memory;
 use super::direct::Direct;
 use super::moves::{Planner, Rules, Step};
 use super::native::{lock, scoped};
+use super::options::Settings;
 use super::order::Scratch;
 use super::raw::Raw;
-use super::shared::Settings;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 

@@ -1,7 +1,8 @@
 //! How a wgpu device is chosen and used.
 
 use super::adapters::{self, WgpuSelect};
-use super::shared::{Settings, Shared};
+use super::buffer::GRAIN;
+use super::shared::Shared;
 use super::{WgpuDevice, WgpuError};
 
 /// Settings of a [`WgpuDevice`], whether it is opened here or is the user's.
@@ -150,5 +151,45 @@ impl WgpuOptions {
 impl Default for WgpuOptions {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// Sizes in bytes, and uses.
+#[derive(Debug, Clone)]
+pub(super) struct Settings {
+    pub(super) staging: u64,
+    pub(super) piece: u64,
+    pub(super) scratch: u64,
+    pub(super) moves: WgpuMoves,
+    /// `None`: for devices that were opened here.
+    pub(super) direct: Option<bool>,
+    pub(super) usage: wgpu::BufferUsages,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            staging: 8 << 20,
+            piece: 2 << 20,
+            scratch: 4 << 20,
+            moves: WgpuMoves::default(),
+            direct: None,
+            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
+        }
+    }
+}
+
+impl Settings {
+    pub(super) fn check(&self) -> Result<(), WgpuError> {
+        for (setting, given) in [("piece", self.piece), ("scratch", self.scratch)] {
+            if given == 0 || !given.is_multiple_of(GRAIN) {
+                return Err(WgpuError::Setting { setting, given, rule: "not a multiple of 4 above zero" });
+            }
+        }
+        if self.staging < self.piece {
+            let rule = "less than one piece";
+            return Err(WgpuError::Setting { setting: "staging", given: self.staging, rule });
+        }
+        Ok(())
     }
 }

@@ -1,13 +1,13 @@
 //! What everything of one device shares: wgpu's device and queue, the order of submissions, the timeline.
 
 use super::WgpuError;
-use super::WgpuMoves;
 use super::buffer::{GRAIN, Memory, Usage};
 use super::copy;
 use super::direct::Direct;
 use super::encode::{Move, Mover};
 use super::flight::{Flight, MOMENT, Mark, Oldest, Work};
 use super::native::{Polled, lock, poll, scoped};
+use super::options::Settings;
 use super::order::{Order, OrderLock, Scratch};
 use super::plain::Plain;
 use super::staging::{Direction, Pool};
@@ -35,46 +35,6 @@ pub(super) struct Shared {
     submissions: AtomicU64,
     objects: AtomicU64,
     lost: OnceLock<&'static str>,
-}
-
-/// Sizes in bytes, and uses.
-#[derive(Debug, Clone)]
-pub(super) struct Settings {
-    pub(super) staging: u64,
-    pub(super) piece: u64,
-    pub(super) scratch: u64,
-    pub(super) moves: WgpuMoves,
-    /// `None`: for devices that were opened here.
-    pub(super) direct: Option<bool>,
-    pub(super) usage: wgpu::BufferUsages,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Settings {
-            staging: 8 << 20,
-            piece: 2 << 20,
-            scratch: 4 << 20,
-            moves: WgpuMoves::default(),
-            direct: None,
-            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
-        }
-    }
-}
-
-impl Settings {
-    pub(super) fn check(&self) -> Result<(), WgpuError> {
-        for (setting, given) in [("piece", self.piece), ("scratch", self.scratch)] {
-            if given == 0 || !given.is_multiple_of(GRAIN) {
-                return Err(WgpuError::Setting { setting, given, rule: "not a multiple of 4 above zero" });
-            }
-        }
-        if self.staging < self.piece {
-            let rule = "less than one piece";
-            return Err(WgpuError::Setting { setting: "staging", given: self.staging, rule });
-        }
-        Ok(())
-    }
 }
 
 impl Shared {

@@ -14,11 +14,19 @@ use std::sync::{Mutex, Once, PoisonError};
 /// that says why, where there is no adapter.
 pub(crate) fn vulkan(options: WgpuOptions) -> Option<WgpuDevice> {
     listen();
-    let options = options
-        .backends(wgpu::Backends::VULKAN)
-        // wgpu turns synchronisation validation on together with the layer.
-        .instance_flags(wgpu::InstanceFlags::VALIDATION | wgpu::InstanceFlags::DEBUG);
-    match options.open() {
+    // wgpu turns synchronisation validation on together with the layer.
+    open(options.instance_flags(wgpu::InstanceFlags::VALIDATION | wgpu::InstanceFlags::DEBUG))
+}
+
+/// The same without the layer, for programs of tens of thousands of submissions: the layer of Debian 12 (1.3.239) has a
+/// thread of its own for each queue, which meets the reuse of a command buffer or the destruction of a buffer once in
+/// some hundred thousand, and then it crashes.
+pub(crate) fn vulkan_without_layer(options: WgpuOptions) -> Option<WgpuDevice> {
+    open(options.instance_flags(wgpu::InstanceFlags::empty()))
+}
+
+fn open(options: WgpuOptions) -> Option<WgpuDevice> {
+    match options.backends(wgpu::Backends::VULKAN).open() {
         Ok(device) => Some(device),
         Err(error @ WgpuError::NoAdapter { .. }) => {
             eprintln!("skipped: {error}");
