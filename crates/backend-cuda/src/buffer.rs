@@ -1,10 +1,11 @@
 //! Buffers on the device, and copies within them.
 
 use crate::memory::Memory;
-use crate::moves::{Cost, Way, direct, pieces};
 use crate::queue::Piece;
 use crate::{CudaError, CudaQueue, CudaView};
-use allocator_core::{DeviceBuffer, Remap, check_copy, check_range};
+use allocator_core::{
+    CopyCost, CopyWay, DeviceBuffer, Remap, bounce_pieces, check_copy, check_range, disjoint_steps,
+};
 use core::ops::Range;
 use cudarc::driver as cu;
 use cudarc::driver::sys;
@@ -24,12 +25,12 @@ pub struct CudaBuffer {
     queue: CudaQueue,
     /// Room for copies between ranges that overlap; used on `queue` alone, whose order parts its uses.
     scratch: Option<Arc<Memory>>,
-    cost: Cost,
+    cost: CopyCost,
 }
 
 impl CudaBuffer {
     pub(crate) fn new(memory: Memory, queue: &CudaQueue, scratch: Option<&Arc<Memory>>, step: u64) -> Self {
-        let cost = Cost { start: step, scratch: scratch.map_or(0, |scratch| scratch.size()) };
+        let cost = CopyCost { start: step, scratch: scratch.map_or(0, |scratch| scratch.size()) };
         CudaBuffer { memory: Arc::new(memory), queue: queue.clone(), scratch: scratch.cloned(), cost }
     }
 
@@ -126,16 +127,16 @@ impl DeviceBuffer for CudaBuffer {
             return self.queue.context().check_lost();
         }
         match (self.cost.way(len, src.start.abs_diff(dst)), &self.scratch) {
-            (Way::Bounce, Some(scratch)) => {
+            (CopyWay::Bounce, Some(scratch)) => {
                 let (room, base) = (scratch.base(), self.memory.base());
-                let all = pieces(src, dst, scratch.size()).flat_map(|(from, to)| {
+                let all = bounce_pieces(src, dst, scratch.size()).flat_map(|(from, to)| {
                     let len = from.end - from.start;
                     let out = Piece { src: base + from.start, dst: room, len };
                     [out, Piece { src: room, dst: base + to, len }]
                 });
                 self.queue.copies(len, all)
             }
-            _ => self.queue.copies(len, direct(src, dst).map(|(from, to)| self.piece(from, to))),
+            _ => self.queue.copies(len, disjoint_steps(src, dst, 0).map(|(from, to)| self.piece(from, to))),
         }
     }
 

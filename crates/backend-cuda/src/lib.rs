@@ -32,6 +32,12 @@
 //! twice is cut: the next event of its queue says so. What happens where nobody can be told is kept for
 //! [`CudaDevice::take_late_error`].
 //!
+//! # In a program that has CUDA already
+//! [`CudaOptions::over_streams`] makes a device of its streams, [`CudaDevice::buffer_over`] a buffer of its slice, which an
+//! arena or a `swap_tensor::SwapPool` (`PoolBuilder::device_buffer`) then divides, and [`CudaBuffer::into_slice`] gives it
+//! back. Kernels take blocks as they are: the example `kernel_on_view` here, and on tensors that were just swapped in
+//! `compute_on_view` of `swap-tensor`.
+//!
 //! # Beside other users of CUDA
 //! cudarc cannot be built with two `cuda-…` version features, and this crate chooses `cuda-12080`: a program that uses
 //! cudarc too should leave the version to it, or choose the same. A driver for CUDA 12.8 or newer has every function;
@@ -52,7 +58,6 @@ mod error;
 mod event;
 mod host;
 mod memory;
-mod moves;
 mod options;
 mod pages;
 mod pinned;

@@ -3,10 +3,11 @@
 use super::context::Context;
 use super::error::STORAGE_RANGE;
 use super::memory::Memory;
-use super::moves::{Cost, Way, direct, pieces};
 use super::record::Op;
 use super::{VulkanError, VulkanQueue};
-use allocator_core::{DeviceBuffer, Remap, check_copy, check_range};
+use allocator_core::{
+    CopyCost, CopyWay, DeviceBuffer, Remap, bounce_pieces, check_copy, check_range, disjoint_steps,
+};
 use ash::vk;
 use core::marker::PhantomData;
 use core::ops::Range;
@@ -24,12 +25,12 @@ pub struct VulkanBuffer {
     queue: VulkanQueue,
     /// Room for copies between ranges that overlap; belongs to `queue`, whose barriers order its uses.
     scratch: Arc<Memory>,
-    cost: Cost,
+    cost: CopyCost,
 }
 
 impl VulkanBuffer {
     pub(super) fn new(memory: Arc<Memory>, queue: &VulkanQueue, scratch: &Arc<Memory>, barrier: u64) -> Self {
-        let cost = Cost { barrier, scratch: scratch.size() };
+        let cost = CopyCost { start: barrier, scratch: scratch.size() };
         VulkanBuffer { memory, queue: queue.clone(), scratch: Arc::clone(scratch), cost }
     }
 
@@ -74,9 +75,9 @@ impl DeviceBuffer for VulkanBuffer {
         let buffer = &*self.memory;
         let len = |range: &Range<u64>| range.end - range.start;
         match self.cost.way(len(&src), src.start.abs_diff(dst)) {
-            Way::Bounce => {
+            CopyWay::Bounce => {
                 let scratch = &self.scratch;
-                let ops = pieces(src, dst, scratch.size()).flat_map(|(from, to)| {
+                let ops = bounce_pieces(src, dst, scratch.size()).flat_map(|(from, to)| {
                     let bytes = len(&from);
                     let out = Op::copy(buffer, from.start, scratch, 0, bytes);
                     [out, Op::copy(scratch, 0, buffer, to, bytes)]
@@ -84,8 +85,8 @@ impl DeviceBuffer for VulkanBuffer {
                 self.queue.add(ops, &[&self.memory, scratch])
             }
             _ => {
-                let ops =
-                    direct(src, dst).map(|(from, to)| Op::copy(buffer, from.start, buffer, to, len(&from)));
+                let ops = disjoint_steps(src, dst, 0)
+                    .map(|(from, to)| Op::copy(buffer, from.start, buffer, to, len(&from)));
                 self.queue.add(ops, &[&self.memory])
             }
         }

@@ -10,7 +10,6 @@ mod event;
 mod host;
 mod instance;
 mod memory;
-mod moves;
 mod options;
 mod queue;
 mod record;
