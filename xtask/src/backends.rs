@@ -32,7 +32,7 @@ pub(crate) const BACKENDS: &[Backend] = &[
     // The CUDA backend over a stand-in for the driver, which cargo builds beside the tests.
     Backend {
         name: "cuda-sim",
-        features: &[],
+        features: &["swap-tensor/cuda", "swap-tensor-cli/cuda"],
         absent: needs_linux,
         install: "the simulated driver is a shared library for Linux",
     },

@@ -1,4 +1,5 @@
-//! A kernel on a block of an arena, before and after the block has moved.
+//! A kernel on a block of an arena, before and after the block has moved. The same on a tensor just swapped in is the
+//! example `compute_on_view` of `swap-tensor`.
 //!
 //! `cargo run -p backend-cuda --example kernel_on_view [DEVICE]`, where `DEVICE` is an ordinal, a name or a UUID. Needs a
 //! CUDA driver and device; says so where there is none.
@@ -85,38 +86,4 @@ fn add(
 const COUNT: u64 = 10_000;
 
 /// `numbers[i] += value` for `i < count`, for whatever device: the driver compiles it.
-const PTX: &str = "
-.version 6.0
-.target sm_70
-.address_size 64
-
-.visible .entry add_u32(
-    .param .u64 numbers,
-    .param .u64 count,
-    .param .u32 value)
-{
-    .reg .pred %p1;
-    .reg .b32 %r<6>;
-    .reg .b64 %rd<6>;
-
-    ld.param.u64 %rd1, [numbers];
-    ld.param.u64 %rd2, [count];
-    ld.param.u32 %r1, [value];
-    mov.u32 %r2, %ctaid.x;
-    mov.u32 %r3, %ntid.x;
-    mov.u32 %r4, %tid.x;
-    mul.wide.u32 %rd3, %r2, %r3;
-    cvt.u64.u32 %rd4, %r4;
-    add.u64 %rd3, %rd3, %rd4;
-    setp.ge.u64 %p1, %rd3, %rd2;
-    @%p1 bra DONE;
-    shl.b64 %rd3, %rd3, 2;
-    cvta.to.global.u64 %rd5, %rd1;
-    add.u64 %rd5, %rd5, %rd3;
-    ld.global.u32 %r5, [%rd5];
-    add.u32 %r5, %r5, %r1;
-    st.global.u32 [%rd5], %r5;
-DONE:
-    ret;
-}
-";
+const PTX: &str = include_str!("add_u32.ptx");

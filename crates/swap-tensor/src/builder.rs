@@ -7,26 +7,34 @@ use pinned_host::{
     StagingRing, Transfer,
 };
 use std::{
+    fmt,
     sync::{Arc, Condvar, Mutex},
     time::Duration,
 };
 
 /// The description of a [`SwapPool`].
-#[derive(Debug)]
 pub struct PoolBuilder<T: Transfer> {
     device: T,
-    device_memory: Option<u64>,
+    arena: ArenaMemory<T::Buffer>,
     host_memory: u64,
     staging: Option<u64>,
     deadline: Duration,
     measure: bool,
 }
 
+/// Where the arena's bytes come from.
+enum ArenaMemory<B> {
+    /// So many are allocated.
+    Bytes(u64),
+    /// They are there already.
+    Buffer(B),
+}
+
 impl<T: Transfer> PoolBuilder<T> {
     pub(crate) fn new(device: T) -> Self {
         PoolBuilder {
             device,
-            device_memory: None,
+            arena: ArenaMemory::Bytes(0),
             host_memory: 0,
             staging: None,
             deadline: Duration::from_secs(30),
@@ -34,10 +42,22 @@ impl<T: Transfer> PoolBuilder<T> {
         }
     }
 
-    /// Length of the arena in bytes, a multiple of the device's grain. Required.
+    /// Length of the arena in bytes, a multiple of the device's grain. Required, unless there is a
+    /// [`device_buffer`](Self::device_buffer); the later of the two calls counts.
     #[must_use]
     pub fn device_memory(mut self, bytes: u64) -> Self {
-        self.device_memory = Some(bytes);
+        self.arena = ArenaMemory::Bytes(bytes);
+        self
+    }
+
+    /// Uses a buffer of the pool's device as the arena, all of it, instead of allocating one: memory that the program had
+    /// before, such as a slice of cudarc's (`CudaDevice::buffer_over`).
+    ///
+    /// What was in it is gone. The pool uses it until the last handle of the pool is dropped; a clone kept by the caller
+    /// names the same bytes and can outlive the pool. A buffer of another device is refused by the first transfer.
+    #[must_use]
+    pub fn device_buffer(mut self, buffer: T::Buffer) -> Self {
+        self.arena = ArenaMemory::Buffer(buffer);
         self
     }
 
@@ -81,9 +101,9 @@ impl<T: Transfer> PoolBuilder<T> {
     /// # Errors
     /// No device memory given, or the device or the system refuses the memory; nothing stays allocated.
     pub fn build(self) -> Result<SwapPool<T>, SwapError> {
-        let Some(device_memory) = self.device_memory.filter(|&bytes| bytes > 0) else {
+        if let ArenaMemory::Bytes(0) = self.arena {
             return Err(SwapError::Config { what: "device memory", why: "no size given, or zero".into() });
-        };
+        }
         let device = self.device;
         let staging = stage(&device, self.staging)?;
         let staged = staging.stats();
@@ -98,7 +118,12 @@ impl<T: Transfer> PoolBuilder<T> {
         let side = staging.max_slice(Lane::Upload).min(staging.max_slice(Lane::Download)) as u64;
         let piece = (side / DEPTH as u64 / PAGE * PAGE).clamp(PAGE, PIECE);
 
-        let buffer = device.buffer(device_memory).map_err(|e| SwapError::device("allocate the arena", e))?;
+        let buffer = match self.arena {
+            ArenaMemory::Buffer(buffer) => buffer,
+            ArenaMemory::Bytes(bytes) => {
+                device.buffer(bytes).map_err(|e| SwapError::device("allocate the arena", e))?
+            }
+        };
         let grain = buffer.grain().max(1);
         let host = HostPool::new(tier, grain).map_err(|e| host_error("the host tier", e))?;
         let queue = buffer.queue().clone();
@@ -119,6 +144,23 @@ impl<T: Transfer> PoolBuilder<T> {
             device,
         };
         Ok(SwapPool { inner: Arc::new(inner), fetcher: Arc::new(Fetcher::new()) })
+    }
+}
+
+impl<T: Transfer> fmt::Debug for PoolBuilder<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (arena, given) = match &self.arena {
+            ArenaMemory::Bytes(bytes) => (*bytes, false),
+            ArenaMemory::Buffer(buffer) => (buffer.size(), true),
+        };
+        f.debug_struct("PoolBuilder")
+            .field("device_memory", &arena)
+            .field("device_buffer", &given)
+            .field("host_memory", &self.host_memory)
+            .field("staging", &self.staging)
+            .field("deadline", &self.deadline)
+            .field("measure", &self.measure)
+            .finish_non_exhaustive()
     }
 }
 

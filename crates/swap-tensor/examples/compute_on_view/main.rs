@@ -1,15 +1,21 @@
-//! A compute shader works on a block of the arena as it is, before and after the block moved, and on a tensor just
-//! swapped in.
+//! A kernel works on a block of the arena as it is, before and after the block moved, and on a tensor just swapped in.
 //!
 //! `cargo run -p swap-tensor --features vulkan --example compute_on_view` runs the story on Vulkan (a SPIR-V shader through
-//! ash), `--features wgpu` on wgpu (WGSL); with both features it runs twice. It prints what it checked, and ends with an
-//! error if a word is not what the shader should have made of it.
+//! ash), `--features wgpu` on wgpu (WGSL), `--features cuda` on CUDA (PTX through cudarc); with several features it runs on
+//! each, or on the one that the argument names. It prints what it checked, and ends with an error if a word is not what the
+//! kernel should have made of it.
 
 #![cfg_attr(
-    not(any(feature = "vulkan", feature = "wgpu")),
-    allow(dead_code, unused_imports, reason = "with neither feature there is nobody to tell the story to")
+    not(any(feature = "cuda", feature = "vulkan", feature = "wgpu")),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "with none of the features there is nobody to tell the story to"
+    )
 )]
 
+#[cfg(feature = "cuda")]
+mod cuda;
 #[cfg(feature = "vulkan")]
 mod vulkan;
 #[cfg(feature = "wgpu")]
@@ -20,7 +26,7 @@ use pinned_host::{Queue, QueuedBuffer, Transfer};
 use std::error::Error;
 use swap_tensor::{DType, SwapPool, TensorSpec};
 
-/// A shader that adds a number to each word of a view.
+/// A kernel that adds a number to each word of a view.
 trait AddKernel<T: Transfer> {
     /// Alignment of blocks that can be bound, in bytes.
     fn align(&self) -> u64;
@@ -32,24 +38,35 @@ trait AddKernel<T: Transfer> {
 type Done = Result<(), Box<dyn Error>>;
 
 fn main() -> Done {
-    #[allow(unused_mut, reason = "with neither feature there is nothing to tell")]
-    let mut told = 0;
+    let wanted = std::env::args().nth(1);
+    let wants = |backend: &str| wanted.as_deref().is_none_or(|name| name == backend);
+    let mut told: Vec<&str> = Vec::new();
+    #[cfg(feature = "cuda")]
+    if wants("cuda") {
+        let (device, kernel) = cuda::open()?;
+        story(device, kernel)?;
+        told.push("cuda");
+    }
     #[cfg(feature = "vulkan")]
-    {
+    if wants("vulkan") {
         let (device, kernel) = vulkan::open()?;
         story(device, kernel)?;
-        told += 1;
+        told.push("vulkan");
     }
     #[cfg(feature = "wgpu")]
-    {
+    if wants("wgpu") {
         let (device, kernel) = webgpu::open()?;
         story(device, kernel)?;
-        told += 1;
+        told.push("wgpu");
     }
-    if told == 0 {
-        return Err("nothing to run on: build with --features vulkan or --features wgpu".into());
+    let _ = wants;
+    if told.is_empty() {
+        return Err(
+            "nothing to run on: build with --features cuda, vulkan or wgpu, and name one of those built"
+                .into(),
+        );
     }
-    println!("told {told} times");
+    println!("told on {}", told.join(", "));
     Ok(())
 }
 
