@@ -2,11 +2,11 @@
 
 use core::ops::Range;
 
-use crate::blocks::{Kind, NIL, Node};
 use crate::handle::next_owner;
+use crate::nodes::{MOST_LEASES, MOST_SLOTS};
 use crate::placement::Holes;
-use crate::space::Space;
-use crate::{AllocError, BestFit, Block, Fit, Handle, Placement, Request};
+use crate::space::{Space, Span};
+use crate::{AllocError, Block, Fit, GoodFit, Handle, Placement, Request};
 
 /// Blocks and holes in a range of offsets that is somebody else's memory. It touches no memory itself.
 ///
@@ -23,7 +23,7 @@ use crate::{AllocError, BestFit, Block, Fit, Handle, Placement, Request};
 /// taking ([`commit`](Self::commit)) are apart, so that a caller can compare candidates, or do what may
 /// fail, before anything changes. Every method that refuses leaves the state as it was.
 ///
-/// Complexity: allocate and free O(1), up to a bounded scan inside one size class; see [`BestFit`]. No
+/// Complexity: allocate and free O(1), up to a bounded scan inside one size class; see [`GoodFit`]. No
 /// method but the growth of the slot table allocates on the heap, and that only until as many slots as
 /// there ever are blocks and holes at once exist.
 ///
@@ -51,13 +51,15 @@ use crate::{AllocError, BestFit, Block, Fit, Handle, Placement, Request};
 /// assert_eq!(offsets.block(room)?.range.start, offsets.block(bias)?.range.end);
 /// # Ok::<(), AllocError>(())
 /// ```
-pub struct OffsetAllocator<P = BestFit> {
+pub struct OffsetAllocator<P = GoodFit> {
     pub(crate) space: Space,
     pub(crate) size: u64,
     pub(crate) grain: u64,
     pub(crate) owner: u32,
     pub(crate) epoch: u64,
     pub(crate) counts: Counts,
+    /// Blocks there can be at once.
+    limit: u32,
     placement: P,
 }
 
@@ -94,7 +96,7 @@ impl Candidate {
 }
 
 impl OffsetAllocator {
-    /// An allocator of `size` bytes with grain 1 and best fit.
+    /// An allocator of `size` bytes with grain 1 and [`GoodFit`].
     ///
     /// # Errors
     /// [`AllocError::BadSize`] when `size` is zero.
@@ -108,31 +110,33 @@ impl OffsetAllocator {
     /// [`AllocError::BadGrain`] when `grain` is not a power of two, [`AllocError::BadSize`] when `size` is
     /// zero or no multiple of it.
     pub fn with_grain(size: u64, grain: u64) -> Result<Self, AllocError> {
-        Self::with_placement(size, grain, BestFit)
+        Self::with_placement(size, grain, GoodFit)
     }
 }
 
-impl<P> OffsetAllocator<P> {
+impl<P: Placement> OffsetAllocator<P> {
     /// An allocator of `size` bytes with a grain and a placement of the caller's choice.
     ///
     /// # Errors
     /// As [`with_grain`](OffsetAllocator::with_grain).
     pub fn with_placement(size: u64, grain: u64, placement: P) -> Result<Self, AllocError> {
-        Self::with_limit(size, grain, placement, NIL)
+        Self::with_limit(size, grain, placement, MOST_SLOTS)
     }
 
     pub(crate) fn with_limit(size: u64, grain: u64, placement: P, limit: u32) -> Result<Self, AllocError> {
         if !grain.is_power_of_two() {
             return Err(AllocError::BadGrain { grain });
         }
-        if size == 0 || !size.is_multiple_of(grain) {
-            return Err(AllocError::BadSize { size, grain });
-        }
+        check_size(size, grain)?;
         let counts = Counts { free: size, ..Counts::default() };
-        let space = Space::new(size, grain, limit);
-        Ok(Self { space, size, grain, owner: next_owner(), epoch: 0, counts, placement })
+        let space = Space::new(size, grain, P::BY_ADDRESS);
+        // Holes need a slot more than blocks, and one more while a block moves.
+        let limit = limit.min(MOST_SLOTS - 2);
+        Ok(Self { space, size, grain, owner: next_owner(), epoch: 0, counts, limit, placement })
     }
+}
 
+impl<P> OffsetAllocator<P> {
     /// Length of the whole range in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
@@ -155,19 +159,21 @@ impl<P> OffsetAllocator<P> {
     ///
     /// # Errors
     /// A stale or foreign handle; [`AllocError::Leased`].
+    #[inline]
     pub fn free(&mut self, handle: Handle) -> Result<Range<u64>, AllocError> {
         let slot = self.slot(handle)?;
-        let node = self.space.blocks.node_mut(slot);
-        if node.leases > 0 {
-            return Err(AllocError::Leased { handle, leases: node.leases });
+        let range = self.space.block_range(slot);
+        let node = &mut self.space.blocks[slot];
+        if node.leases() > 0 {
+            return Err(AllocError::Leased { handle, leases: node.leases() });
         }
-        let range = node.range();
         // A live block is never at the last generation: such a slot is retired when it is given back.
         node.generation += 1;
         self.counts.requested -= node.requested;
-        self.counts.free += node.len;
+        self.counts.free += range.end - range.start;
         self.counts.blocks -= 1;
-        self.space.free(slot);
+        self.space.vacate(slot, range.clone());
+        self.space.blocks.give(slot);
         self.epoch += 1;
         Ok(range)
     }
@@ -188,14 +194,19 @@ impl<P> OffsetAllocator<P> {
     /// A stale or foreign handle; [`AllocError::TooManyLeases`].
     pub fn lease(&mut self, handle: Handle) -> Result<u32, AllocError> {
         let slot = self.slot(handle)?;
-        let node = self.space.blocks.node_mut(slot);
-        node.leases = node.leases.checked_add(1).ok_or(AllocError::TooManyLeases { handle })?;
-        if node.leases == 1 {
+        let len = self.space.rounded(self.space.blocks[slot].requested);
+        let node = &mut self.space.blocks[slot];
+        let leases = node.leases() + 1;
+        if leases > MOST_LEASES {
+            return Err(AllocError::TooManyLeases { handle });
+        }
+        node.set(node.align_log2(), leases);
+        if leases == 1 {
             self.counts.leased_blocks += 1;
-            self.counts.leased_bytes += node.len;
+            self.counts.leased_bytes += len;
         }
         self.epoch += 1;
-        Ok(node.leases)
+        Ok(leases)
     }
 
     /// Ends one lease on a block and returns how many are left. O(1).
@@ -204,55 +215,62 @@ impl<P> OffsetAllocator<P> {
     /// A stale or foreign handle; [`AllocError::NotLeased`].
     pub fn unlease(&mut self, handle: Handle) -> Result<u32, AllocError> {
         let slot = self.slot(handle)?;
-        let node = self.space.blocks.node_mut(slot);
-        node.leases = node.leases.checked_sub(1).ok_or(AllocError::NotLeased { handle })?;
-        if node.leases == 0 {
+        let len = self.space.rounded(self.space.blocks[slot].requested);
+        let node = &mut self.space.blocks[slot];
+        let leases = node.leases().checked_sub(1).ok_or(AllocError::NotLeased { handle })?;
+        node.set(node.align_log2(), leases);
+        if leases == 0 {
             self.counts.leased_blocks -= 1;
-            self.counts.leased_bytes -= node.len;
+            self.counts.leased_bytes -= len;
         }
         self.epoch += 1;
-        Ok(node.leases)
+        Ok(leases)
     }
 
     /// The live blocks in address order. O(1) per block or hole passed.
     pub fn blocks(&self) -> impl Iterator<Item = Block> {
-        self.nodes(Kind::Block).map(|(slot, _)| self.block_at(slot))
+        self.spans().filter_map(|span| Some(self.block_at(span.link.as_block()?)))
     }
 
     /// The holes in address order; no two of them touch. O(1) per block or hole passed.
     pub fn holes(&self) -> impl Iterator<Item = Range<u64>> {
-        self.nodes(Kind::Hole).map(|(_, node)| node.range())
+        self.spans().filter(|span| span.link.as_hole().is_some()).map(|span| span.range)
     }
 
-    pub(crate) fn nodes(&self, kind: Kind) -> impl Iterator<Item = (u32, &Node)> {
-        let blocks = &self.space.blocks;
-        blocks.upwards(blocks.first()).filter(move |(_, node)| node.kind == kind)
+    /// Blocks and holes in address order.
+    pub(crate) fn spans(&self) -> impl Iterator<Item = Span> {
+        self.space.upwards(self.space.first)
     }
 
     /// The slot of a live block.
+    #[inline]
     pub(crate) fn slot(&self, handle: Handle) -> Result<u32, AllocError> {
         if handle.owner() != self.owner {
             return Err(AllocError::ForeignHandle { handle });
         }
+        // No handle has the generation of a vacant slot.
         match self.space.blocks.get(handle.slot()) {
-            Some(node) if node.kind == Kind::Block && node.generation == handle.generation() => {
-                Ok(handle.slot())
-            }
+            Some(node) if node.generation == handle.generation() => Ok(handle.slot()),
             _ => Err(AllocError::StaleHandle { handle }),
         }
     }
 
+    pub(crate) fn handle_of(&self, slot: u32) -> Handle {
+        Handle::new(slot, self.space.blocks[slot].generation, self.owner)
+    }
+
     pub(crate) fn block_at(&self, slot: u32) -> Block {
-        let node = self.space.blocks.node(slot);
+        let node = &self.space.blocks[slot];
         Block {
-            handle: Handle::new(slot, node.generation, self.owner),
-            range: node.range(),
+            handle: self.handle_of(slot),
+            range: self.space.block_range(slot),
             requested: node.requested,
-            align: node.align(),
-            leases: node.leases,
+            align: 1 << node.align_log2(),
+            leases: node.leases(),
         }
     }
 
+    #[cold]
     pub(crate) fn out_of_memory(&self, request: Request) -> AllocError {
         AllocError::OutOfMemory {
             requested: request.size,
@@ -270,22 +288,22 @@ impl<P: Placement> OffsetAllocator<P> {
     /// [`AllocError::OutOfMemory`] when no hole fits; [`ZeroSize`](AllocError::ZeroSize),
     /// [`BadAlign`](AllocError::BadAlign), [`SizeOverflow`](AllocError::SizeOverflow) for requests no
     /// allocator could serve; [`Misplaced`](AllocError::Misplaced) when the placement is faulty.
+    #[inline]
     pub fn find(&self, request: Request) -> Result<Candidate, AllocError> {
         let fit = request.fit(self.grain)?;
-        if fit.size > self.counts.free {
+        if fit.size > self.space.longest_bound() {
             return Err(self.out_of_memory(request));
         }
         let holes = Holes::new(&self.space);
-        let spot = self.placement.place(holes, &fit).ok_or_else(|| self.out_of_memory(request))?;
+        let Some(spot) = self.placement.place(holes, &fit) else { return Err(self.out_of_memory(request)) };
         let offset = spot.offset;
-        let hole = self.space.blocks.get(spot.slot).filter(|node| {
+        let inside = self.space.holes.get(spot.slot).is_some_and(|node| {
             let end = offset.checked_add(fit.size);
-            node.kind == Kind::Hole
-                && offset >= node.offset
+            offset >= node.offset
                 && offset.is_multiple_of(fit.align)
                 && end.is_some_and(|end| end <= node.end())
         });
-        if hole.is_none() {
+        if !inside {
             return Err(AllocError::Misplaced { offset, size: fit.size });
         }
         let (requested, epoch, owner) = (request.size, self.epoch, self.owner);
@@ -297,6 +315,7 @@ impl<P: Placement> OffsetAllocator<P> {
     /// # Errors
     /// [`AllocError::StaleCandidate`] when anything changed since it was found,
     /// [`AllocError::ForeignCandidate`], [`AllocError::TooManyBlocks`].
+    #[inline]
     pub fn commit(&mut self, candidate: Candidate) -> Result<Handle, AllocError> {
         let Candidate { hole, offset, fit, requested, epoch, owner } = candidate;
         if owner != self.owner {
@@ -305,13 +324,14 @@ impl<P: Placement> OffsetAllocator<P> {
         if epoch != self.epoch {
             return Err(AllocError::StaleCandidate { found: epoch, now: self.epoch });
         }
-        self.check_slots()?;
+        if !self.space.blocks.can_take(self.limit) {
+            return Err(AllocError::TooManyBlocks { limit: self.limit });
+        }
         let slot = self.space.blocks.take();
         self.space.occupy(hole, offset, slot, fit.size);
-        let node = self.space.blocks.node_mut(slot);
+        let node = &mut self.space.blocks[slot];
         node.requested = requested;
-        node.align_log2 = fit.align.trailing_zeros() as u8;
-        node.leases = 0;
+        node.set(fit.align.trailing_zeros(), 0);
         let handle = Handle::new(slot, node.generation, self.owner);
         self.counts.free -= fit.size;
         self.counts.requested += requested;
@@ -325,17 +345,119 @@ impl<P: Placement> OffsetAllocator<P> {
     ///
     /// # Errors
     /// As [`find`](Self::find) and [`commit`](Self::commit).
+    #[inline]
     pub fn allocate(&mut self, request: Request) -> Result<Handle, AllocError> {
-        self.commit(self.find(request)?)
+        match self.find(request) {
+            Ok(candidate) => self.commit(candidate),
+            Err(error) => {
+                // What was looked for in vain is remembered, so that the next refusal need not look.
+                self.space.tighten();
+                Err(error)
+            }
+        }
     }
 }
 
 impl<P> OffsetAllocator<P> {
-    /// Whether the two slots that an allocation or a move may take are there.
-    pub(crate) fn check_slots(&self) -> Result<(), AllocError> {
-        let blocks = &self.space.blocks;
-        if blocks.can_take(2) { Ok(()) } else { Err(AllocError::TooManyBlocks { limit: blocks.limit() }) }
+    /// Makes a block longer or shorter where it is, without moving anything: into the hole behind it, or leaving one.
+    /// O(1). The handle stays, and so does the alignment.
+    ///
+    /// ```
+    /// use allocator_core::{AllocError, OffsetAllocator, Request};
+    ///
+    /// let mut offsets = OffsetAllocator::new(100)?;
+    /// let block = offsets.allocate(Request::new(40))?;
+    /// assert_eq!(offsets.resize_block(block, 70)?, 0..70);
+    /// offsets.allocate(Request::new(20))?;
+    /// let error = AllocError::CannotGrow { handle: block, requested: 75, most: 70 };
+    /// assert_eq!(offsets.resize_block(block, 75), Err(error));
+    /// # Ok::<(), AllocError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// A stale or foreign handle, [`ZeroSize`](AllocError::ZeroSize), [`SizeOverflow`](AllocError::SizeOverflow);
+    /// [`CannotGrow`](AllocError::CannotGrow) when another block or the end is in the way; [`Leased`](AllocError::Leased)
+    /// when a leased block is to become shorter.
+    pub fn resize_block(&mut self, handle: Handle, size: u64) -> Result<Range<u64>, AllocError> {
+        let slot = self.slot(handle)?;
+        let fit = Request::new(size).fit(self.grain)?;
+        let range = self.space.block_range(slot);
+        let node = &self.space.blocks[slot];
+        if size < node.requested && node.leases() > 0 {
+            return Err(AllocError::Leased { handle, leases: node.leases() });
+        }
+        let behind = node.next.as_hole().map_or(range.end, |hole| self.space.holes[hole].end());
+        if fit.size > behind - range.start {
+            return Err(AllocError::CannotGrow { handle, requested: size, most: behind - range.start });
+        }
+        let (end, leased) = (range.start + fit.size, node.leases() > 0);
+        let requested = node.requested;
+        if end != range.end {
+            self.space.move_end(slot, range.end, end);
+        }
+        self.space.blocks[slot].requested = size;
+        self.counts.requested = self.counts.requested - requested + size;
+        self.counts.free = self.counts.free + range.end - end;
+        if leased {
+            self.counts.leased_bytes = self.counts.leased_bytes - (range.end - range.start) + fit.size;
+        }
+        self.counts.high_water = self.counts.high_water.max(self.size - self.counts.free);
+        self.epoch += 1;
+        Ok(range.start..end)
     }
+
+    /// Makes the whole range longer or shorter, at its end. O(1).
+    ///
+    /// The caller sees to the memory: before this when growing, after it when shrinking.
+    ///
+    /// ```
+    /// use allocator_core::{AllocError, OffsetAllocator, Request};
+    ///
+    /// let mut offsets = OffsetAllocator::new(100)?;
+    /// let block = offsets.allocate(Request::new(100))?;
+    /// offsets.resize(150)?;
+    /// offsets.allocate(Request::new(30))?;
+    /// assert_eq!(offsets.resize(120), Err(AllocError::CannotShrink { size: 120, least: 130 }));
+    /// assert_eq!(offsets.least_size(), 130);
+    /// offsets.resize(offsets.least_size())?; // to the end of the last block
+    /// assert_eq!(offsets.stats().free, 0);
+    /// # Ok::<(), AllocError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`BadSize`](AllocError::BadSize) as for a new allocator; [`CannotShrink`](AllocError::CannotShrink) when a block
+    /// is in the way.
+    pub fn resize(&mut self, size: u64) -> Result<(), AllocError> {
+        check_size(size, self.grain)?;
+        let least = self.least_size();
+        if size < least {
+            return Err(AllocError::CannotShrink { size, least });
+        }
+        if size != self.size {
+            self.space.move_top(self.size, size);
+            self.counts.free = self.counts.free + size - self.size;
+            self.size = size;
+            self.epoch += 1;
+        }
+        Ok(())
+    }
+
+    /// The end of the last block: the range cannot be shorter. At least one grain. O(1).
+    #[must_use]
+    pub fn least_size(&self) -> u64 {
+        let last = match self.space.last.as_hole() {
+            Some(hole) => self.space.holes[hole].prev,
+            None => self.space.last,
+        };
+        last.as_block().map_or(self.grain, |slot| self.space.block_range(slot).end)
+    }
+}
+
+fn check_size(size: u64, grain: u64) -> Result<(), AllocError> {
+    if size == 0 || !size.is_multiple_of(grain) {
+        return Err(AllocError::BadSize { size, grain });
+    }
+    Ok(())
 }
 
 impl<P> core::fmt::Debug for OffsetAllocator<P> {

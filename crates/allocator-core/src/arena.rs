@@ -7,7 +7,7 @@ use core::ops::Range;
 
 use crate::params::Params;
 use crate::{
-    AllocError, ApplyError, ArenaError, BestFit, Block, DeviceBuffer, Explanation, Handle, Move, Observer,
+    AllocError, ApplyError, ArenaError, Block, DeviceBuffer, Explanation, GoodFit, Handle, Move, Observer,
     OffsetAllocator, ParamId, Placement, Plan, Request, Stats, check_range,
 };
 
@@ -49,7 +49,7 @@ pub enum Compaction {
 /// | `_consolidate_address(addr, len)` | inside [`OffsetAllocator::free`]: joined with both neighbours in O(1) |
 /// | `_defragment_memory()` | [`plan_slide`](OffsetAllocator::plan_slide), under [`Compaction::SlideDown`] or by [`compact`](Self::compact); the default moves less |
 /// | `_replace_old_address_with_new(id, addr)` | [`OffsetAllocator::commit_move`]; with the copy, [`apply`](Self::apply) |
-/// | `_get_new_tensor_address(size)` | [`OffsetAllocator::find`]; best fit by default, other strategies by [`Placement`] |
+/// | `_get_new_tensor_address(size)` | [`OffsetAllocator::find`]; [`GoodFit`] by default, other strategies by [`Placement`] |
 /// | `_get_new_tensor(addr, size)`, `_mark_as_occupied(addr, size)` | [`OffsetAllocator::commit`] |
 /// | `_largest_contiguous()` | [`largest_hole`](Self::largest_hole) |
 /// | `buffer`, `tensor_map[id]` | [`buffer`](Self::buffer), [`view`](Self::view) |
@@ -81,7 +81,7 @@ pub enum Compaction {
 /// assert_eq!(arena.view(blocks[1])?, [7; 25]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub struct Arena<B: DeviceBuffer, P: Placement = BestFit> {
+pub struct Arena<B: DeviceBuffer, P: Placement = GoodFit> {
     buffer: B,
     allocator: OffsetAllocator<P>,
     params: Params,
@@ -92,12 +92,12 @@ pub struct Arena<B: DeviceBuffer, P: Placement = BestFit> {
 }
 
 impl<B: DeviceBuffer> Arena<B> {
-    /// An arena over all of `buffer`, with its grain and best fit.
+    /// An arena over all of `buffer`, with its grain and [`GoodFit`].
     ///
     /// # Errors
     /// As [`OffsetAllocator::with_grain`].
     pub fn new(buffer: B) -> Result<Self, AllocError> {
-        Self::with_placement(buffer, BestFit)
+        Self::with_placement(buffer, GoodFit)
     }
 }
 

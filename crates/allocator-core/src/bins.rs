@@ -3,7 +3,7 @@
 use alloc::boxed::Box;
 use alloc::vec;
 
-use crate::blocks::NIL;
+use crate::nodes::NIL;
 
 /// Bits of a length below its leading one that tell classes apart.
 const STEP_BITS: u32 = 5;
@@ -11,6 +11,8 @@ const STEP_BITS: u32 = 5;
 const STEPS: usize = 1 << STEP_BITS;
 /// Rows: one for lengths below `STEPS`, one for each power of two from there to 2^63.
 const ROWS: usize = 64 - STEP_BITS as usize + 1;
+/// Lists.
+const CLASSES: usize = ROWS * STEPS;
 
 /// Heads of the lists of holes, one list per size class.
 ///
@@ -29,6 +31,8 @@ pub(crate) struct Bins {
     steps: [u32; ROWS],
     /// First hole of each list, `NIL` iff the list is empty.
     heads: Box<[u32]>,
+    /// Offset of the first hole of each list that is not empty.
+    lows: Box<[u64]>,
 }
 
 /// A size class; greater means longer holes.
@@ -37,6 +41,7 @@ pub(crate) struct Class(u16);
 
 impl Class {
     /// The class of holes of `units`. Never decreases as `units` grows.
+    #[inline]
     pub(crate) fn of(units: u64) -> Self {
         if units < STEPS as u64 {
             return Self(units as u16);
@@ -47,19 +52,23 @@ impl Class {
         Self((row as usize * STEPS + step) as u16)
     }
 
+    #[inline]
     fn index(self) -> usize {
         self.0.into()
     }
 
+    #[inline]
     fn split(self) -> (usize, usize) {
         (self.index() / STEPS, self.index() % STEPS)
     }
 
+    #[inline]
     fn join(row: u32, step: u32) -> Self {
         Self((row as usize * STEPS + step as usize) as u16)
     }
 
     /// The next longer class; may be one past the last.
+    #[inline]
     pub(crate) fn above(self) -> Self {
         Self(self.0 + 1)
     }
@@ -67,29 +76,44 @@ impl Class {
 
 impl Bins {
     pub(crate) fn new() -> Self {
-        Self { rows: 0, steps: [0; ROWS], heads: vec![NIL; ROWS * STEPS].into_boxed_slice() }
+        let (heads, lows) = (vec![NIL; CLASSES].into_boxed_slice(), vec![0; CLASSES].into_boxed_slice());
+        Self { rows: 0, steps: [0; ROWS], heads, lows }
     }
 
+    #[inline]
     pub(crate) fn head(&self, class: Class) -> u32 {
         self.heads[class.index()]
     }
 
-    /// Makes `slot` the first of its list; `NIL` empties the list.
-    pub(crate) fn set_head(&mut self, class: Class, slot: u32) {
+    /// Offset of the first hole of a list that is not empty.
+    #[inline]
+    pub(crate) fn low(&self, class: Class) -> u64 {
+        self.lows[class.index()]
+    }
+
+    /// Makes the hole `slot` at `offset` the first of its list.
+    #[inline]
+    pub(crate) fn set_head(&mut self, class: Class, slot: u32, offset: u64) {
         let (row, step) = class.split();
         self.heads[class.index()] = slot;
-        if slot == NIL {
-            self.steps[row] &= !(1 << step);
-            if self.steps[row] == 0 {
-                self.rows &= !(1 << row);
-            }
-        } else {
-            self.steps[row] |= 1 << step;
-            self.rows |= 1 << row;
+        self.lows[class.index()] = offset;
+        self.steps[row] |= 1 << step;
+        self.rows |= 1 << row;
+    }
+
+    /// Empties a list.
+    #[inline]
+    pub(crate) fn clear_head(&mut self, class: Class) {
+        let (row, step) = class.split();
+        self.heads[class.index()] = NIL;
+        self.steps[row] &= !(1 << step);
+        if self.steps[row] == 0 {
+            self.rows &= !(1 << row);
         }
     }
 
     /// The shortest non-empty class at or above `from`. O(1).
+    #[inline]
     pub(crate) fn at_or_above(&self, from: Class) -> Option<Class> {
         let (row, step) = from.split();
         let here = self.steps.get(row)? & (u32::MAX << step);
@@ -105,6 +129,7 @@ impl Bins {
     }
 
     /// The longest non-empty class. O(1).
+    #[inline]
     pub(crate) fn longest(&self) -> Option<Class> {
         let row = self.rows.checked_ilog2()?;
         Some(Class::join(row, self.steps[row as usize].ilog2()))
@@ -149,14 +174,14 @@ mod tests {
         assert_eq!((bins.longest(), bins.at_or_above(Class::of(0))), (None, None));
         let lengths = [3, 40, 5_000, u64::MAX];
         for (slot, units) in lengths.into_iter().enumerate() {
-            bins.set_head(Class::of(units), slot as u32);
+            bins.set_head(Class::of(units), slot as u32, 0);
         }
         assert!(bins.bits_hold());
         assert_eq!(bins.at_or_above(Class::of(4)), Some(Class::of(40)));
         assert_eq!(bins.at_or_above(Class::of(41)), Some(Class::of(5_000)));
         assert_eq!(bins.at_or_above(Class::of(6_000)), Some(Class::of(u64::MAX)));
         assert_eq!(bins.at_or_above(Class::of(u64::MAX).above()), None);
-        bins.set_head(Class::of(u64::MAX), NIL);
+        bins.clear_head(Class::of(u64::MAX));
         assert_eq!(bins.longest(), Some(Class::of(5_000)));
         assert_eq!(bins.at_or_above(Class::of(6_000)), None);
         assert!(bins.bits_hold());

@@ -91,16 +91,34 @@ pub enum AllocError {
         handle: Handle,
     },
     /// The block has as many leases as can be counted.
-    #[error("block {handle} has {} leases, one more cannot be counted", u32::MAX)]
+    #[error("block {handle} has {} leases, one more cannot be counted", crate::nodes::MOST_LEASES)]
     TooManyLeases {
         /// The block.
         handle: Handle,
     },
-    /// The allocator has no slot left for one more block or hole.
-    #[error("all {limit} slots for blocks and holes are taken")]
+    /// The allocator has no slot left for one more block.
+    #[error("all {limit} slots for blocks are taken")]
     TooManyBlocks {
-        /// How many slots there can be.
+        /// How many blocks there can be.
         limit: u32,
+    },
+    /// The block cannot become so long where it is: another block, or the end, is in the way.
+    #[error("block {handle} cannot grow to {requested} bytes where it is: there is room for {most}")]
+    CannotGrow {
+        /// The block.
+        handle: Handle,
+        /// Bytes asked for.
+        requested: u64,
+        /// Bytes it could have there at most.
+        most: u64,
+    },
+    /// The range cannot become so short: a block is in the way.
+    #[error("{size} bytes are not enough: the last block ends at {least}")]
+    CannotShrink {
+        /// The size asked for, in bytes.
+        size: u64,
+        /// The end of the last block.
+        least: u64,
     },
     /// The move cannot be made as things stand.
     #[error("block {handle} cannot move from {from} to {to} ({len} bytes): {fault}")]

@@ -24,18 +24,22 @@ impl Handle {
         self.index as usize
     }
 
+    #[inline]
     pub(crate) const fn new(index: u32, generation: u32, owner: u32) -> Self {
         Self { index, generation, owner }
     }
 
+    #[inline]
     pub(crate) const fn slot(self) -> u32 {
         self.index
     }
 
+    #[inline]
     pub(crate) const fn generation(self) -> u32 {
         self.generation
     }
 
+    #[inline]
     pub(crate) const fn owner(self) -> u32 {
         self.owner
     }

@@ -70,10 +70,10 @@
 
 extern crate alloc;
 
+mod address_tree;
 mod allocator;
 mod arena;
 mod bins;
-mod blocks;
 mod buffer;
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -81,6 +81,7 @@ mod error;
 mod explain;
 mod handle;
 mod moves;
+mod nodes;
 mod observer;
 mod occupancy;
 mod overlap;
@@ -100,7 +101,7 @@ pub use handle::Handle;
 pub use observer::Observer;
 pub use overlap::{CopyCost, CopyWay, DisjointSteps, bounce_pieces, disjoint_steps};
 pub use params::ParamId;
-pub use placement::{BestFit, Hole, Holes, LowestOffset, Placement, SizeClass, Spot};
+pub use placement::{BestFit, GoodFit, Hole, Holes, LowestOffset, Placement, SizeClass, Spot};
 pub use plan::{Move, Plan};
 pub use request::{Block, Fit, Lifetime, Request};
 pub use stats::Stats;

@@ -2,7 +2,6 @@
 
 use core::ops::Range;
 
-use crate::blocks::{Kind, NIL};
 use crate::{AllocError, Handle, Move, MoveFault, OffsetAllocator};
 
 impl<P> OffsetAllocator<P> {
@@ -12,8 +11,7 @@ impl<P> OffsetAllocator<P> {
     /// O(distance), counted in blocks and holes passed on the way.
     ///
     /// # Errors
-    /// A stale or foreign handle, [`AllocError::Leased`], [`AllocError::BadMove`],
-    /// [`AllocError::TooManyBlocks`].
+    /// A stale or foreign handle, [`AllocError::Leased`], [`AllocError::BadMove`].
     pub fn check_move(&self, step: &Move) -> Result<(), AllocError> {
         self.destination(step).map(|_| ())
     }
@@ -25,17 +23,13 @@ impl<P> OffsetAllocator<P> {
     /// # Errors
     /// As [`check_move`](Self::check_move).
     pub fn commit_move(&mut self, step: &Move) -> Result<(), AllocError> {
-        let mut hole = self.destination(step)?;
+        let found = self.destination(step)?;
         let slot = step.handle.slot();
-        let neighbours = {
-            let node = self.space.blocks.node(slot);
-            [node.prev, node.next]
-        };
-        self.space.vacate(slot);
-        // Joining holes may have merged the destination's hole into its neighbour, or made it.
-        if hole == NIL || neighbours.contains(&hole) {
-            hole = self.hole_around(step.src.start, neighbours);
-        }
+        // What the block leaves may be joined with the hole it goes to.
+        let left = self.space.vacate(slot, step.src.clone());
+        let node = &self.space.holes[left];
+        let there = node.offset <= step.dst && step.dst_range().end <= node.end();
+        let hole = found.filter(|_| !there).unwrap_or(left);
         self.space.occupy(hole, step.dst, slot, step.len());
         self.counts.moves += 1;
         self.counts.moved_bytes += step.len();
@@ -43,65 +37,43 @@ impl<P> OffsetAllocator<P> {
         Ok(())
     }
 
-    /// The hole that has the part of the destination outside the block, `NIL` when there is none.
-    fn destination(&self, step: &Move) -> Result<u32, AllocError> {
+    /// The hole that has the part of the destination outside the block, `None` when there is no such part.
+    fn destination(&self, step: &Move) -> Result<Option<u32>, AllocError> {
         let Move { handle, ref src, dst } = *step;
         let slot = self.slot(handle)?;
-        let node = self.space.blocks.node(slot);
-        if node.leases > 0 {
-            return Err(AllocError::Leased { handle, leases: node.leases });
+        let node = &self.space.blocks[slot];
+        if node.leases() > 0 {
+            return Err(AllocError::Leased { handle, leases: node.leases() });
         }
-        if *src != node.range() {
+        let range = self.space.block_range(slot);
+        if *src != range {
             return Err(bad_move(handle, src, dst, MoveFault::NotAtSource));
         }
-        let Some(end) = dst.checked_add(node.len).filter(|end| *end <= self.size) else {
+        let Some(end) = dst.checked_add(range.end - range.start).filter(|end| *end <= self.size) else {
             return Err(bad_move(handle, src, dst, MoveFault::OutOfBounds));
         };
-        if !dst.is_multiple_of(node.align()) {
+        if !dst.is_multiple_of(1 << node.align_log2()) {
             return Err(bad_move(handle, src, dst, MoveFault::Misaligned));
         }
-        self.check_slots()?;
         // What must be free: the destination but for the block itself, on one side of the block.
         let (need, below) = match () {
             () if dst < src.start => (dst..end.min(src.start), true),
             () => (dst.max(src.end)..end, false),
         };
         if need.is_empty() || dst == src.start {
-            return Ok(NIL);
+            return Ok(None);
         }
-        let blocks = &self.space.blocks;
         let found = if below {
-            blocks.downwards(node.prev).find(|(_, node)| node.offset <= need.start)
+            self.space.downwards(node.prev).find(|span| span.range.start <= need.start)
         } else {
-            blocks.upwards(node.next).find(|(_, node)| node.end() >= need.end)
+            self.space.upwards(node.next).find(|span| span.range.end >= need.end)
         };
         match found {
-            Some((hole, node))
-                if node.kind == Kind::Hole && node.offset <= need.start && node.end() >= need.end =>
-            {
-                Ok(hole)
+            Some(span) if span.range.start <= need.start && span.range.end >= need.end => {
+                let hole = span.link.as_hole();
+                hole.map(Some).ok_or_else(|| bad_move(handle, src, dst, MoveFault::Occupied))
             }
             _ => Err(bad_move(handle, src, dst, MoveFault::Occupied)),
-        }
-    }
-
-    /// The hole that now covers `offset`, left behind by a block that stood between `neighbours`.
-    fn hole_around(&self, offset: u64, neighbours: [u32; 2]) -> u32 {
-        let blocks = &self.space.blocks;
-        let covers = |slot: u32| {
-            blocks.get(slot).is_some_and(|node| node.kind == Kind::Hole && node.range().contains(&offset))
-        };
-        let [below, above] = neighbours;
-        if covers(below) {
-            return below;
-        }
-        if covers(above) {
-            return above;
-        }
-        // No hole was beside the block, so one was made between its neighbours.
-        match blocks.get(below) {
-            Some(node) => node.next,
-            None => blocks.first(),
         }
     }
 }
@@ -183,15 +155,15 @@ mod tests {
     }
 
     #[test]
-    fn moves_need_slots_and_say_so() {
-        let mut allocator = OffsetAllocator::with_limit(16, 1, crate::BestFit, 5).unwrap();
+    fn blocks_end_at_the_limit_and_moves_need_no_slot() {
+        let mut allocator = OffsetAllocator::with_limit(16, 1, crate::GoodFit, 2).unwrap();
         let one = allocator.allocate(Request::new(2)).unwrap();
         allocator.allocate(Request::new(2)).unwrap();
-        assert_eq!(allocator.check_move(&to(&allocator, one, 8)), Ok(()));
-        allocator.allocate(Request::new(2)).unwrap();
-        let full = AllocError::TooManyBlocks { limit: 5 };
-        assert_eq!(allocator.check_move(&to(&allocator, one, 8)), Err(full));
+        let full = AllocError::TooManyBlocks { limit: 2 };
         assert_eq!(allocator.allocate(Request::new(2)), Err(full));
+        allocator.commit_move(&to(&allocator, one, 8)).unwrap();
         allocator.check().unwrap();
+        allocator.free(one).unwrap();
+        assert!(allocator.allocate(Request::new(2)).is_ok());
     }
 }

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
 
-use crate::blocks::NIL;
+use crate::nodes::NIL;
 use crate::{AllocError, Handle};
 
 /// The name of a block, or part of one, assigned to a parameter of the caller's.

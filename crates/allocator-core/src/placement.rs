@@ -3,7 +3,7 @@
 use core::ops::Range;
 
 use crate::bins::Class;
-use crate::blocks::Kind;
+use crate::nodes::HoleNode;
 use crate::space::Space;
 use crate::{Fit, Lifetime};
 
@@ -31,29 +31,88 @@ use crate::{Fit, Lifetime};
 /// # Ok::<(), allocator_core::AllocError>(())
 /// ```
 pub trait Placement {
+    /// Whether the holes are kept in order of their addresses too, which makes [`Holes::lowest`] O(log n) and every
+    /// allocation and release O(log n) as well.
+    const BY_ADDRESS: bool = false;
+
     /// The spot for a block of `fit`, or `None` when no hole fits.
     fn place(&self, holes: Holes<'_>, fit: &Fit) -> Option<Spot>;
 }
 
-/// Best fit: the smallest hole the block fits into, ties to the lowest offset. The default.
+/// Good fit, low addresses first. The default.
+///
+/// A hole of the request's own size class that is long enough, else one of the next longer class there is: so a block
+/// leaves at most 1/32 of its hole behind, or splits a hole that is longer anyway. Of a few such holes it takes the lowest:
+/// each list of holes begins with the lowest one known, which keeps the upper end of the arena free without a search. On
+/// arenas that fill up and churn this packs better than exact best fit, at the price of a free list (the repository's
+/// `benches/results/core.md` has both). The block takes the low end of its hole.
+///
+/// [`Lifetime::Short`] turns it around: of those holes the highest, and its high end.
+///
+/// O(1). Only when nothing else fits, or alignment above the grain is in the way, are all holes of the classes looked at in
+/// which one might fit, so a refusal is always true.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GoodFit;
+
+impl Placement for GoodFit {
+    #[inline]
+    fn place(&self, holes: Holes<'_>, fit: &Fit) -> Option<Spot> {
+        let space = holes.space;
+        let own = space.class_of(fit.size);
+        if let Some(spot) = ends(space, own, fit, LOOKS) {
+            return Some(spot);
+        }
+        let longer = space.bins.at_or_above(own.above());
+        if let Some(class) = longer
+            && let Some(spot) = ends(space, class, fit, 1)
+        {
+            return Some(spot);
+        }
+        look_everywhere(holes, fit)
+    }
+}
+
+/// Of the first `looks` holes of a class, the spot in the lowest that fits; in the highest for short-lived blocks.
+#[inline]
+fn ends(space: &Space, class: Class, fit: &Fit, looks: usize) -> Option<Spot> {
+    let mut best: Option<Spot> = None;
+    for (slot, node) in space.in_class(class).take(looks) {
+        if let Some(offset) = end_in(node, fit)
+            && best.is_none_or(|best| (offset < best.offset) != (fit.lifetime == Lifetime::Short))
+        {
+            best = Some(Spot { slot, offset });
+        }
+    }
+    best
+}
+
+/// Where a block goes in a hole.
+#[inline]
+fn end_in(node: &HoleNode, fit: &Fit) -> Option<u64> {
+    let range = node.offset..node.end();
+    if fit.lifetime == Lifetime::Short { fit.highest_in(&range) } else { fit.lowest_in(&range) }
+}
+
+/// Any hole that fits, the shortest class first.
+#[cold]
+fn look_everywhere(holes: Holes<'_>, fit: &Fit) -> Option<Spot> {
+    holes.by_size(fit.size).find_map(|class| ends(class.space, class.class, fit, usize::MAX))
+}
+
+/// Best fit: the smallest hole the block fits into, ties to the lowest offset.
 ///
 /// Size classes find the first class that can serve in O(1); inside it up to 64 holes are compared
-/// exactly. Only when none of those fits are the rest looked at, so a refusal is always true. The block takes the low end of its hole, or the high end when the request says
-/// [`Lifetime::Short`].
+/// exactly. Only when none of those fits are the rest looked at, so a refusal is always true. The block takes the low end
+/// of its hole, or the high end when the request says [`Lifetime::Short`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct BestFit;
 
 impl Placement for BestFit {
     fn place(&self, holes: Holes<'_>, fit: &Fit) -> Option<Spot> {
         let best = |class: SizeClass<'_>, skip: usize, limit: usize| {
-            let fitting = class.holes().skip(skip).take(limit).filter_map(|hole| {
-                let offset = match fit.lifetime {
-                    Lifetime::Short => fit.highest_in(&hole.range)?,
-                    Lifetime::Unknown | Lifetime::Long => fit.lowest_in(&hole.range)?,
-                };
-                Some((hole.range.end - hole.range.start, hole.at(offset)))
-            });
-            fitting.min_by_key(|(len, spot)| (*len, spot.offset)).map(|(_, spot)| spot)
+            let fitting = class.space.in_class(class.class).skip(skip).take(limit);
+            let spots = fitting.filter_map(|(slot, node)| Some((node.len, end_in(node, fit)?, slot)));
+            spots.min().map(|(_, offset, slot)| Spot { slot, offset })
         };
         holes
             .by_size(fit.size)
@@ -62,15 +121,17 @@ impl Placement for BestFit {
     }
 }
 
-/// First fit from below: the lowest offset that fits. O(blocks and holes below it).
+/// First fit from below: the lowest offset that fits. O(log holes), and so is every allocation and release.
 ///
-/// Keeps the top of an arena free, at the price of a walk per allocation.
+/// Keeps the top of an arena free, at a price: see `benches/results/core.md` in the repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LowestOffset;
 
 impl Placement for LowestOffset {
+    const BY_ADDRESS: bool = true;
+
     fn place(&self, holes: Holes<'_>, fit: &Fit) -> Option<Spot> {
-        holes.by_address().find_map(|hole| Some(hole.at(fit.lowest_in(&hole.range)?)))
+        holes.lowest(fit)
     }
 }
 
@@ -99,9 +160,19 @@ impl<'a> Holes<'a> {
 
     /// All holes from the lowest offset up. O(1) per block or hole passed.
     pub fn by_address(self) -> impl Iterator<Item = Hole> + 'a {
-        let blocks = &self.space.blocks;
-        let holes = blocks.upwards(blocks.first()).filter(|(_, node)| node.kind == Kind::Hole);
-        holes.map(|(slot, node)| Hole { slot, range: node.range() })
+        let spans = self.space.upwards(self.space.first);
+        spans.filter_map(|span| Some(Hole { slot: span.link.as_hole()?, range: span.range }))
+    }
+
+    /// The spot at the lowest offset at which the block fits. O(log holes) for a [`Placement::BY_ADDRESS`], and with
+    /// alignment above the grain O(1) more for each hole that is long enough but not where it would be aligned;
+    /// O(blocks and holes below it) for others.
+    #[must_use]
+    pub fn lowest(self, fit: &Fit) -> Option<Spot> {
+        match &self.space.tree {
+            Some(tree) => tree.lowest(fit).map(|(slot, offset)| Spot { slot, offset }),
+            None => self.by_address().find_map(|hole| Some(hole.at(fit.lowest_in(&hole.range)?))),
+        }
     }
 }
 
@@ -113,9 +184,9 @@ pub struct SizeClass<'a> {
 }
 
 impl<'a> SizeClass<'a> {
-    /// Its holes, the latest made first.
+    /// Its holes: first the lowest known, then the latest made first.
     pub fn holes(self) -> impl Iterator<Item = Hole> + 'a {
-        self.space.in_class(self.class).map(|(slot, node)| Hole { slot, range: node.range() })
+        self.space.in_class(self.class).map(|(slot, node)| Hole { slot, range: node.offset..node.end() })
     }
 }
 
@@ -147,6 +218,8 @@ pub struct Spot {
     pub(crate) offset: u64,
 }
 
+/// Holes of the request's own class that [`GoodFit`] looks at.
+const LOOKS: usize = 4;
 /// Holes compared per size class before a longer class is tried.
 const SCAN: usize = 64;
 

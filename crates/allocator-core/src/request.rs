@@ -18,6 +18,7 @@ pub struct Request {
 impl Request {
     /// A request for `size` bytes at any offset the grain allows.
     #[must_use]
+    #[inline]
     pub const fn new(size: u64) -> Self {
         Self { size, align: 1, lifetime: Lifetime::Unknown }
     }
@@ -35,6 +36,7 @@ impl Request {
     }
 
     /// Rounds to `grain` (a power of two) and refuses what no allocator could serve.
+    #[inline]
     pub(crate) fn fit(self, grain: u64) -> Result<Fit, AllocError> {
         if self.size == 0 {
             return Err(AllocError::ZeroSize);
@@ -55,9 +57,9 @@ pub enum Lifetime {
     /// Nothing is known. Such blocks go where long-lived ones go.
     #[default]
     Unknown,
-    /// Gone soon (activations, staging): [`BestFit`](crate::BestFit) takes the high end of the hole.
+    /// Gone soon (activations, staging): goes up, to the high end of its hole.
     Short,
-    /// Here to stay (weights): [`BestFit`](crate::BestFit) takes the low end of the hole.
+    /// Here to stay (weights): goes down, to the low end of its hole.
     Long,
 }
 
@@ -76,6 +78,7 @@ pub struct Fit {
 impl Fit {
     /// The lowest offset at which the block fits into `hole`.
     #[must_use]
+    #[inline]
     pub fn lowest_in(&self, hole: &Range<u64>) -> Option<u64> {
         let offset = align_up(hole.start, self.align)?;
         (offset.checked_add(self.size)? <= hole.end).then_some(offset)
@@ -83,6 +86,7 @@ impl Fit {
 
     /// The highest offset at which the block fits into `hole`.
     #[must_use]
+    #[inline]
     pub fn highest_in(&self, hole: &Range<u64>) -> Option<u64> {
         let offset = align_down(hole.end.checked_sub(self.size)?, self.align);
         (offset >= hole.start).then_some(offset)
@@ -114,11 +118,13 @@ impl Block {
 }
 
 /// Rounds up to a multiple of `align`, a power of two; `None` when that overflows.
+#[inline]
 pub(crate) fn align_up(value: u64, align: u64) -> Option<u64> {
     Some(align_down(value.checked_add(align - 1)?, align))
 }
 
 /// Rounds down to a multiple of `align`, a power of two.
+#[inline]
 pub(crate) fn align_down(value: u64, align: u64) -> u64 {
     value & !(align - 1)
 }

@@ -1,6 +1,6 @@
 //! Numbers about an allocator, and the walk that proves its invariants.
 
-use crate::blocks::{Kind, NIL};
+use crate::nodes::{Link, NIL};
 use crate::{Inconsistency, OffsetAllocator};
 
 /// An allocator in numbers; all lengths in bytes.
@@ -34,7 +34,7 @@ pub struct Stats {
 }
 
 impl<P> OffsetAllocator<P> {
-    /// The allocator in numbers. O(1), but for the largest hole: O(holes in its size class).
+    /// The allocator in numbers. O(1), but for the largest hole once that was taken: O(holes in its size class).
     #[must_use]
     pub fn stats(&self) -> Stats {
         let counts = &self.counts;
@@ -63,46 +63,59 @@ impl<P> OffsetAllocator<P> {
         let linked = self.check_order()?;
         let listed = self.check_classes()?;
         let rule = |holds: bool, rule, at| if holds { Ok(()) } else { Err(Inconsistency { rule, at }) };
-        let kinds = |kind| self.space.blocks.slots().iter().filter(|node| node.kind == kind).count() as u64;
-        rule(
-            kinds(Kind::Hole) + kinds(Kind::Block) == linked,
-            "a live slot is not in address order",
-            linked,
-        )?;
-        rule(kinds(Kind::Hole) == listed, "a hole is in no size class", listed)?;
-        rule(listed == self.space.holes(), "the number of holes is wrong", listed)?;
-        rule(kinds(Kind::Block) == self.counts.blocks, "the number of blocks is wrong", self.counts.blocks)?;
+        let space = &self.space;
+        let blocks = space.blocks.all().iter().filter(|node| node.requested > 0).count() as u64;
+        let holes = space.holes.all().iter().filter(|node| node.len > 0).count() as u64;
+        rule(blocks + holes == linked, "a live slot is not in address order", linked)?;
+        rule(holes == listed, "a hole is in no size class", listed)?;
+        rule(listed == space.holes(), "the number of holes is wrong", listed)?;
+        rule(blocks == self.counts.blocks, "the number of blocks is wrong", self.counts.blocks)?;
+        let longest = space.holes.all().iter().map(|node| node.len).max().unwrap_or(0);
+        rule(longest == space.largest_hole(), "the largest hole is wrong", longest)?;
+        rule(longest <= space.longest_bound(), "a hole is longer than its bound", longest)?;
+        if let Some(tree) = &space.tree {
+            let known = |slot, offset, len| {
+                space.holes.get(slot).is_some_and(|node| (node.offset, node.len) == (offset, len))
+            };
+            rule(tree.holds(known) == Some(holes), "the tree of holes is wrong", holes)?;
+        }
         rule(self.counts.high_water >= self.size - self.counts.free, "high water below live", self.size)
     }
 
     /// Every byte in one node, neighbours linked both ways, sums as counted; the number of nodes.
     fn check_order(&self) -> Result<u64, Inconsistency> {
-        let blocks = &self.space.blocks;
-        let (mut end, mut before, mut nodes) = (0, NIL, 0_u64);
+        let space = &self.space;
+        let (mut end, mut before, mut nodes) = (0, Link::NIL, 0_u64);
         let (mut free, mut requested, mut leased) = (0, 0, (0, 0));
         let mut after_hole = false;
-        for (slot, node) in blocks.upwards(blocks.first()) {
+        for span in self.spans() {
             let rule = |holds: bool, rule| if holds { Ok(()) } else { Err(Inconsistency { rule, at: end }) };
-            rule(nodes < blocks.slots().len() as u64, "the address order has a cycle")?;
-            rule(node.offset == end, "a gap or an overlap between neighbours")?;
-            rule(node.prev == before, "a neighbour is not linked back")?;
-            rule(node.len > 0 && node.len.is_multiple_of(self.grain), "a length is zero or off the grain")?;
-            let hole = node.kind == Kind::Hole;
-            rule(hole || node.kind == Kind::Block, "a vacant slot in address order")?;
+            let slots = space.blocks.all().len() + space.holes.all().len();
+            rule(nodes < slots as u64, "the address order has a cycle")?;
+            rule(span.range.start == end, "a gap or an overlap between neighbours")?;
+            rule(
+                space.span(span.link).is_some_and(|(_, prev, _)| prev == before),
+                "a neighbour is not linked back",
+            )?;
+            let len = span.range.end - span.range.start;
+            rule(len > 0 && len.is_multiple_of(self.grain), "a length is zero or off the grain")?;
+            let hole = span.link.as_hole().is_some();
             rule(!(hole && after_hole), "two holes side by side")?;
-            if hole {
-                free += node.len;
-            } else {
-                rule(node.offset.is_multiple_of(node.align()), "a block is misaligned")?;
+            if let Some(slot) = span.link.as_block() {
+                let node = &space.blocks[slot];
+                rule(span.range.start.is_multiple_of(1 << node.align_log2()), "a block is misaligned")?;
                 rule(node.generation < u32::MAX, "a block in a slot without generations")?;
-                let waste = node.len.checked_sub(node.requested);
-                rule(waste.is_some_and(|waste| waste < self.grain), "a block wastes a grain")?;
+                rule(node.requested > 0 && len - node.requested < self.grain, "a block wastes a grain")?;
                 requested += node.requested;
-                leased.0 += u64::from(node.leases > 0);
-                leased.1 += if node.leases > 0 { node.len } else { 0 };
+                leased.0 += u64::from(node.leases() > 0);
+                leased.1 += if node.leases() > 0 { len } else { 0 };
+            } else {
+                free += len;
             }
-            (end, before, nodes, after_hole) = (node.end(), slot, nodes + 1, hole);
+            (end, before, nodes, after_hole) = (span.range.end, span.link, nodes + 1, hole);
         }
+        let rule = |holds: bool, rule| if holds { Ok(()) } else { Err(Inconsistency { rule, at: end }) };
+        rule(before == space.last, "the last one is not the last")?;
         let counts = &self.counts;
         let rule = |holds: bool, rule| if holds { Ok(()) } else { Err(Inconsistency { rule, at: end }) };
         rule(end == self.size, "the nodes do not reach the end")?;
@@ -120,9 +133,14 @@ impl<P> OffsetAllocator<P> {
         let (mut listed, mut next) = (0, space.bins.at_or_above(space.class_of(0)));
         while let Some(class) = next {
             let mut before = NIL;
+            rule(
+                space.in_class(class).next().is_some_and(|(_, node)| node.offset == space.bins.low(class)),
+                "a size class does not know its first hole",
+                0,
+            )?;
             for (slot, node) in space.in_class(class) {
                 rule(listed < space.holes(), "a size class has a cycle", node.offset)?;
-                rule(node.kind == Kind::Hole, "a size class lists what is no hole", node.offset)?;
+                rule(node.len > 0, "a size class lists what is no hole", node.offset)?;
                 rule(space.class_of(node.len) == class, "a hole in the wrong size class", node.offset)?;
                 rule(node.bin_prev == before, "a size class is not linked back", node.offset)?;
                 (before, listed) = (slot, listed + 1);

@@ -4,7 +4,6 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use super::Move;
-use crate::blocks::Kind;
 use crate::request::{align_down, align_up};
 use crate::{Fit, Handle, OffsetAllocator};
 
@@ -50,16 +49,19 @@ impl Layout {
         self.items.clear();
         self.size = allocator.size;
         let mut before = 0;
-        for (slot, node) in allocator.nodes(Kind::Block) {
+        for span in allocator.spans() {
+            let Some(slot) = span.link.as_block() else { continue };
+            let node = &allocator.space.blocks[slot];
+            let len = span.range.end - span.range.start;
             self.items.push(Item {
-                handle: Handle::new(slot, node.generation, allocator.owner),
-                offset: node.offset,
-                len: node.len,
-                align: node.align(),
-                wall: walls && node.leases > 0,
+                handle: allocator.handle_of(slot),
+                offset: span.range.start,
+                len,
+                align: 1 << node.align_log2(),
+                wall: walls && node.leases() > 0,
                 before,
             });
-            before += node.len;
+            before += len;
         }
     }
 
