@@ -6,7 +6,7 @@ use crate::handle::next_owner;
 use crate::nodes::{MOST_LEASES, MOST_SLOTS};
 use crate::placement::Holes;
 use crate::space::{Space, Span};
-use crate::{AllocError, Block, Fit, GoodFit, Handle, Placement, Request};
+use crate::{AllocError, Block, Fit, GoodFit, Handle, Placement, Request, Spot};
 
 /// Blocks and holes in a range of offsets that is somebody else's memory. It touches no memory itself.
 ///
@@ -291,23 +291,9 @@ impl<P: Placement> OffsetAllocator<P> {
     #[inline]
     pub fn find(&self, request: Request) -> Result<Candidate, AllocError> {
         let fit = request.fit(self.grain)?;
-        if fit.size > self.space.longest_bound() {
-            return Err(self.out_of_memory(request));
-        }
-        let holes = Holes::new(&self.space);
-        let Some(spot) = self.placement.place(holes, &fit) else { return Err(self.out_of_memory(request)) };
-        let offset = spot.offset;
-        let inside = self.space.holes.get(spot.slot).is_some_and(|node| {
-            let end = offset.checked_add(fit.size);
-            offset >= node.offset
-                && offset.is_multiple_of(fit.align)
-                && end.is_some_and(|end| end <= node.end())
-        });
-        if !inside {
-            return Err(AllocError::Misplaced { offset, size: fit.size });
-        }
+        let Spot { slot: hole, offset } = self.spot(&fit, request)?;
         let (requested, epoch, owner) = (request.size, self.epoch, self.owner);
-        Ok(Candidate { hole: spot.slot, offset, fit, requested, epoch, owner })
+        Ok(Candidate { hole, offset, fit, requested, epoch, owner })
     }
 
     /// Takes the room a candidate names. O(1).
@@ -324,11 +310,54 @@ impl<P: Placement> OffsetAllocator<P> {
         if epoch != self.epoch {
             return Err(AllocError::StaleCandidate { found: epoch, now: self.epoch });
         }
+        self.take(Spot { slot: hole, offset }, &fit, requested)
+    }
+
+    /// Finds room and takes it. Never moves a block.
+    ///
+    /// # Errors
+    /// As [`find`](Self::find) and [`commit`](Self::commit).
+    #[inline]
+    pub fn allocate(&mut self, request: Request) -> Result<Handle, AllocError> {
+        let fit = request.fit(self.grain)?;
+        match self.spot(&fit, request) {
+            Ok(spot) => self.take(spot, &fit, request.size),
+            Err(error) => {
+                // What was looked for in vain is remembered, so that the next refusal need not look.
+                self.space.tighten();
+                Err(error)
+            }
+        }
+    }
+
+    /// The spot for a request, which is inside one hole and aligned.
+    #[inline]
+    fn spot(&self, fit: &Fit, request: Request) -> Result<Spot, AllocError> {
+        if fit.size > self.space.longest_bound() {
+            return Err(self.out_of_memory(request));
+        }
+        let Some(spot) = self.placement.place(Holes::new(&self.space), fit) else {
+            return Err(self.out_of_memory(request));
+        };
+        let Spot { slot, offset } = spot;
+        let inside = self.space.holes.get(slot).is_some_and(|node| {
+            let end = offset.checked_add(fit.size);
+            offset >= node.offset
+                && offset.is_multiple_of(fit.align)
+                && end.is_some_and(|end| end <= node.end())
+        });
+        if inside { Ok(spot) } else { Err(AllocError::Misplaced { offset, size: fit.size }) }
+    }
+}
+
+impl<P> OffsetAllocator<P> {
+    #[inline]
+    fn take(&mut self, spot: Spot, fit: &Fit, requested: u64) -> Result<Handle, AllocError> {
         if !self.space.blocks.can_take(self.limit) {
             return Err(AllocError::TooManyBlocks { limit: self.limit });
         }
         let slot = self.space.blocks.take();
-        self.space.occupy(hole, offset, slot, fit.size);
+        self.space.occupy(spot.slot, spot.offset, slot, fit.size);
         let node = &mut self.space.blocks[slot];
         node.requested = requested;
         node.set(fit.align.trailing_zeros(), 0);
@@ -341,24 +370,6 @@ impl<P: Placement> OffsetAllocator<P> {
         Ok(handle)
     }
 
-    /// Finds room and takes it. Never moves a block.
-    ///
-    /// # Errors
-    /// As [`find`](Self::find) and [`commit`](Self::commit).
-    #[inline]
-    pub fn allocate(&mut self, request: Request) -> Result<Handle, AllocError> {
-        match self.find(request) {
-            Ok(candidate) => self.commit(candidate),
-            Err(error) => {
-                // What was looked for in vain is remembered, so that the next refusal need not look.
-                self.space.tighten();
-                Err(error)
-            }
-        }
-    }
-}
-
-impl<P> OffsetAllocator<P> {
     /// Makes a block longer or shorter where it is, without moving anything: into the hole behind it, or leaving one.
     /// O(1). The handle stays, and so does the alignment.
     ///

@@ -1,7 +1,6 @@
 //! Two-level size classes: which lengths of hole exist, in two bit scans.
 
-use alloc::boxed::Box;
-use alloc::vec;
+use alloc::vec::Vec;
 
 use crate::nodes::NIL;
 
@@ -11,8 +10,6 @@ const STEP_BITS: u32 = 5;
 const STEPS: usize = 1 << STEP_BITS;
 /// Rows: one for lengths below `STEPS`, one for each power of two from there to 2^63.
 const ROWS: usize = 64 - STEP_BITS as usize + 1;
-/// Lists.
-const CLASSES: usize = ROWS * STEPS;
 
 /// Heads of the lists of holes, one list per size class.
 ///
@@ -29,32 +26,43 @@ pub(crate) struct Bins {
     rows: u64,
     /// Bit `s` of `steps[r]` is set iff list `(r, s)` is non-empty.
     steps: [u32; ROWS],
-    /// First hole of each list, `NIL` iff the list is empty.
-    heads: Box<[u32]>,
-    /// Offset of the first hole of each list that is not empty.
-    lows: Box<[u64]>,
+    /// As many rows as there are lengths; see [`fit`](Self::fit).
+    heads: Vec<Head>,
+}
+
+/// The holes of one class.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Head {
+    /// Offset of `best`.
+    pub(crate) low: u64,
+    /// The lowest hole known, which is in no list; `NIL` iff there is none.
+    pub(crate) best: u32,
+    /// The others, the latest first; `NIL` if there are none.
+    pub(crate) rest: u32,
+}
+
+impl Head {
+    const EMPTY: Head = Head { low: 0, best: NIL, rest: NIL };
 }
 
 /// A size class; greater means longer holes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Class(u16);
+pub(crate) struct Class(u32);
 
 impl Class {
     /// The class of holes of `units`. Never decreases as `units` grows.
     #[inline]
     pub(crate) fn of(units: u64) -> Self {
-        if units < STEPS as u64 {
-            return Self(units as u16);
-        }
-        let exponent = units.ilog2();
-        let row = exponent - STEP_BITS + 1;
-        let step = (units >> (exponent - STEP_BITS)) as usize & (STEPS - 1);
-        Self((row as usize * STEPS + step) as u16)
+        // Rows 0 and 1 are both exact: neither shifts.
+        let exponent = (units | (STEPS as u64 - 1)).ilog2();
+        let row = exponent + 1 - STEP_BITS;
+        let step = (units >> exponent.saturating_sub(STEP_BITS)) as u32 & (STEPS as u32 - 1);
+        Self(row << STEP_BITS | step)
     }
 
     #[inline]
     fn index(self) -> usize {
-        self.0.into()
+        self.0 as usize
     }
 
     #[inline]
@@ -64,7 +72,7 @@ impl Class {
 
     #[inline]
     fn join(row: u32, step: u32) -> Self {
-        Self((row as usize * STEPS + step as usize) as u16)
+        Self(row << STEP_BITS | step)
     }
 
     /// The next longer class; may be one past the last.
@@ -75,37 +83,48 @@ impl Class {
 }
 
 impl Bins {
-    pub(crate) fn new() -> Self {
-        let (heads, lows) = (vec![NIL; CLASSES].into_boxed_slice(), vec![0; CLASSES].into_boxed_slice());
-        Self { rows: 0, steps: [0; ROWS], heads, lows }
+    /// Empty lists for holes of up to `units`.
+    pub(crate) fn new(units: u64) -> Self {
+        let mut bins = Self { rows: 0, steps: [0; ROWS], heads: Vec::new() };
+        bins.fit(units);
+        bins
     }
 
-    #[inline]
-    pub(crate) fn head(&self, class: Class) -> u32 {
-        self.heads[class.index()]
+    /// Has lists for holes of up to `units` from now on.
+    pub(crate) fn fit(&mut self, units: u64) {
+        let (row, _) = Class::of(units).split();
+        let lists = (row + 1) * STEPS;
+        if lists > self.heads.len() {
+            self.heads.resize(lists, Head::EMPTY);
+        }
     }
 
-    /// Offset of the first hole of a list that is not empty.
+    /// The holes of a class of which one can be.
     #[inline]
-    pub(crate) fn low(&self, class: Class) -> u64 {
-        self.lows[class.index()]
+    pub(crate) fn head(&self, class: Class) -> Head {
+        self.heads.get(class.index()).copied().unwrap_or(Head::EMPTY)
     }
 
-    /// Makes the hole `slot` at `offset` the first of its list.
+    /// The same, to change all but whether there is any.
     #[inline]
-    pub(crate) fn set_head(&mut self, class: Class, slot: u32, offset: u64) {
+    pub(crate) fn head_mut(&mut self, class: Class) -> &mut Head {
+        &mut self.heads[class.index()]
+    }
+
+    /// Makes the hole `slot` at `offset` the only one of an empty class.
+    #[inline]
+    pub(crate) fn set_only(&mut self, class: Class, slot: u32, offset: u64) {
         let (row, step) = class.split();
-        self.heads[class.index()] = slot;
-        self.lows[class.index()] = offset;
+        self.heads[class.index()] = Head { low: offset, best: slot, rest: NIL };
         self.steps[row] |= 1 << step;
         self.rows |= 1 << row;
     }
 
-    /// Empties a list.
+    /// Empties a class.
     #[inline]
-    pub(crate) fn clear_head(&mut self, class: Class) {
+    pub(crate) fn clear(&mut self, class: Class) {
         let (row, step) = class.split();
-        self.heads[class.index()] = NIL;
+        self.heads[class.index()] = Head::EMPTY;
         self.steps[row] &= !(1 << step);
         if self.steps[row] == 0 {
             self.rows &= !(1 << row);
@@ -137,10 +156,13 @@ impl Bins {
 
     /// Whether the bits tell the truth about the heads. O(classes).
     pub(crate) fn bits_hold(&self) -> bool {
-        let list = |row: usize, step: usize| self.heads[row * STEPS + step] != NIL;
+        let list = |row: usize, step: usize| {
+            let head = self.head(Class::join(row as u32, step as u32));
+            (head.best != NIL, head.rest == NIL || head.best != NIL)
+        };
         (0..ROWS).all(|row| {
             (self.rows >> row & 1 == 1) == (self.steps[row] != 0)
-                && (0..STEPS).all(|step| (self.steps[row] >> step & 1 == 1) == list(row, step))
+                && (0..STEPS).all(|step| (self.steps[row] >> step & 1 == 1, true) == list(row, step))
         })
     }
 }
@@ -166,24 +188,41 @@ mod tests {
             }
         }
         assert_eq!(Class::of(u64::MAX).index(), ROWS * STEPS - 1);
+        for units in [0, 31, 32, 33, 63, 64, 65, 66] {
+            assert_eq!(
+                Class::of(units).index() as u64,
+                if units < 64 { units } else { 64 + (units - 64) / 2 }
+            );
+        }
     }
 
     #[test]
     fn bits_follow_the_heads() {
-        let mut bins = Bins::new();
+        let mut bins = Bins::new(u64::MAX);
         assert_eq!((bins.longest(), bins.at_or_above(Class::of(0))), (None, None));
         let lengths = [3, 40, 5_000, u64::MAX];
         for (slot, units) in lengths.into_iter().enumerate() {
-            bins.set_head(Class::of(units), slot as u32, 0);
+            bins.set_only(Class::of(units), slot as u32, 0);
         }
         assert!(bins.bits_hold());
         assert_eq!(bins.at_or_above(Class::of(4)), Some(Class::of(40)));
         assert_eq!(bins.at_or_above(Class::of(41)), Some(Class::of(5_000)));
         assert_eq!(bins.at_or_above(Class::of(6_000)), Some(Class::of(u64::MAX)));
         assert_eq!(bins.at_or_above(Class::of(u64::MAX).above()), None);
-        bins.clear_head(Class::of(u64::MAX));
+        bins.clear(Class::of(u64::MAX));
         assert_eq!(bins.longest(), Some(Class::of(5_000)));
         assert_eq!(bins.at_or_above(Class::of(6_000)), None);
+        assert!(bins.bits_hold());
+    }
+
+    #[test]
+    fn small_ranges_have_few_lists_and_grow() {
+        let mut bins = Bins::new(40);
+        assert_eq!(bins.heads.len(), 2 * STEPS);
+        assert_eq!(bins.head(Class::of(1000)).best, NIL);
+        bins.fit(1000);
+        bins.set_only(Class::of(1000), 3, 8);
+        assert_eq!((bins.head(Class::of(1000)).best, bins.longest()), (3, Some(Class::of(1000))));
         assert!(bins.bits_hold());
     }
 }

@@ -81,7 +81,8 @@ pub(crate) struct HoleNode {
     pub(crate) len: u64,
     pub(crate) prev: Link,
     pub(crate) next: Link,
-    /// Neighbours in the list of the hole's size class; `bin_next` is the next vacant slot when vacant.
+    /// Neighbours in the list of the hole's size class, unless it is the best of its class; `bin_next` is the next vacant
+    /// slot when vacant.
     pub(crate) bin_prev: u32,
     pub(crate) bin_next: u32,
 }

@@ -41,13 +41,13 @@ pub trait Placement {
 
 /// Good fit, low addresses first. The default.
 ///
-/// A hole of the request's own size class that is long enough, else one of the next longer class there is: so a block
-/// leaves at most 1/32 of its hole behind, or splits a hole that is longer anyway. Of a few such holes it takes the lowest:
-/// each list of holes begins with the lowest one known, which keeps the upper end of the arena free without a search. On
-/// arenas that fill up and churn this packs better than exact best fit, at the price of a free list (the repository's
-/// `benches/results/core.md` has both). The block takes the low end of its hole.
+/// Two holes are compared: the lowest one known of the request's own size class, if it is long enough, and the lowest one
+/// known of the next class; where neither is there, the one of the next longer class that has any. So a block leaves at most
+/// about 1/16 of its hole behind, or splits a hole that is much longer anyway, and the upper end of the arena stays free
+/// without a search. On arenas that fill up and churn this packs better than exact best fit, at the price of a free list (the
+/// repository's `benches/results/core.md` has both). The block takes the low end of its hole.
 ///
-/// [`Lifetime::Short`] turns it around: of those holes the highest, and its high end.
+/// [`Lifetime::Short`] turns it around: of the two holes the higher, and its high end.
 ///
 /// O(1). Only when nothing else fits, or alignment above the grain is in the way, are all holes of the classes looked at in
 /// which one might fit, so a refusal is always true.
@@ -59,31 +59,27 @@ impl Placement for GoodFit {
     fn place(&self, holes: Holes<'_>, fit: &Fit) -> Option<Spot> {
         let space = holes.space;
         let own = space.class_of(fit.size);
-        if let Some(spot) = ends(space, own, fit, LOOKS) {
-            return Some(spot);
+        let first = best_of(space, own, fit);
+        let Some(next) = space.bins.at_or_above(own.above()) else {
+            return first.or_else(|| look_everywhere(holes, fit));
+        };
+        let Some(first) = first else {
+            return best_of(space, next, fit).or_else(|| look_everywhere(holes, fit));
+        };
+        let lower = |spot: &Spot| (spot.offset < first.offset) != (fit.lifetime == Lifetime::Short);
+        if next == own.above() {
+            return Some(best_of(space, next, fit).filter(lower).unwrap_or(first));
         }
-        let longer = space.bins.at_or_above(own.above());
-        if let Some(class) = longer
-            && let Some(spot) = ends(space, class, fit, 1)
-        {
-            return Some(spot);
-        }
-        look_everywhere(holes, fit)
+        Some(first)
     }
 }
 
-/// Of the first `looks` holes of a class, the spot in the lowest that fits; in the highest for short-lived blocks.
+/// The spot in the lowest hole known of a class, if it fits.
 #[inline]
-fn ends(space: &Space, class: Class, fit: &Fit, looks: usize) -> Option<Spot> {
-    let mut best: Option<Spot> = None;
-    for (slot, node) in space.in_class(class).take(looks) {
-        if let Some(offset) = end_in(node, fit)
-            && best.is_none_or(|best| (offset < best.offset) != (fit.lifetime == Lifetime::Short))
-        {
-            best = Some(Spot { slot, offset });
-        }
-    }
-    best
+fn best_of(space: &Space, class: Class, fit: &Fit) -> Option<Spot> {
+    let slot = space.bins.head(class).best;
+    let offset = end_in(space.holes.get(slot)?, fit)?;
+    Some(Spot { slot, offset })
 }
 
 /// Where a block goes in a hole.
@@ -96,7 +92,10 @@ fn end_in(node: &HoleNode, fit: &Fit) -> Option<u64> {
 /// Any hole that fits, the shortest class first.
 #[cold]
 fn look_everywhere(holes: Holes<'_>, fit: &Fit) -> Option<Spot> {
-    holes.by_size(fit.size).find_map(|class| ends(class.space, class.class, fit, usize::MAX))
+    holes.by_size(fit.size).find_map(|class| {
+        let spot = |(slot, node)| Some(Spot { slot, offset: end_in(node, fit)? });
+        class.space.in_class(class.class).find_map(spot)
+    })
 }
 
 /// Best fit: the smallest hole the block fits into, ties to the lowest offset.
@@ -218,8 +217,6 @@ pub struct Spot {
     pub(crate) offset: u64,
 }
 
-/// Holes of the request's own class that [`GoodFit`] looks at.
-const LOOKS: usize = 4;
 /// Holes compared per size class before a longer class is tried.
 const SCAN: usize = 64;
 

@@ -3,9 +3,8 @@
 use core::ops::Range;
 
 use crate::address_tree::AddressTree;
-use crate::bins::{Bins, Class};
+use crate::bins::{Bins, Class, Head};
 use crate::nodes::{BlockNode, HoleNode, Link, MOST_SLOTS, NIL, Table};
-use crate::request::align_up;
 
 /// Every byte of the range, in exactly one block or hole; no two holes are neighbours.
 ///
@@ -43,7 +42,7 @@ impl Space {
         let mut space = Self {
             blocks: Table::new(),
             holes: Table::new(),
-            bins: Bins::new(),
+            bins: Bins::new(size >> grain.trailing_zeros()),
             tree: by_address.then(AddressTree::default),
             first: Link::NIL,
             last: Link::NIL,
@@ -69,7 +68,8 @@ impl Space {
     #[inline]
     pub(crate) fn rounded(&self, requested: u64) -> u64 {
         // It did not overflow when the block was made.
-        align_up(requested, 1 << self.grain_log2).unwrap_or(requested)
+        let mask = (1 << self.grain_log2) - 1;
+        requested.wrapping_add(mask) & !mask
     }
 
     /// The bytes of a live block.
@@ -79,16 +79,18 @@ impl Space {
         node.offset..node.offset + self.rounded(node.requested)
     }
 
-    /// Holes of one size class; the first is the lowest but for what came and went.
+    /// Holes of one size class: the lowest known, then the others, the latest made first.
     #[inline]
     pub(crate) fn in_class(&self, class: Class) -> impl Iterator<Item = (u32, &HoleNode)> {
-        let mut slot = self.bins.head(class);
-        core::iter::from_fn(move || {
-            let node = self.holes.get(slot)?;
-            let item = (slot, node);
-            slot = node.bin_next;
+        let head = self.bins.head(class);
+        let mut rest = head.rest;
+        let others = core::iter::from_fn(move || {
+            let node = self.holes.get(rest)?;
+            let item = (rest, node);
+            rest = node.bin_next;
             Some(item)
-        })
+        });
+        self.holes.get(head.best).map(|node| (head.best, node)).into_iter().chain(others)
     }
 
     /// No hole is longer than this. O(1).
@@ -235,6 +237,7 @@ impl Space {
 
     /// Moves the end of the whole range, which is behind the last block.
     pub(crate) fn move_top(&mut self, size: u64, new: u64) {
+        self.bins.fit(new >> self.grain_log2);
         match self.last.as_hole() {
             Some(hole) if self.holes[hole].offset == new => {
                 let below = self.holes[hole].prev;
@@ -273,8 +276,8 @@ impl Space {
     /// Ends a hole, which its neighbours know of no more.
     #[inline]
     fn drop_hole(&mut self, slot: u32) {
-        let HoleNode { offset, len, bin_prev, bin_next, .. } = self.holes[slot];
-        self.delist(self.class_of(len), bin_prev, bin_next);
+        let HoleNode { offset, len, .. } = self.holes[slot];
+        self.delist(slot, self.class_of(len));
         self.exact &= len != self.longest;
         if let Some(tree) = &mut self.tree {
             tree.remove(offset);
@@ -289,17 +292,16 @@ impl Space {
     /// Changes a hole that keeps its place among its neighbours.
     #[inline]
     fn resize_hole(&mut self, slot: u32, offset: u64, len: u64) {
-        let HoleNode { offset: before, len: length, bin_prev, bin_next, .. } = self.holes[slot];
+        let HoleNode { offset: before, len: length, .. } = self.holes[slot];
         let (from, to) = (self.class_of(length), self.class_of(len));
         let node = &mut self.holes[slot];
         (node.offset, node.len) = (offset, len);
         if from != to {
-            self.delist(from, bin_prev, bin_next);
+            self.delist(slot, from);
             self.enlist(slot, to, offset);
-        } else if bin_prev == NIL {
-            self.bins.set_head(to, slot, offset);
+        } else if self.bins.head(to).best == slot {
+            self.bins.head_mut(to).low = offset;
         }
-        // One hole alone in its class is the longest as long as no class above has any.
         self.exact &= length != self.longest || len > length;
         self.heard_of(len);
         if let Some(tree) = &mut self.tree {
@@ -314,41 +316,46 @@ impl Space {
         }
     }
 
-    /// Puts a hole into a list: first if it is the lowest, else second.
+    /// Puts a hole into its class: the lower of it and the best becomes the best, the other the first of the rest.
     #[inline]
     fn enlist(&mut self, slot: u32, class: Class, offset: u64) {
-        let head = self.bins.head(class);
-        if head == NIL {
-            let node = &mut self.holes[slot];
-            (node.bin_prev, node.bin_next) = (NIL, NIL);
-            self.bins.set_head(class, slot, offset);
-        } else if offset < self.bins.low(class) {
-            let node = &mut self.holes[slot];
-            (node.bin_prev, node.bin_next) = (NIL, head);
-            self.holes[head].bin_prev = slot;
-            self.bins.set_head(class, slot, offset);
-        } else {
-            let second = core::mem::replace(&mut self.holes[head].bin_next, slot);
-            let node = &mut self.holes[slot];
-            (node.bin_prev, node.bin_next) = (head, second);
-            if second != NIL {
-                self.holes[second].bin_prev = slot;
-            }
+        let head = self.bins.head_mut(class);
+        if head.best == NIL {
+            self.bins.set_only(class, slot, offset);
+            return;
+        }
+        let (best, other) = if offset < head.low { (slot, head.best) } else { (head.best, slot) };
+        let rest = head.rest;
+        *head = Head { low: offset.min(head.low), best, rest: other };
+        let node = &mut self.holes[other];
+        (node.bin_prev, node.bin_next) = (NIL, rest);
+        if rest != NIL {
+            self.holes[rest].bin_prev = other;
         }
     }
 
     #[inline]
-    fn delist(&mut self, class: Class, bin_prev: u32, bin_next: u32) {
-        if bin_prev != NIL {
-            self.holes[bin_prev].bin_next = bin_next;
+    fn delist(&mut self, slot: u32, class: Class) {
+        let head = self.bins.head_mut(class);
+        if head.best != slot {
+            let HoleNode { bin_prev, bin_next, .. } = self.holes[slot];
+            if bin_prev == NIL {
+                head.rest = bin_next;
+            } else {
+                self.holes[bin_prev].bin_next = bin_next;
+            }
             if bin_next != NIL {
                 self.holes[bin_next].bin_prev = bin_prev;
             }
-        } else if bin_next != NIL {
-            self.holes[bin_next].bin_prev = NIL;
-            self.bins.set_head(class, bin_next, self.holes[bin_next].offset);
+        } else if head.rest == NIL {
+            self.bins.clear(class);
         } else {
-            self.bins.clear_head(class);
+            let best = head.rest;
+            let HoleNode { offset, bin_next, .. } = self.holes[best];
+            *head = Head { low: offset, best, rest: bin_next };
+            if bin_next != NIL {
+                self.holes[bin_next].bin_prev = NIL;
+            }
         }
     }
 

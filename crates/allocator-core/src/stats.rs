@@ -132,18 +132,17 @@ impl<P> OffsetAllocator<P> {
         rule(space.bins.bits_hold(), "a size class bit is wrong", 0)?;
         let (mut listed, mut next) = (0, space.bins.at_or_above(space.class_of(0)));
         while let Some(class) = next {
+            let head = space.bins.head(class);
+            let low = space.holes.get(head.best).map(|node| node.offset);
+            rule(low == Some(head.low), "a size class does not know its best hole", head.low)?;
             let mut before = NIL;
-            rule(
-                space.in_class(class).next().is_some_and(|(_, node)| node.offset == space.bins.low(class)),
-                "a size class does not know its first hole",
-                0,
-            )?;
             for (slot, node) in space.in_class(class) {
                 rule(listed < space.holes(), "a size class has a cycle", node.offset)?;
                 rule(node.len > 0, "a size class lists what is no hole", node.offset)?;
                 rule(space.class_of(node.len) == class, "a hole in the wrong size class", node.offset)?;
-                rule(node.bin_prev == before, "a size class is not linked back", node.offset)?;
-                (before, listed) = (slot, listed + 1);
+                let best = slot == head.best;
+                rule(best || node.bin_prev == before, "a size class is not linked back", node.offset)?;
+                (before, listed) = (if best { NIL } else { slot }, listed + 1);
             }
             next = space.bins.at_or_above(class.above());
         }
