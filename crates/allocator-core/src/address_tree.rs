@@ -3,7 +3,6 @@
 use alloc::vec::Vec;
 
 use crate::Fit;
-use crate::nodes::NIL;
 
 /// A treap over the holes: a search tree by offset, and a heap by priorities that look random.
 ///
@@ -221,6 +220,9 @@ impl AddressTree {
         &mut self.nodes[at as usize]
     }
 }
+
+/// No node.
+const NIL: u32 = u32::MAX;
 
 /// A priority that has nothing to do with the order of addresses: a bijection, so no two are equal.
 #[inline]

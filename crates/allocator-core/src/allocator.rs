@@ -3,7 +3,7 @@
 use core::ops::Range;
 
 use crate::handle::next_owner;
-use crate::nodes::{MOST_LEASES, MOST_SLOTS};
+use crate::nodes::{Link, MOST_BLOCKS, MOST_LEASES};
 use crate::placement::Holes;
 use crate::space::{Space, Span};
 use crate::{AllocError, Block, Fit, GoodFit, Handle, Placement, Request, Spot};
@@ -120,7 +120,7 @@ impl<P: Placement> OffsetAllocator<P> {
     /// # Errors
     /// As [`with_grain`](OffsetAllocator::with_grain).
     pub fn with_placement(size: u64, grain: u64, placement: P) -> Result<Self, AllocError> {
-        Self::with_limit(size, grain, placement, MOST_SLOTS)
+        Self::with_limit(size, grain, placement, MOST_BLOCKS)
     }
 
     pub(crate) fn with_limit(size: u64, grain: u64, placement: P, limit: u32) -> Result<Self, AllocError> {
@@ -130,8 +130,6 @@ impl<P: Placement> OffsetAllocator<P> {
         check_size(size, grain)?;
         let counts = Counts { free: size, ..Counts::default() };
         let space = Space::new(size, grain, P::BY_ADDRESS);
-        // Holes need a slot more than blocks, and one more while a block moves.
-        let limit = limit.min(MOST_SLOTS - 2);
         Ok(Self { space, size, grain, owner: next_owner(), epoch: 0, counts, limit, placement })
     }
 }
@@ -149,6 +147,12 @@ impl<P> OffsetAllocator<P> {
         self.grain
     }
 
+    /// The placement.
+    #[must_use]
+    pub fn placement(&self) -> &P {
+        &self.placement
+    }
+
     /// Rises with every allocation, release, move and lease.
     #[must_use]
     pub fn epoch(&self) -> u64 {
@@ -163,17 +167,15 @@ impl<P> OffsetAllocator<P> {
     pub fn free(&mut self, handle: Handle) -> Result<Range<u64>, AllocError> {
         let slot = self.slot(handle)?;
         let range = self.space.block_range(slot);
-        let node = &mut self.space.blocks[slot];
+        let node = &self.space.nodes[slot];
         if node.leases() > 0 {
             return Err(AllocError::Leased { handle, leases: node.leases() });
         }
-        // A live block is never at the last generation: such a slot is retired when it is given back.
-        node.generation += 1;
-        self.counts.requested -= node.requested;
+        self.counts.requested -= node.len;
         self.counts.free += range.end - range.start;
         self.counts.blocks -= 1;
-        self.space.vacate(slot, range.clone());
-        self.space.blocks.give(slot);
+        self.space.nodes.raise(slot);
+        self.space.free(slot, range.clone());
         self.epoch += 1;
         Ok(range)
     }
@@ -194,13 +196,13 @@ impl<P> OffsetAllocator<P> {
     /// A stale or foreign handle; [`AllocError::TooManyLeases`].
     pub fn lease(&mut self, handle: Handle) -> Result<u32, AllocError> {
         let slot = self.slot(handle)?;
-        let len = self.space.rounded(self.space.blocks[slot].requested);
-        let node = &mut self.space.blocks[slot];
+        let len = self.space.rounded(self.space.nodes[slot].len);
+        let node = &mut self.space.nodes[slot];
         let leases = node.leases() + 1;
         if leases > MOST_LEASES {
             return Err(AllocError::TooManyLeases { handle });
         }
-        node.set(node.align_log2(), leases);
+        node.set_block(node.align_log2(), leases);
         if leases == 1 {
             self.counts.leased_blocks += 1;
             self.counts.leased_bytes += len;
@@ -215,10 +217,10 @@ impl<P> OffsetAllocator<P> {
     /// A stale or foreign handle; [`AllocError::NotLeased`].
     pub fn unlease(&mut self, handle: Handle) -> Result<u32, AllocError> {
         let slot = self.slot(handle)?;
-        let len = self.space.rounded(self.space.blocks[slot].requested);
-        let node = &mut self.space.blocks[slot];
+        let len = self.space.rounded(self.space.nodes[slot].len);
+        let node = &mut self.space.nodes[slot];
         let leases = node.leases().checked_sub(1).ok_or(AllocError::NotLeased { handle })?;
-        node.set(node.align_log2(), leases);
+        node.set_block(node.align_log2(), leases);
         if leases == 0 {
             self.counts.leased_blocks -= 1;
             self.counts.leased_bytes -= len;
@@ -239,7 +241,7 @@ impl<P> OffsetAllocator<P> {
 
     /// Blocks and holes in address order.
     pub(crate) fn spans(&self) -> impl Iterator<Item = Span> {
-        self.space.upwards(self.space.first)
+        self.space.upwards(self.space.first())
     }
 
     /// The slot of a live block.
@@ -248,23 +250,23 @@ impl<P> OffsetAllocator<P> {
         if handle.owner() != self.owner {
             return Err(AllocError::ForeignHandle { handle });
         }
-        // No handle has the generation of a vacant slot.
-        match self.space.blocks.get(handle.slot()) {
-            Some(node) if node.generation == handle.generation() => Ok(handle.slot()),
-            _ => Err(AllocError::StaleHandle { handle }),
+        if self.space.nodes.is_at(handle.slot(), handle.generation()) {
+            Ok(handle.slot())
+        } else {
+            Err(AllocError::StaleHandle { handle })
         }
     }
 
     pub(crate) fn handle_of(&self, slot: u32) -> Handle {
-        Handle::new(slot, self.space.blocks[slot].generation, self.owner)
+        Handle::new(slot, self.space.nodes.generation(slot), self.owner)
     }
 
     pub(crate) fn block_at(&self, slot: u32) -> Block {
-        let node = &self.space.blocks[slot];
+        let node = &self.space.nodes[slot];
         Block {
             handle: self.handle_of(slot),
             range: self.space.block_range(slot),
-            requested: node.requested,
+            requested: node.len,
             align: 1 << node.align_log2(),
             leases: node.leases(),
         }
@@ -291,7 +293,7 @@ impl<P: Placement> OffsetAllocator<P> {
     #[inline]
     pub fn find(&self, request: Request) -> Result<Candidate, AllocError> {
         let fit = request.fit(self.grain)?;
-        let Spot { slot: hole, offset } = self.spot(&fit, request)?;
+        let Spot { slot: hole, offset, .. } = self.spot(&fit, request)?;
         let (requested, epoch, owner) = (request.size, self.epoch, self.owner);
         Ok(Candidate { hole, offset, fit, requested, epoch, owner })
     }
@@ -310,7 +312,7 @@ impl<P: Placement> OffsetAllocator<P> {
         if epoch != self.epoch {
             return Err(AllocError::StaleCandidate { found: epoch, now: self.epoch });
         }
-        self.take(Spot { slot: hole, offset }, &fit, requested)
+        self.take(Spot { slot: hole, offset, checked: true }, &fit, requested)
     }
 
     /// Finds room and takes it. Never moves a block.
@@ -339,29 +341,37 @@ impl<P: Placement> OffsetAllocator<P> {
         let Some(spot) = self.placement.place(Holes::new(&self.space), fit) else {
             return Err(self.out_of_memory(request));
         };
-        let Spot { slot, offset } = spot;
-        let inside = self.space.holes.get(slot).is_some_and(|node| {
-            let end = offset.checked_add(fit.size);
-            offset >= node.offset
-                && offset.is_multiple_of(fit.align)
-                && end.is_some_and(|end| end <= node.end())
-        });
-        if inside { Ok(spot) } else { Err(AllocError::Misplaced { offset, size: fit.size }) }
+        if spot.checked || self.is_inside(&spot, fit) {
+            Ok(spot)
+        } else {
+            Err(AllocError::Misplaced { offset: spot.offset, size: fit.size })
+        }
     }
 }
 
 impl<P> OffsetAllocator<P> {
+    /// Whether a spot lies in one hole and is aligned.
+    fn is_inside(&self, spot: &Spot, fit: &Fit) -> bool {
+        let nodes = &self.space.nodes;
+        let Some(node) = nodes.get(spot.slot) else { return false };
+        // A node does not know its kind, its neighbour does. A vacant slot has no length.
+        nodes[node.prev.slot()].next == Link::hole(spot.slot)
+            && spot.offset >= node.offset
+            && spot.offset.is_multiple_of(fit.align)
+            && spot.offset.checked_add(fit.size).is_some_and(|end| end <= node.end())
+    }
+
     #[inline]
     fn take(&mut self, spot: Spot, fit: &Fit, requested: u64) -> Result<Handle, AllocError> {
-        if !self.space.blocks.can_take(self.limit) {
+        if self.counts.blocks >= u64::from(self.limit) {
             return Err(AllocError::TooManyBlocks { limit: self.limit });
         }
-        let slot = self.space.blocks.take();
+        let slot = self.space.nodes.take();
         self.space.occupy(spot.slot, spot.offset, slot, fit.size);
-        let node = &mut self.space.blocks[slot];
-        node.requested = requested;
-        node.set(fit.align.trailing_zeros(), 0);
-        let handle = Handle::new(slot, node.generation, self.owner);
+        let node = &mut self.space.nodes[slot];
+        node.len = requested;
+        node.set_block(fit.align.trailing_zeros(), 0);
+        let handle = self.handle_of(slot);
         self.counts.free -= fit.size;
         self.counts.requested += requested;
         self.counts.blocks += 1;
@@ -393,20 +403,20 @@ impl<P> OffsetAllocator<P> {
         let slot = self.slot(handle)?;
         let fit = Request::new(size).fit(self.grain)?;
         let range = self.space.block_range(slot);
-        let node = &self.space.blocks[slot];
-        if size < node.requested && node.leases() > 0 {
+        let node = &self.space.nodes[slot];
+        if size < node.len && node.leases() > 0 {
             return Err(AllocError::Leased { handle, leases: node.leases() });
         }
-        let behind = node.next.as_hole().map_or(range.end, |hole| self.space.holes[hole].end());
+        let behind = node.next.as_hole().map_or(range.end, |hole| self.space.nodes[hole].end());
         if fit.size > behind - range.start {
             return Err(AllocError::CannotGrow { handle, requested: size, most: behind - range.start });
         }
         let (end, leased) = (range.start + fit.size, node.leases() > 0);
-        let requested = node.requested;
+        let requested = node.len;
         if end != range.end {
             self.space.move_end(slot, range.end, end);
         }
-        self.space.blocks[slot].requested = size;
+        self.space.nodes[slot].len = size;
         self.counts.requested = self.counts.requested - requested + size;
         self.counts.free = self.counts.free + range.end - end;
         if leased {
@@ -456,9 +466,9 @@ impl<P> OffsetAllocator<P> {
     /// The end of the last block: the range cannot be shorter. At least one grain. O(1).
     #[must_use]
     pub fn least_size(&self) -> u64 {
-        let last = match self.space.last.as_hole() {
-            Some(hole) => self.space.holes[hole].prev,
-            None => self.space.last,
+        let last = match self.space.last().as_hole() {
+            Some(hole) => self.space.nodes[hole].prev,
+            None => self.space.last(),
         };
         last.as_block().map_or(self.grain, |slot| self.space.block_range(slot).end)
     }

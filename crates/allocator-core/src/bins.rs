@@ -8,16 +8,15 @@ use crate::nodes::NIL;
 const STEP_BITS: u32 = 5;
 /// Classes per power of two: lengths within one class differ by at most 1/32.
 const STEPS: usize = 1 << STEP_BITS;
-/// Rows: one for lengths below `STEPS`, one for each power of two from there to 2^63.
-const ROWS: usize = 64 - STEP_BITS as usize + 1;
+/// Rows: one for each power of two.
+const ROWS: usize = 64;
 
 /// Heads of the lists of holes, one list per size class.
 ///
 /// ```text
 ///        rows ──► bit r set iff steps[r] != 0
-///   row 0:        lengths 0, 1, 2 … 31            exact
-///   row 1:        32, 33, 34 … 63                 exact
-///   row 2:        64..66, 66..68 … 126..128       32 steps per power of two from here on
+///   row 0 … 5:    1 │ 2, 3 │ 4 … 7 │ … │ 32 … 63   exact
+///   row 6:        64..66, 66..68 … 126..128        32 steps per power of two from here on
 ///   row r:        steps[r] ──► bit s set iff list (r, s) is non-empty
 /// ```
 /// Lengths are in units of the grain. Source: TLSF (Masmano et al., ECRTS 2004).
@@ -50,14 +49,34 @@ impl Head {
 pub(crate) struct Class(u32);
 
 impl Class {
-    /// The class of holes of `units`. Never decreases as `units` grows.
+    /// The lowest class.
+    pub(crate) const FIRST: Class = Class(0);
+
+    /// The class of holes of `units`, at least 1. Never decreases as `units` grows.
     #[inline]
     pub(crate) fn of(units: u64) -> Self {
-        // Rows 0 and 1 are both exact: neither shifts.
-        let exponent = (units | (STEPS as u64 - 1)).ilog2();
-        let row = exponent + 1 - STEP_BITS;
-        let step = (units >> exponent.saturating_sub(STEP_BITS)) as u32 & (STEPS as u32 - 1);
-        Self(row << STEP_BITS | step)
+        debug_assert!(units > 0);
+        if cfg!(target_pointer_width = "64") && units <= i64::MAX as u64 {
+            Self::by_float(units)
+        } else {
+            Self::by_shifts(units)
+        }
+    }
+
+    /// Exponent and leading bits are what a floating-point number begins with: a conversion, a shift, a subtraction.
+    ///
+    /// From 2^53 on, lengths just below the next class are rounded into it: they count as up to 2^-53 longer than they are.
+    #[inline]
+    fn by_float(units: u64) -> Self {
+        let bits = (units as i64 as f64).to_bits() >> (f64::MANTISSA_DIGITS - 1 - STEP_BITS);
+        Self((bits as u32).wrapping_sub(((f64::MAX_EXP - 1) as u32) << STEP_BITS))
+    }
+
+    /// The same where there is no floating-point unit, and beyond it.
+    fn by_shifts(units: u64) -> Self {
+        let row = units.ilog2();
+        let step = (units << (63 - row)) >> (63 - STEP_BITS);
+        Self::join(row, step as u32 & (STEPS as u32 - 1))
     }
 
     #[inline]
@@ -173,36 +192,33 @@ mod tests {
 
     #[test]
     fn classes_grow_with_length_and_are_tight() {
-        let mut last = Class::of(1);
-        for units in 2..if cfg!(miri) { 300 } else { 20_000 } {
+        let mut last = Class::FIRST;
+        assert_eq!(Class::of(1), last);
+        for units in 2..if cfg!(miri) { 300 } else { 20_000_u64 } {
             let class = Class::of(units);
-            assert!(class >= last && class <= last.above());
+            assert!(class >= last && (units > 64 || class > last));
+            assert_eq!(class, Class::by_shifts(units));
             last = class;
         }
-        for units in (0..64).map(|bit| 1_u64 << bit) {
-            assert!(Class::of(units - 1) <= Class::of(units));
-            assert_ne!(Class::of(units.max(2) - 1), Class::of(units.max(2)));
+        for units in (1..64).map(|bit| 1_u64 << bit) {
+            // Beyond, the last ones are rounded up.
+            assert!(Class::of(units - 1) < Class::of(units) || units > 1 << 53);
             if units >= 32 {
-                assert_eq!(Class::of(units), Class::of(units + units / 32 - 1));
+                assert_eq!(Class::of(units), Class::of(units + (units / 32 - 1).min(units >> 6)));
                 assert_ne!(Class::of(units), Class::of(units + units / 32));
             }
         }
         assert_eq!(Class::of(u64::MAX).index(), ROWS * STEPS - 1);
-        for units in [0, 31, 32, 33, 63, 64, 65, 66] {
-            assert_eq!(
-                Class::of(units).index() as u64,
-                if units < 64 { units } else { 64 + (units - 64) / 2 }
-            );
-        }
+        assert!(Class::of(i64::MAX as u64) <= Class::of(1 << 63));
     }
 
     #[test]
     fn bits_follow_the_heads() {
         let mut bins = Bins::new(u64::MAX);
-        assert_eq!((bins.longest(), bins.at_or_above(Class::of(0))), (None, None));
+        assert_eq!((bins.longest(), bins.at_or_above(Class::FIRST)), (None, None));
         let lengths = [3, 40, 5_000, u64::MAX];
         for (slot, units) in lengths.into_iter().enumerate() {
-            bins.set_only(Class::of(units), slot as u32, 0);
+            bins.set_only(Class::of(units), slot as u32 + 1, 0);
         }
         assert!(bins.bits_hold());
         assert_eq!(bins.at_or_above(Class::of(4)), Some(Class::of(40)));
@@ -218,7 +234,7 @@ mod tests {
     #[test]
     fn small_ranges_have_few_lists_and_grow() {
         let mut bins = Bins::new(40);
-        assert_eq!(bins.heads.len(), 2 * STEPS);
+        assert_eq!(bins.heads.len(), 6 * STEPS);
         assert_eq!(bins.head(Class::of(1000)).best, NIL);
         bins.fit(1000);
         bins.set_only(Class::of(1000), 3, 8);

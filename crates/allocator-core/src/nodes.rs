@@ -1,224 +1,193 @@
-//! The tables of blocks and holes, and the links that put both in address order.
+//! The table of blocks and holes, and the links that put them in address order.
 
+use alloc::vec;
 use alloc::vec::Vec;
 
-/// No entry of a table.
-pub(crate) const NIL: u32 = u32::MAX;
+/// No slot: that of the sentinel.
+pub(crate) const NIL: u32 = 0;
 /// Set in a [`Link`] to a hole.
 const HOLE: u32 = 1 << 31;
-/// Entries of a table at most: what a [`Link`] can name, less [`NIL`].
-pub(crate) const MOST_SLOTS: u32 = HOLE - 1;
+/// Blocks at once at most. There is one hole more than blocks at most, one yet while a block moves, and the sentinel.
+pub(crate) const MOST_BLOCKS: u32 = (HOLE - 3) / 2;
 
-/// A neighbour in address order: a block, a hole or nobody. Its kind is known without looking at it.
+/// A neighbour in address order, whose kind is known without looking at it. Both ends of the order lead to the sentinel,
+/// which counts as a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Link(u32);
 
 impl Link {
-    pub(crate) const NIL: Link = Link(NIL);
+    pub(crate) const END: Link = Link(NIL);
 
+    #[inline]
     pub(crate) const fn block(slot: u32) -> Link {
         Link(slot)
     }
 
+    #[inline]
     pub(crate) const fn hole(slot: u32) -> Link {
         Link(slot | HOLE)
     }
 
     #[inline]
-    pub(crate) fn as_block(self) -> Option<u32> {
-        (self.0 & HOLE == 0).then_some(self.0)
+    pub(crate) const fn slot(self) -> u32 {
+        self.0 & !HOLE
     }
 
     #[inline]
+    pub(crate) const fn is_hole(self) -> bool {
+        self.0 & HOLE != 0
+    }
+
+    /// The slot of a hole.
+    #[inline]
     pub(crate) fn as_hole(self) -> Option<u32> {
-        (self.0 & HOLE != 0 && self.0 != NIL).then_some(self.0 & !HOLE)
+        self.is_hole().then_some(self.slot())
+    }
+
+    /// The slot of a block; the sentinel is none.
+    #[inline]
+    pub(crate) fn as_block(self) -> Option<u32> {
+        (!self.is_hole() && self != Link::END).then_some(self.0)
     }
 }
 
-/// A live block, or a vacant slot: 32 bytes, so that two share a cache line and none lies in two.
+/// A block, a hole, or a vacant slot: 32 bytes, so that two share a cache line and none lies in two.
 #[derive(Debug, Clone)]
-pub(crate) struct BlockNode {
+pub(crate) struct Node {
     pub(crate) offset: u64,
-    /// Bytes asked for; the block has as many, rounded up to the grain. 0 iff the slot is vacant.
-    pub(crate) requested: u64,
+    /// Of a hole its length. Of a block the bytes asked for; it has as many, rounded up to the grain. 0 iff vacant.
+    pub(crate) len: u64,
     pub(crate) prev: Link,
-    /// The next vacant slot, as a block, when vacant.
     pub(crate) next: Link,
-    /// Raised when the block is freed. At `u32::MAX` the slot is retired.
-    pub(crate) generation: u32,
-    /// Leases in the upper bits, the logarithm of the alignment in the lower six.
-    meta: u32,
+    /// Of a hole the one before it in the list of its size class. Of a block its leases in the upper bits, the logarithm of
+    /// its alignment in the lower six.
+    pub(crate) a: u32,
+    /// Of a hole the next one in the list of its size class; the next vacant slot when vacant.
+    pub(crate) b: u32,
 }
 
-/// Bits of `meta` for the alignment.
+/// Bits of a block's `a` for the alignment.
 const ALIGN_BITS: u32 = 6;
 /// Leases that can be counted.
 pub(crate) const MOST_LEASES: u32 = u32::MAX >> ALIGN_BITS;
 
-impl BlockNode {
-    const VACANT: BlockNode =
-        BlockNode { offset: 0, requested: 0, prev: Link::NIL, next: Link::NIL, generation: 0, meta: 0 };
+impl Node {
+    const VACANT: Node = Node { offset: 0, len: 0, prev: Link::END, next: Link::END, a: 0, b: NIL };
 
-    pub(crate) fn align_log2(&self) -> u32 {
-        self.meta & ((1 << ALIGN_BITS) - 1)
-    }
-
-    pub(crate) fn leases(&self) -> u32 {
-        self.meta >> ALIGN_BITS
-    }
-
-    /// Both at once: alignments of blocks never change, and a new block has no leases.
-    pub(crate) fn set(&mut self, align_log2: u32, leases: u32) {
-        self.meta = align_log2 | leases << ALIGN_BITS;
-    }
-}
-
-/// A hole, or a vacant slot.
-#[derive(Debug, Clone)]
-pub(crate) struct HoleNode {
-    pub(crate) offset: u64,
-    /// 0 iff the slot is vacant.
-    pub(crate) len: u64,
-    pub(crate) prev: Link,
-    pub(crate) next: Link,
-    /// Neighbours in the list of the hole's size class, unless it is the best of its class; `bin_next` is the next vacant
-    /// slot when vacant.
-    pub(crate) bin_prev: u32,
-    pub(crate) bin_next: u32,
-}
-
-impl HoleNode {
-    const VACANT: HoleNode =
-        HoleNode { offset: 0, len: 0, prev: Link::NIL, next: Link::NIL, bin_prev: NIL, bin_next: NIL };
-
+    /// End of a hole.
     #[inline]
     pub(crate) fn end(&self) -> u64 {
         self.offset + self.len
     }
-}
 
-/// An entry of a [`Table`]: knows how to be vacant.
-pub(crate) trait Entry: Clone {
-    /// A new slot.
-    const NEW: Self;
-    /// Makes a vacant slot point to the next vacant one.
-    fn set_vacant(&mut self, next: u32);
-    /// The next vacant slot.
-    fn next_vacant(&self) -> u32;
-    /// Whether the slot may never be used again.
-    fn is_retired(&self) -> bool;
-}
-
-impl Entry for BlockNode {
-    const NEW: Self = BlockNode::VACANT;
-
+    /// Logarithm of a block's alignment.
     #[inline]
-    fn set_vacant(&mut self, next: u32) {
-        self.requested = 0;
-        self.next = Link(next);
+    pub(crate) fn align_log2(&self) -> u32 {
+        self.a & ((1 << ALIGN_BITS) - 1)
     }
 
+    /// Leases on a block.
     #[inline]
-    fn next_vacant(&self) -> u32 {
-        self.next.0
+    pub(crate) fn leases(&self) -> u32 {
+        self.a >> ALIGN_BITS
     }
 
+    /// Both of a block.
     #[inline]
-    fn is_retired(&self) -> bool {
-        self.generation == u32::MAX
+    pub(crate) fn set_block(&mut self, align_log2: u32, leases: u32) {
+        self.a = align_log2 | leases << ALIGN_BITS;
     }
 }
 
-impl Entry for HoleNode {
-    const NEW: Self = HoleNode::VACANT;
-
-    #[inline]
-    fn set_vacant(&mut self, next: u32) {
-        self.len = 0;
-        self.bin_next = next;
-    }
-
-    #[inline]
-    fn next_vacant(&self) -> u32 {
-        self.bin_next
-    }
-
-    #[inline]
-    fn is_retired(&self) -> bool {
-        false
-    }
-}
-
-/// Entries in one vector, and a list of the vacant ones, the latest given back first.
+/// The nodes in one vector, the sentinel first, and a list of the vacant ones, the latest given back first.
 #[derive(Debug, Clone)]
-pub(crate) struct Table<E> {
-    entries: Vec<E>,
+pub(crate) struct Nodes {
+    nodes: Vec<Node>,
+    /// Per slot: raised when a block is freed. At `u32::MAX` the slot is never given out again.
+    generations: Vec<u32>,
     /// Head of the list of vacant slots.
     vacant: u32,
 }
 
-impl<E: Entry> Table<E> {
-    pub(crate) const fn new() -> Self {
-        Table { entries: Vec::new(), vacant: NIL }
+impl Nodes {
+    pub(crate) fn new() -> Self {
+        Nodes { nodes: vec![Node::VACANT], generations: vec![u32::MAX], vacant: NIL }
     }
 
-    /// Whether a slot can be taken with `limit` of them at most.
-    #[inline]
-    pub(crate) fn can_take(&self, limit: u32) -> bool {
-        self.vacant != NIL || self.entries.len() < limit as usize
-    }
-
-    /// A vacant slot. Allocates only when there is none, which [`can_take`](Self::can_take) bounds.
+    /// A vacant slot. Allocates only when there is none.
     #[inline]
     pub(crate) fn take(&mut self) -> u32 {
         let slot = self.vacant;
         if slot != NIL {
-            self.vacant = self[slot].next_vacant();
+            self.vacant = self[slot].b;
             return slot;
         }
-        let slot = self.entries.len() as u32;
-        self.entries.push(E::NEW);
-        slot
+        self.grow()
     }
 
     /// Gives a slot back, which nothing names any more, or retires it.
     #[inline]
     pub(crate) fn give(&mut self, slot: u32) {
         let vacant = self.vacant;
-        let entry = &mut self[slot];
-        if entry.is_retired() {
-            entry.set_vacant(NIL);
-            return;
+        let node = &mut self[slot];
+        (node.len, node.b) = (0, vacant);
+        if self.generation(slot) != u32::MAX {
+            self.vacant = slot;
         }
-        entry.set_vacant(vacant);
-        self.vacant = slot;
     }
 
-    /// The entry in a slot that may not exist.
+    /// The node in a slot that may not exist.
+    pub(crate) fn get(&self, slot: u32) -> Option<&Node> {
+        self.nodes.get(slot as usize)
+    }
+
     #[inline]
-    pub(crate) fn get(&self, slot: u32) -> Option<&E> {
-        self.entries.get(slot as usize)
+    pub(crate) fn generation(&self, slot: u32) -> u32 {
+        self.generations[slot as usize]
     }
 
-    /// Every slot there is, vacant or not.
-    pub(crate) fn all(&self) -> &[E] {
-        &self.entries
+    /// Whether a slot exists and is at that generation. No handle has the generation of a slot that is no block.
+    #[inline]
+    pub(crate) fn is_at(&self, slot: u32, generation: u32) -> bool {
+        self.generations.get(slot as usize) == Some(&generation)
+    }
+
+    /// Ends the names of a block.
+    #[inline]
+    pub(crate) fn raise(&mut self, slot: u32) {
+        // A live block is never at the last generation: such a slot is retired when it is given back.
+        self.generations[slot as usize] += 1;
+    }
+
+    /// Every slot but the sentinel, vacant or not.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = u32> {
+        1..self.nodes.len() as u32
+    }
+
+    #[cold]
+    fn grow(&mut self) -> u32 {
+        let slot = self.nodes.len() as u32;
+        // Bounded by the number of blocks, but for retired slots: each stands for 2^32 releases.
+        assert!(slot < HOLE, "there are more retired slots than anybody lives to see");
+        self.nodes.push(Node::VACANT);
+        self.generations.push(0);
+        slot
     }
 }
 
-impl<E> core::ops::Index<u32> for Table<E> {
-    type Output = E;
+impl core::ops::Index<u32> for Nodes {
+    type Output = Node;
 
     #[inline]
-    fn index(&self, slot: u32) -> &E {
-        &self.entries[slot as usize]
+    fn index(&self, slot: u32) -> &Node {
+        &self.nodes[slot as usize]
     }
 }
 
-impl<E> core::ops::IndexMut<u32> for Table<E> {
+impl core::ops::IndexMut<u32> for Nodes {
     #[inline]
-    fn index_mut(&mut self, slot: u32) -> &mut E {
-        &mut self.entries[slot as usize]
+    fn index_mut(&mut self, slot: u32) -> &mut Node {
+        &mut self.nodes[slot as usize]
     }
 }
 
@@ -228,47 +197,38 @@ mod tests {
 
     #[test]
     fn a_cache_line_holds_two() {
-        assert_eq!((size_of::<BlockNode>(), size_of::<HoleNode>()), (32, 32));
+        assert_eq!(size_of::<Node>(), 32);
     }
 
     #[test]
     fn links_know_their_kind() {
         let (block, hole) = (Link::block(7), Link::hole(7));
-        assert_eq!((block.as_block(), block.as_hole()), (Some(7), None));
-        assert_eq!((hole.as_block(), hole.as_hole()), (None, Some(7)));
-        assert_eq!((Link::NIL.as_block(), Link::NIL.as_hole()), (None, None));
-        assert_eq!(Link::hole(MOST_SLOTS - 1).as_hole(), Some(MOST_SLOTS - 1));
+        assert_eq!((block.as_block(), block.as_hole(), block.slot()), (Some(7), None, 7));
+        assert_eq!((hole.as_block(), hole.as_hole(), hole.slot()), (None, Some(7), 7));
+        assert_eq!((Link::END.as_block(), Link::END.as_hole()), (None, None));
     }
 
     #[test]
     fn a_slot_with_no_generation_left_is_retired() {
-        let mut blocks = Table::<BlockNode>::new();
-        let slot = blocks.take();
-        blocks.give(slot);
-        assert_eq!(blocks.take(), slot);
-        blocks[slot].generation = u32::MAX;
-        blocks.give(slot);
-        assert_ne!(blocks.take(), slot);
-        assert_eq!(blocks[slot].requested, 0);
-    }
-
-    #[test]
-    fn slots_end_at_the_limit() {
-        let mut blocks = Table::<BlockNode>::new();
-        assert!(blocks.can_take(2));
-        let one = blocks.take();
-        blocks.take();
-        assert!(!blocks.can_take(2) && blocks.can_take(3));
-        blocks.give(one);
-        assert!(blocks.can_take(2));
+        let mut nodes = Nodes::new();
+        let slot = nodes.take();
+        nodes.give(slot);
+        assert_eq!(nodes.take(), slot);
+        nodes.generations[slot as usize] = u32::MAX - 1;
+        nodes.raise(slot);
+        nodes.give(slot);
+        let other = nodes.take();
+        assert!(other != slot && other != NIL && nodes.is_at(other, 0) && !nodes.is_at(other + 1, 0));
+        nodes.give(other);
+        assert_eq!(nodes.take(), other);
     }
 
     #[test]
     fn leases_and_alignment_share_a_word() {
-        let mut node = BlockNode::NEW;
-        node.set(63, MOST_LEASES);
+        let mut node = Node::VACANT;
+        node.set_block(63, MOST_LEASES);
         assert_eq!((node.align_log2(), node.leases()), (63, MOST_LEASES));
-        node.set(0, 1);
+        node.set_block(0, 1);
         assert_eq!((node.align_log2(), node.leases()), (0, 1));
     }
 }

@@ -4,7 +4,6 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
 
-use crate::nodes::NIL;
 use crate::{AllocError, Handle};
 
 /// The name of a block, or part of one, assigned to a parameter of the caller's.
@@ -29,6 +28,9 @@ impl fmt::Display for ParamId {
         write!(f, "{}.{}@{}", self.index, self.generation, self.owner)
     }
 }
+
+/// No parameter.
+const NIL: u32 = u32::MAX;
 
 /// Every parameter of an arena: a slab, with one doubly linked list per block.
 #[derive(Default)]

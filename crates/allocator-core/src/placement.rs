@@ -3,7 +3,7 @@
 use core::ops::Range;
 
 use crate::bins::Class;
-use crate::nodes::HoleNode;
+use crate::nodes::{NIL, Node};
 use crate::space::Space;
 use crate::{Fit, Lifetime};
 
@@ -78,13 +78,16 @@ impl Placement for GoodFit {
 #[inline]
 fn best_of(space: &Space, class: Class, fit: &Fit) -> Option<Spot> {
     let slot = space.bins.head(class).best;
-    let offset = end_in(space.holes.get(slot)?, fit)?;
-    Some(Spot { slot, offset })
+    if slot == NIL {
+        return None;
+    }
+    let offset = end_in(&space.nodes[slot], fit)?;
+    Some(Spot { slot, offset, checked: true })
 }
 
 /// Where a block goes in a hole.
 #[inline]
-fn end_in(node: &HoleNode, fit: &Fit) -> Option<u64> {
+fn end_in(node: &Node, fit: &Fit) -> Option<u64> {
     let range = node.offset..node.end();
     if fit.lifetime == Lifetime::Short { fit.highest_in(&range) } else { fit.lowest_in(&range) }
 }
@@ -93,7 +96,7 @@ fn end_in(node: &HoleNode, fit: &Fit) -> Option<u64> {
 #[cold]
 fn look_everywhere(holes: Holes<'_>, fit: &Fit) -> Option<Spot> {
     holes.by_size(fit.size).find_map(|class| {
-        let spot = |(slot, node)| Some(Spot { slot, offset: end_in(node, fit)? });
+        let spot = |(slot, node)| Some(Spot { slot, offset: end_in(node, fit)?, checked: true });
         class.space.in_class(class.class).find_map(spot)
     })
 }
@@ -111,7 +114,7 @@ impl Placement for BestFit {
         let best = |class: SizeClass<'_>, skip: usize, limit: usize| {
             let fitting = class.space.in_class(class.class).skip(skip).take(limit);
             let spots = fitting.filter_map(|(slot, node)| Some((node.len, end_in(node, fit)?, slot)));
-            spots.min().map(|(_, offset, slot)| Spot { slot, offset })
+            spots.min().map(|(_, offset, slot)| Spot { slot, offset, checked: true })
         };
         holes
             .by_size(fit.size)
@@ -159,7 +162,7 @@ impl<'a> Holes<'a> {
 
     /// All holes from the lowest offset up. O(1) per block or hole passed.
     pub fn by_address(self) -> impl Iterator<Item = Hole> + 'a {
-        let spans = self.space.upwards(self.space.first);
+        let spans = self.space.upwards(self.space.first());
         spans.filter_map(|span| Some(Hole { slot: span.link.as_hole()?, range: span.range }))
     }
 
@@ -169,7 +172,7 @@ impl<'a> Holes<'a> {
     #[must_use]
     pub fn lowest(self, fit: &Fit) -> Option<Spot> {
         match &self.space.tree {
-            Some(tree) => tree.lowest(fit).map(|(slot, offset)| Spot { slot, offset }),
+            Some(tree) => tree.lowest(fit).map(|(slot, offset)| Spot { slot, offset, checked: true }),
             None => self.by_address().find_map(|hole| Some(hole.at(fit.lowest_in(&hole.range)?))),
         }
     }
@@ -206,7 +209,7 @@ impl Hole {
     /// The spot at `offset` (counted from the start of the arena) in this hole.
     #[must_use]
     pub fn at(&self, offset: u64) -> Spot {
-        Spot { slot: self.slot, offset }
+        Spot { slot: self.slot, offset, checked: false }
     }
 }
 
@@ -215,6 +218,8 @@ impl Hole {
 pub struct Spot {
     pub(crate) slot: u32,
     pub(crate) offset: u64,
+    /// Found here: inside its hole and aligned.
+    pub(crate) checked: bool,
 }
 
 /// Holes compared per size class before a longer class is tried.
@@ -284,6 +289,32 @@ mod tests {
         offsets.free(first).unwrap();
         assert_eq!(offsets.find(Request::new(5)).unwrap().range(), 0..5);
         assert_eq!(offsets.find(Request::new(21)).unwrap().range(), 30..51);
+    }
+
+    #[test]
+    fn a_hole_kept_from_before_is_found_out() {
+        /// Always the first hole it ever saw.
+        #[derive(Default)]
+        struct Keeps(core::cell::RefCell<Option<Hole>>);
+        impl Placement for Keeps {
+            fn place(&self, holes: Holes<'_>, _: &Fit) -> Option<Spot> {
+                let mut kept = self.0.borrow_mut();
+                let hole = kept.get_or_insert(holes.by_address().next()?);
+                Some(hole.at(hole.range.start))
+            }
+        }
+        let mut offsets = OffsetAllocator::with_placement(64, 1, Keeps::default()).unwrap();
+        let first = offsets.allocate(Request::new(8)).unwrap();
+        let misplaced = Err(crate::AllocError::Misplaced { offset: 0, size: 8 });
+        assert_eq!(offsets.allocate(Request::new(8)), misplaced);
+        offsets.free(first).unwrap();
+        offsets.check().unwrap();
+        // A hole of another allocator.
+        let other = OffsetAllocator::with_placement(64, 1, Keeps(offsets.placement().0.clone())).unwrap();
+        let mut grown = other;
+        assert!(grown.allocate(Request::new(8)).is_ok());
+        assert_eq!(grown.allocate(Request::new(8)), misplaced);
+        grown.check().unwrap();
     }
 
     #[test]

@@ -4,24 +4,21 @@ use core::ops::Range;
 
 use crate::address_tree::AddressTree;
 use crate::bins::{Bins, Class, Head};
-use crate::nodes::{BlockNode, HoleNode, Link, MOST_SLOTS, NIL, Table};
+use crate::nodes::{Link, NIL, Node, Nodes};
 
 /// Every byte of the range, in exactly one block or hole; no two holes are neighbours.
 ///
 /// ```text
-///   first ─► [block 7] ◄─► [hole 2] ◄─► [block 0] ◄─► [hole 5] ◄─ last
-///            0..64         64..96       96..512       512..1024
+///   sentinel ◄─► [block 7] ◄─► [hole 2] ◄─► [block 1] ◄─► [hole 5] ◄─► sentinel
+///                0..64         64..96       96..512       512..1024
 /// ```
 pub(crate) struct Space {
-    pub(crate) blocks: Table<BlockNode>,
-    pub(crate) holes: Table<HoleNode>,
+    pub(crate) nodes: Nodes,
     pub(crate) bins: Bins,
     /// The holes by address, if the placement asked for that.
     pub(crate) tree: Option<AddressTree>,
-    pub(crate) first: Link,
-    pub(crate) last: Link,
     /// Logarithm of the grain: classes count in grains.
-    pub(crate) grain_log2: u32,
+    grain_log2: u32,
     /// Number of holes.
     count: u64,
     /// No hole is longer. Exact until the hole of that length goes.
@@ -40,19 +37,26 @@ impl Space {
     /// One hole of `size` bytes.
     pub(crate) fn new(size: u64, grain: u64, by_address: bool) -> Self {
         let mut space = Self {
-            blocks: Table::new(),
-            holes: Table::new(),
+            nodes: Nodes::new(),
             bins: Bins::new(size >> grain.trailing_zeros()),
             tree: by_address.then(AddressTree::default),
-            first: Link::NIL,
-            last: Link::NIL,
             grain_log2: grain.trailing_zeros(),
             count: 0,
             longest: 0,
             exact: true,
         };
-        space.new_hole(Link::NIL, Link::NIL, 0, size);
+        space.new_hole(Link::END, Link::END, 0, size);
         space
+    }
+
+    /// The lowest block or hole.
+    pub(crate) fn first(&self) -> Link {
+        self.nodes[NIL].next
+    }
+
+    /// The highest block or hole.
+    pub(crate) fn last(&self) -> Link {
+        self.nodes[NIL].prev
     }
 
     pub(crate) fn holes(&self) -> u64 {
@@ -75,22 +79,25 @@ impl Space {
     /// The bytes of a live block.
     #[inline]
     pub(crate) fn block_range(&self, slot: u32) -> Range<u64> {
-        let node = &self.blocks[slot];
-        node.offset..node.offset + self.rounded(node.requested)
+        let node = &self.nodes[slot];
+        node.offset..node.offset + self.rounded(node.len)
     }
 
     /// Holes of one size class: the lowest known, then the others, the latest made first.
     #[inline]
-    pub(crate) fn in_class(&self, class: Class) -> impl Iterator<Item = (u32, &HoleNode)> {
+    pub(crate) fn in_class(&self, class: Class) -> impl Iterator<Item = (u32, &Node)> {
         let head = self.bins.head(class);
-        let mut rest = head.rest;
-        let others = core::iter::from_fn(move || {
-            let node = self.holes.get(rest)?;
-            let item = (rest, node);
-            rest = node.bin_next;
-            Some(item)
-        });
-        self.holes.get(head.best).map(|node| (head.best, node)).into_iter().chain(others)
+        let mut slots = [head.best, head.rest];
+        core::iter::from_fn(move || {
+            let [slot, next] = slots;
+            if slot == NIL {
+                return None;
+            }
+            let node = &self.nodes[slot];
+            // The best one is in no list; its followers begin with the rest.
+            slots = [next, if next == NIL { NIL } else { self.nodes[next].b }];
+            Some((slot, node))
+        })
     }
 
     /// No hole is longer than this. O(1).
@@ -134,102 +141,111 @@ impl Space {
         })
     }
 
-    /// What a link names, and its neighbours.
+    /// What a link names, and its neighbours; nothing behind the ends.
     pub(crate) fn span(&self, link: Link) -> Option<(Span, Link, Link)> {
-        if let Some(slot) = link.as_block() {
-            let node = &self.blocks[slot];
-            return Some((Span { link, range: self.block_range(slot) }, node.prev, node.next));
-        }
-        let node = &self.holes[link.as_hole()?];
-        Some((Span { link, range: node.offset..node.end() }, node.prev, node.next))
+        let node = &self.nodes[link.slot()];
+        let range = match link.as_block() {
+            Some(slot) => self.block_range(slot),
+            None => link.as_hole().map(|_| node.offset..node.end())?,
+        };
+        Some((Span { link, range }, node.prev, node.next))
     }
 
     /// Puts the unlinked block `slot` into `hole` at `offset`; what is left below and above stays a hole.
     #[inline]
     pub(crate) fn occupy(&mut self, hole: u32, offset: u64, slot: u32, len: u64) {
         let block = Link::block(slot);
-        let HoleNode { offset: start, len: length, prev, next, .. } = self.holes[hole];
+        let Node { offset: start, len: length, mut prev, mut next, .. } = self.nodes[hole];
         let (below, above) = (offset - start, start + length - (offset + len));
-        let (prev, next) = match (below > 0, above > 0) {
-            (false, false) => {
-                self.set_next(prev, block);
-                self.set_prev(next, block);
+        if below == 0 {
+            self.nodes[prev.slot()].next = block;
+            if above == 0 {
+                self.nodes[next.slot()].prev = block;
                 self.drop_hole(hole);
-                (prev, next)
-            }
-            (false, true) => {
-                self.set_next(prev, block);
-                self.holes[hole].prev = block;
+            } else {
+                self.nodes[hole].prev = block;
                 self.resize_hole(hole, offset + len, above);
-                (prev, Link::hole(hole))
+                next = Link::hole(hole);
             }
-            (true, false) => {
-                self.set_prev(next, block);
-                self.holes[hole].next = block;
-                self.resize_hole(hole, start, below);
-                (Link::hole(hole), next)
+        } else {
+            self.nodes[hole].next = block;
+            self.resize_hole(hole, start, below);
+            prev = Link::hole(hole);
+            if above == 0 {
+                self.nodes[next.slot()].prev = block;
+            } else {
+                next = Link::hole(self.new_hole(block, next, offset + len, above));
             }
-            (true, true) => {
-                self.holes[hole].next = block;
-                self.resize_hole(hole, start, below);
-                let rest = self.new_hole(block, next, offset + len, above);
-                (Link::hole(hole), Link::hole(rest))
-            }
-        };
-        let node = &mut self.blocks[slot];
+        }
+        let node = &mut self.nodes[slot];
         (node.offset, node.prev, node.next) = (offset, prev, next);
     }
 
-    /// Turns a block's `range` into a hole, joined with the holes beside it; its slot is left to the caller. The hole.
+    /// Frees a block and its slot, which may live on as the hole. Takes no slot, so it cannot fail.
     #[inline]
-    pub(crate) fn vacate(&mut self, slot: u32, range: Range<u64>) -> u32 {
-        let BlockNode { prev, next, .. } = self.blocks[slot];
-        match (prev.as_hole(), next.as_hole()) {
-            (None, None) => self.new_hole(prev, next, range.start, range.end - range.start),
-            (Some(below), None) => {
-                let start = self.holes[below].offset;
-                self.holes[below].next = next;
-                self.set_prev(next, Link::hole(below));
-                self.resize_hole(below, start, range.end - start);
-                below
-            }
-            (None, Some(above)) => {
-                let end = self.holes[above].end();
-                self.holes[above].prev = prev;
-                self.set_next(prev, Link::hole(above));
-                self.resize_hole(above, range.start, end - range.start);
-                above
-            }
-            (Some(below), Some(above)) => {
-                let (start, end, beyond) =
-                    (self.holes[below].offset, self.holes[above].end(), self.holes[above].next);
-                self.drop_hole(above);
-                self.holes[below].next = beyond;
-                self.set_prev(beyond, Link::hole(below));
-                self.resize_hole(below, start, end - start);
-                below
-            }
+    pub(crate) fn free(&mut self, slot: u32, range: Range<u64>) {
+        if self.join(slot, range.clone()) == NIL {
+            let Node { prev, next, .. } = self.nodes[slot];
+            self.make_hole(slot, prev, next, range.start, range.end - range.start);
+        } else {
+            self.nodes.give(slot);
         }
     }
 
-    /// Gives the first `bytes` of the hole behind a block to the block before it, or takes them back: moves the border
-    /// between block `slot` and what follows to `end`. The caller knows that the bytes are there.
+    /// Turns a block's `range` into a hole, joined with the holes beside it; its slot is left to the caller. The hole.
+    pub(crate) fn vacate(&mut self, slot: u32, range: Range<u64>) -> u32 {
+        let Node { prev, next, .. } = self.nodes[slot];
+        match self.join(slot, range.clone()) {
+            NIL => self.new_hole(prev, next, range.start, range.end - range.start),
+            hole => hole,
+        }
+    }
+
+    /// Gives a block's `range` to the holes beside it and unlinks it; the joined hole, or `NIL`, and nothing done, when
+    /// there is none.
+    #[inline]
+    fn join(&mut self, slot: u32, range: Range<u64>) -> u32 {
+        let Node { prev, next, .. } = self.nodes[slot];
+        if !prev.is_hole() {
+            if !next.is_hole() {
+                return NIL;
+            }
+            let end = self.nodes[next.slot()].end();
+            self.nodes[next.slot()].prev = prev;
+            self.nodes[prev.slot()].next = next;
+            self.resize_hole(next.slot(), range.start, end - range.start);
+            return next.slot();
+        }
+        let (mut end, mut beyond) = (range.end, next);
+        if next.is_hole() {
+            let above = &self.nodes[next.slot()];
+            (end, beyond) = (above.end(), above.next);
+            self.drop_hole(next.slot());
+        }
+        let start = self.nodes[prev.slot()].offset;
+        self.nodes[prev.slot()].next = beyond;
+        self.nodes[beyond.slot()].prev = prev;
+        self.resize_hole(prev.slot(), start, end - start);
+        prev.slot()
+    }
+
+    /// Moves the border between block `slot`, which ends at `from`, and the hole behind it to `end`; makes that hole, or
+    /// ends it. The caller knows that the bytes are there.
     pub(crate) fn move_end(&mut self, slot: u32, from: u64, end: u64) {
-        let next = self.blocks[slot].next;
+        let next = self.nodes[slot].next;
         match next.as_hole() {
-            Some(hole) if self.holes[hole].end() == end => {
-                let beyond = self.holes[hole].next;
-                self.blocks[slot].next = beyond;
-                self.set_prev(beyond, Link::block(slot));
+            Some(hole) if self.nodes[hole].end() == end => {
+                let beyond = self.nodes[hole].next;
+                self.nodes[slot].next = beyond;
+                self.nodes[beyond.slot()].prev = Link::block(slot);
                 self.drop_hole(hole);
             }
             Some(hole) => {
-                let len = self.holes[hole].end() - end;
+                let len = self.nodes[hole].end() - end;
                 self.resize_hole(hole, end, len);
             }
             None if end < from => {
-                let hole = self.new_hole(Link::block(slot), next, end, from - end);
-                self.blocks[slot].next = Link::hole(hole);
+                self.new_hole(Link::block(slot), next, end, from - end);
             }
             None => {}
         }
@@ -238,19 +254,20 @@ impl Space {
     /// Moves the end of the whole range, which is behind the last block.
     pub(crate) fn move_top(&mut self, size: u64, new: u64) {
         self.bins.fit(new >> self.grain_log2);
-        match self.last.as_hole() {
-            Some(hole) if self.holes[hole].offset == new => {
-                let below = self.holes[hole].prev;
-                self.set_next(below, Link::NIL);
+        let last = self.last();
+        match last.as_hole() {
+            Some(hole) if self.nodes[hole].offset == new => {
+                let below = self.nodes[hole].prev;
+                self.nodes[below.slot()].next = Link::END;
+                self.nodes[NIL].prev = below;
                 self.drop_hole(hole);
             }
             Some(hole) => {
-                let offset = self.holes[hole].offset;
+                let offset = self.nodes[hole].offset;
                 self.resize_hole(hole, offset, new - offset);
             }
             None if new > size => {
-                let last = self.last;
-                self.new_hole(last, Link::NIL, size, new - size);
+                self.new_hole(last, Link::END, size, new - size);
             }
             None => {}
         }
@@ -258,11 +275,17 @@ impl Space {
 
     /// A new hole between its neighbours.
     fn new_hole(&mut self, prev: Link, next: Link, offset: u64, len: u64) -> u32 {
-        debug_assert!(self.holes.can_take(MOST_SLOTS), "there are no more holes than blocks and two");
-        let slot = self.holes.take();
-        self.set_next(prev, Link::hole(slot));
-        self.set_prev(next, Link::hole(slot));
-        let node = &mut self.holes[slot];
+        let slot = self.nodes.take();
+        self.make_hole(slot, prev, next, offset, len);
+        slot
+    }
+
+    /// Makes the node in `slot` a hole between its neighbours.
+    #[inline]
+    fn make_hole(&mut self, slot: u32, prev: Link, next: Link, offset: u64, len: u64) {
+        self.nodes[prev.slot()].next = Link::hole(slot);
+        self.nodes[next.slot()].prev = Link::hole(slot);
+        let node = &mut self.nodes[slot];
         (node.offset, node.len, node.prev, node.next) = (offset, len, prev, next);
         self.count += 1;
         self.enlist(slot, self.class_of(len), offset);
@@ -270,13 +293,12 @@ impl Space {
         if let Some(tree) = &mut self.tree {
             tree.insert(slot, offset, len);
         }
-        slot
     }
 
     /// Ends a hole, which its neighbours know of no more.
     #[inline]
     fn drop_hole(&mut self, slot: u32) {
-        let HoleNode { offset, len, .. } = self.holes[slot];
+        let Node { offset, len, .. } = self.nodes[slot];
         self.delist(slot, self.class_of(len));
         self.exact &= len != self.longest;
         if let Some(tree) = &mut self.tree {
@@ -286,23 +308,23 @@ impl Space {
         if self.count == 0 {
             (self.longest, self.exact) = (0, true);
         }
-        self.holes.give(slot);
+        self.nodes.give(slot);
     }
 
     /// Changes a hole that keeps its place among its neighbours.
     #[inline]
     fn resize_hole(&mut self, slot: u32, offset: u64, len: u64) {
-        let HoleNode { offset: before, len: length, .. } = self.holes[slot];
-        let (from, to) = (self.class_of(length), self.class_of(len));
-        let node = &mut self.holes[slot];
+        let node = &mut self.nodes[slot];
+        let (before, length) = (node.offset, node.len);
         (node.offset, node.len) = (offset, len);
+        let (from, to) = (self.class_of(length), self.class_of(len));
         if from != to {
             self.delist(slot, from);
             self.enlist(slot, to, offset);
         } else if self.bins.head(to).best == slot {
             self.bins.head_mut(to).low = offset;
         }
-        self.exact &= length != self.longest || len > length;
+        self.exact &= length != self.longest;
         self.heard_of(len);
         if let Some(tree) = &mut self.tree {
             tree.resize(before, offset, len);
@@ -317,7 +339,7 @@ impl Space {
     }
 
     /// Puts a hole into its class: the lower of it and the best becomes the best, the other the first of the rest.
-    #[inline]
+    #[inline(always)]
     fn enlist(&mut self, slot: u32, class: Class, offset: u64) {
         let head = self.bins.head_mut(class);
         if head.best == NIL {
@@ -327,57 +349,30 @@ impl Space {
         let (best, other) = if offset < head.low { (slot, head.best) } else { (head.best, slot) };
         let rest = head.rest;
         *head = Head { low: offset.min(head.low), best, rest: other };
-        let node = &mut self.holes[other];
-        (node.bin_prev, node.bin_next) = (NIL, rest);
-        if rest != NIL {
-            self.holes[rest].bin_prev = other;
-        }
+        let node = &mut self.nodes[other];
+        (node.a, node.b) = (NIL, rest);
+        // Without a rest this goes to the sentinel, which has no use for it.
+        self.nodes[rest].a = other;
     }
 
-    #[inline]
+    #[inline(always)]
     fn delist(&mut self, slot: u32, class: Class) {
         let head = self.bins.head_mut(class);
         if head.best != slot {
-            let HoleNode { bin_prev, bin_next, .. } = self.holes[slot];
-            if bin_prev == NIL {
-                head.rest = bin_next;
+            let Node { a, b, .. } = self.nodes[slot];
+            if a == NIL {
+                head.rest = b;
             } else {
-                self.holes[bin_prev].bin_next = bin_next;
+                self.nodes[a].b = b;
             }
-            if bin_next != NIL {
-                self.holes[bin_next].bin_prev = bin_prev;
-            }
+            self.nodes[b].a = a;
         } else if head.rest == NIL {
             self.bins.clear(class);
         } else {
             let best = head.rest;
-            let HoleNode { offset, bin_next, .. } = self.holes[best];
-            *head = Head { low: offset, best, rest: bin_next };
-            if bin_next != NIL {
-                self.holes[bin_next].bin_prev = NIL;
-            }
-        }
-    }
-
-    #[inline]
-    fn set_next(&mut self, link: Link, next: Link) {
-        if let Some(slot) = link.as_block() {
-            self.blocks[slot].next = next;
-        } else if let Some(slot) = link.as_hole() {
-            self.holes[slot].next = next;
-        } else {
-            self.first = next;
-        }
-    }
-
-    #[inline]
-    fn set_prev(&mut self, link: Link, prev: Link) {
-        if let Some(slot) = link.as_block() {
-            self.blocks[slot].prev = prev;
-        } else if let Some(slot) = link.as_hole() {
-            self.holes[slot].prev = prev;
-        } else {
-            self.last = prev;
+            let Node { offset, b, .. } = self.nodes[best];
+            *head = Head { low: offset, best, rest: b };
+            self.nodes[b].a = NIL;
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Numbers about an allocator, and the walk that proves its invariants.
 
+use crate::bins::Class;
 use crate::nodes::{Link, NIL};
 use crate::{Inconsistency, OffsetAllocator};
 
@@ -64,18 +65,18 @@ impl<P> OffsetAllocator<P> {
         let listed = self.check_classes()?;
         let rule = |holds: bool, rule, at| if holds { Ok(()) } else { Err(Inconsistency { rule, at }) };
         let space = &self.space;
-        let blocks = space.blocks.all().iter().filter(|node| node.requested > 0).count() as u64;
-        let holes = space.holes.all().iter().filter(|node| node.len > 0).count() as u64;
-        rule(blocks + holes == linked, "a live slot is not in address order", linked)?;
-        rule(holes == listed, "a hole is in no size class", listed)?;
-        rule(listed == space.holes(), "the number of holes is wrong", listed)?;
-        rule(blocks == self.counts.blocks, "the number of blocks is wrong", self.counts.blocks)?;
-        let longest = space.holes.all().iter().map(|node| node.len).max().unwrap_or(0);
+        let live = space.nodes.slots().filter(|slot| space.nodes[*slot].len > 0).count() as u64;
+        let (blocks, holes) = (self.counts.blocks, space.holes());
+        rule(live == linked, "a live slot is not in address order", linked)?;
+        rule(holes == listed, "a hole is in no size class, or miscounted", listed)?;
+        rule(blocks + holes == linked, "the number of blocks is wrong", blocks)?;
+        let longest = self.holes().map(|hole| hole.end - hole.start).max().unwrap_or(0);
         rule(longest == space.largest_hole(), "the largest hole is wrong", longest)?;
         rule(longest <= space.longest_bound(), "a hole is longer than its bound", longest)?;
         if let Some(tree) = &space.tree {
             let known = |slot, offset, len| {
-                space.holes.get(slot).is_some_and(|node| (node.offset, node.len) == (offset, len))
+                let node = &space.nodes[slot];
+                (node.offset, node.len) == (offset, len)
             };
             rule(tree.holds(known) == Some(holes), "the tree of holes is wrong", holes)?;
         }
@@ -85,12 +86,12 @@ impl<P> OffsetAllocator<P> {
     /// Every byte in one node, neighbours linked both ways, sums as counted; the number of nodes.
     fn check_order(&self) -> Result<u64, Inconsistency> {
         let space = &self.space;
-        let (mut end, mut before, mut nodes) = (0, Link::NIL, 0_u64);
+        let (mut end, mut before, mut nodes) = (0, Link::END, 0_u64);
         let (mut free, mut requested, mut leased) = (0, 0, (0, 0));
         let mut after_hole = false;
         for span in self.spans() {
             let rule = |holds: bool, rule| if holds { Ok(()) } else { Err(Inconsistency { rule, at: end }) };
-            let slots = space.blocks.all().len() + space.holes.all().len();
+            let slots = space.nodes.slots().count();
             rule(nodes < slots as u64, "the address order has a cycle")?;
             rule(span.range.start == end, "a gap or an overlap between neighbours")?;
             rule(
@@ -102,11 +103,11 @@ impl<P> OffsetAllocator<P> {
             let hole = span.link.as_hole().is_some();
             rule(!(hole && after_hole), "two holes side by side")?;
             if let Some(slot) = span.link.as_block() {
-                let node = &space.blocks[slot];
+                let node = &space.nodes[slot];
                 rule(span.range.start.is_multiple_of(1 << node.align_log2()), "a block is misaligned")?;
-                rule(node.generation < u32::MAX, "a block in a slot without generations")?;
-                rule(node.requested > 0 && len - node.requested < self.grain, "a block wastes a grain")?;
-                requested += node.requested;
+                rule(space.nodes.generation(slot) < u32::MAX, "a block in a slot without generations")?;
+                rule(node.len > 0 && len - node.len < self.grain, "a block wastes a grain")?;
+                requested += node.len;
                 leased.0 += u64::from(node.leases() > 0);
                 leased.1 += if node.leases() > 0 { len } else { 0 };
             } else {
@@ -115,7 +116,7 @@ impl<P> OffsetAllocator<P> {
             (end, before, nodes, after_hole) = (span.range.end, span.link, nodes + 1, hole);
         }
         let rule = |holds: bool, rule| if holds { Ok(()) } else { Err(Inconsistency { rule, at: end }) };
-        rule(before == space.last, "the last one is not the last")?;
+        rule(before == space.last(), "the last one is not the last")?;
         let counts = &self.counts;
         let rule = |holds: bool, rule| if holds { Ok(()) } else { Err(Inconsistency { rule, at: end }) };
         rule(end == self.size, "the nodes do not reach the end")?;
@@ -130,18 +131,21 @@ impl<P> OffsetAllocator<P> {
         let space = &self.space;
         let rule = |holds: bool, rule, at| if holds { Ok(()) } else { Err(Inconsistency { rule, at }) };
         rule(space.bins.bits_hold(), "a size class bit is wrong", 0)?;
-        let (mut listed, mut next) = (0, space.bins.at_or_above(space.class_of(0)));
+        let (mut listed, mut next) = (0, space.bins.at_or_above(Class::FIRST));
         while let Some(class) = next {
             let head = space.bins.head(class);
-            let low = space.holes.get(head.best).map(|node| node.offset);
-            rule(low == Some(head.low), "a size class does not know its best hole", head.low)?;
+            rule(
+                space.nodes[head.best].offset == head.low,
+                "a size class does not know its best hole",
+                head.low,
+            )?;
             let mut before = NIL;
             for (slot, node) in space.in_class(class) {
                 rule(listed < space.holes(), "a size class has a cycle", node.offset)?;
                 rule(node.len > 0, "a size class lists what is no hole", node.offset)?;
                 rule(space.class_of(node.len) == class, "a hole in the wrong size class", node.offset)?;
                 let best = slot == head.best;
-                rule(best || node.bin_prev == before, "a size class is not linked back", node.offset)?;
+                rule(best || node.a == before, "a size class is not linked back", node.offset)?;
                 (before, listed) = (if best { NIL } else { slot }, listed + 1);
             }
             next = space.bins.at_or_above(class.above());
