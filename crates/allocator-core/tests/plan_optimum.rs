@@ -1,4 +1,7 @@
 //! The planner against the exact optimum, found by searching every sequence of moves on tiny arenas.
+//!
+//! `cargo test --release -p allocator-core --test plan_optimum -- --nocapture` prints how far from it the plans are, on 4,000
+//! arenas of up to six blocks of each kind. `OPTIMUM_CASES` and `OPTIMUM_BLOCKS` (at most 9) ask for more.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops where it stands")]
 
 use std::cmp::Reverse;
@@ -20,16 +23,17 @@ type Cost = (u64, usize);
 
 impl Case {
     fn random(random: &mut Random, walls: bool, aligned: bool) -> Self {
-        let size = 9 + random.below(8);
+        let most = asked("OPTIMUM_BLOCKS", 6).min(9) as usize;
+        let size = 9 + random.below(most as u64 + 2);
         let mut allocator = OffsetAllocator::new(size).unwrap();
         let mut blocks = Vec::new();
-        for _ in 0..12 {
+        for _ in 0..2 * most {
             let align = if aligned { 1 << random.below(3) } else { 1 };
             if let Ok(handle) = allocator.allocate(Request::new(1 + random.below(4)).align(align)) {
                 blocks.push(handle);
             }
         }
-        while blocks.len() > 6 || (blocks.len() > 1 && random.below(4) > 0) {
+        while blocks.len() > most || (blocks.len() > 1 && random.below(4) > 0) {
             let gone = blocks.swap_remove(random.below(blocks.len() as u64) as usize);
             allocator.free(gone).unwrap();
         }
@@ -103,13 +107,16 @@ struct Tally {
     hopeless: u32,
     bytes: u64,
     optimum_bytes: u64,
+    /// Sum and largest of the ratios of bytes moved, case by case.
+    ratios: f64,
+    worst: f64,
 }
 
 fn compare(seed: u64, walls: bool, aligned: bool) -> Tally {
     let mut random = Random(seed);
     let mut tally = Tally::default();
     let mut plan = Plan::default();
-    while tally.solved + tally.missed + tally.hopeless < 4000 {
+    while u64::from(tally.solved + tally.missed + tally.hopeless) < asked("OPTIMUM_CASES", 4000) {
         let mut case = Case::random(&mut random, walls, aligned);
         let align = if aligned { 1 << random.below(3) } else { 1 };
         let stats = case.allocator.stats();
@@ -139,9 +146,17 @@ fn compare(seed: u64, walls: bool, aligned: bool) -> Tally {
         tally.optimal += u32::from(cost == optimum);
         tally.bytes += cost.0;
         tally.optimum_bytes += optimum.0;
+        let ratio = cost.0 as f64 / optimum.0 as f64;
+        tally.ratios += ratio;
+        tally.worst = tally.worst.max(ratio);
     }
     let ratio = tally.bytes as f64 / tally.optimum_bytes.max(1) as f64;
-    println!("walls {walls}, alignments {aligned}: {tally:?}, bytes over optimum {ratio:.4}");
+    let Tally { solved, optimal, missed, hopeless, worst, .. } = tally;
+    let mean = tally.ratios / f64::from(solved.max(1));
+    println!(
+        "leases {walls}, alignments {aligned}: {solved} planned, {optimal} of them at the optimum, {missed} missed, {hopeless} \
+         impossible; bytes over the optimum: {ratio:.4} in all, {mean:.4} on the mean, {worst:.2} at the worst"
+    );
     tally
 }
 
@@ -165,7 +180,8 @@ fn leased_blocks_hide_no_plan() {
 #[cfg_attr(miri, ignore = "the exact search takes too long")]
 fn alignments_hide_hardly_a_plan() {
     let tally = compare(3, false, true);
-    assert!(tally.missed * 1000 <= tally.solved, "{tally:?}");
+    // More blocks than by default: the share that the bounded search misses grows with them, and is printed.
+    assert!(tally.missed * 1000 <= tally.solved || asked("OPTIMUM_BLOCKS", 6) > 6, "{tally:?}");
     assert!(tally.bytes * 100 <= tally.optimum_bytes * 110, "{tally:?}");
 }
 
@@ -173,8 +189,14 @@ fn alignments_hide_hardly_a_plan() {
 #[cfg_attr(miri, ignore = "the exact search takes too long")]
 fn leases_and_alignments_together_hide_hardly_a_plan() {
     let tally = compare(4, true, true);
-    assert!(tally.missed * 1000 <= tally.solved, "{tally:?}");
+    // More blocks than by default: the share that the bounded search misses grows with them, and is printed.
+    assert!(tally.missed * 1000 <= tally.solved || asked("OPTIMUM_BLOCKS", 6) > 6, "{tally:?}");
     assert!(tally.bytes * 100 <= tally.optimum_bytes * 110, "{tally:?}");
+}
+
+/// A number from the environment.
+fn asked(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).ok().map_or(otherwise, |text| text.parse().unwrap())
 }
 
 /// xorshift64*: the same cases on every machine.
