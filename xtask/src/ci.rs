@@ -1,7 +1,7 @@
 //! `cargo xtask ci`: what a change must pass, one named step after the other.
 
 use crate::process::{self, cargo, passes, program, quietly};
-use crate::{readme, rules, setup, soak, test, workspace};
+use crate::{bundle, readme, rules, setup, soak, test, workspace};
 use std::time::{Duration, Instant};
 
 /// Which steps to run.
@@ -108,6 +108,7 @@ const STEPS: &[Step] = &[
         what: "shaders on views of the arena, under the validation layer",
         run: examples,
     },
+    Step { name: "bundle", what: "what is sent to a GPU, on the simulated driver", run: send_off },
     Step { name: "soak", what: "a hundredth of each soak", run: soaks },
     Step {
         name: "miri",
@@ -201,6 +202,14 @@ fn examples() -> Outcome {
         said |= line.contains("Validation") || line.contains("VUID");
     });
     Outcome::of(ran.is_ok_and(|succeeded| succeeded) && !said)
+}
+
+/// The folder runs here as it will there, but for the GPU.
+fn send_off() -> Outcome {
+    if !cfg!(target_os = "linux") {
+        return Outcome::Skipped("the simulated driver is a shared library for Linux".to_owned());
+    }
+    Outcome::of(bundle::run(&bundle::Options::trial()))
 }
 
 fn soaks() -> Outcome {

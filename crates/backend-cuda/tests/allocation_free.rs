@@ -1,7 +1,7 @@
-//! A transfer allocates nothing in this process once everything has run once; what the simulated driver allocates is its
-//! own. Alone in its file: the count is the process's.
+//! A transfer allocates nothing in this process once everything has run once; what the driver allocates, simulated or not,
+//! is its own. Alone in its file: the count is the process's.
 
-#![cfg(all(target_os = "linux", not(feature = "gpu-tests")))]
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop where it stands")]
 
 mod common;

@@ -10,17 +10,13 @@ mod common;
 
 use allocator_core::conformance::Harness as BufferHarness;
 use backend_cuda::{CudaBuffer, CudaDevice, CudaOptions};
-#[cfg(not(feature = "gpu-tests"))]
-use common::{Fault, Sim};
-#[cfg(not(feature = "gpu-tests"))]
-use pinned_host::Lane;
+use common::{Fault, SIMULATED, Sim};
 use pinned_host::conformance::Harness;
-use pinned_host::{Queue, QueuedBuffer, Transfer};
+use pinned_host::{Lane, Queue, QueuedBuffer, Transfer};
 
 /// Opens devices; the simulated one is checked when the test is over.
 struct Cuda {
     options: CudaOptions,
-    #[cfg(not(feature = "gpu-tests"))]
     sim: Sim,
 }
 
@@ -30,21 +26,13 @@ impl Cuda {
     }
 
     fn with(options: CudaOptions) -> Self {
-        Cuda {
-            options: options.scratch(BOUNCE),
-            #[cfg(not(feature = "gpu-tests"))]
-            sim: Sim::new(2024),
-        }
+        Cuda { options: options.scratch(BOUNCE), sim: Sim::new(2024) }
     }
 
     /// For a promise with this path: one of them leaks a ticket.
     fn promising(promise: &str) -> Self {
         let cuda = Self::new();
-        #[cfg(not(feature = "gpu-tests"))]
-        let cuda =
-            Cuda { sim: cuda.sim.leaking(promise.contains("ticket_forgotten_in_flight_leaks")), ..cuda };
-        let _ = promise;
-        cuda
+        Cuda { sim: cuda.sim.leaking(promise.contains("ticket_forgotten_in_flight_leaks")), ..cuda }
     }
 
     fn virtual_memory() -> Self {
@@ -64,16 +52,18 @@ impl Harness for Cuda {
         None
     }
 
-    #[cfg(not(feature = "gpu-tests"))]
     fn fail_next_record(&self, _device: &CudaDevice, _lane: Lane) -> bool {
-        self.sim.inject_at(Fault::OutOfMemory, "cuEventRecord", 1);
-        true
+        if SIMULATED {
+            self.sim.inject_at(Fault::OutOfMemory, "cuEventRecord", 1);
+        }
+        SIMULATED
     }
 
-    #[cfg(not(feature = "gpu-tests"))]
     fn lose_device(&self, _device: &CudaDevice) -> bool {
-        self.sim.inject(Fault::DeviceLost, 1);
-        true
+        if SIMULATED {
+            self.sim.inject(Fault::DeviceLost, 1);
+        }
+        SIMULATED
     }
 }
 

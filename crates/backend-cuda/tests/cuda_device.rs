@@ -1,6 +1,8 @@
 //! What the suites do not ask of every backend: programs that use cudarc already, pages, batches, warmth.
+//!
+//! With feature `gpu-tests` on the machine's own driver, without what needs a fault or a count of the simulator's.
 
-#![cfg(all(target_os = "linux", not(feature = "gpu-tests")))]
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop where it stands")]
 
 mod common;
@@ -8,7 +10,7 @@ mod common;
 use allocator_core::{Arena, DeviceBuffer, Remap, Request};
 use backend_cuda::cudarc::driver::{self as cu, DeviceSlice};
 use backend_cuda::{CudaDevice, CudaError, CudaOptions, CudaPinned, HostMemory, Select, Streams};
-use common::{Fault, Sim};
+use common::{Fault, SIMULATED, Sim};
 use pinned_host::{
     DeviceError, ErrorKind, Event, HostPool, HostRegion, Lane, PageLocker, Queue, QueuedBuffer, Transfer,
 };
@@ -18,17 +20,19 @@ use std::sync::Arc;
 fn a_device_is_opened_by_what_names_it() {
     let _sim = Sim::new(1);
     let listed = CudaDevice::list().unwrap();
-    assert_eq!(listed.len(), 1);
+    assert!(if SIMULATED { listed.len() == 1 } else { !listed.is_empty() });
     let selects =
         [Select::Ordinal(0), Select::Name(listed[0].name.to_lowercase()), Select::Uuid(listed[0].uuid)];
     for select in selects {
         let device = CudaOptions::new().select(select).open().unwrap();
         assert_eq!(device.info().unwrap(), listed[0]);
         let (free, total) = device.available().unwrap();
-        assert!(free <= total && total == listed[0].memory);
+        // A driver may keep some of it from a process.
+        assert!(free <= total && total <= listed[0].memory && total > listed[0].memory / 2);
     }
-    let error = CudaOptions::new().select(Select::Ordinal(7)).open().unwrap_err();
-    assert!(matches!(&error, CudaError::NoDevice { found, .. } if found.len() == 1), "{error}");
+    let beyond = Select::Ordinal(listed.len() + 6);
+    let error = CudaOptions::new().select(beyond).open().unwrap_err();
+    assert!(matches!(&error, CudaError::NoDevice { found, .. } if found.len() == listed.len()), "{error}");
     assert_eq!(error.kind(), ErrorKind::InvalidUse);
 }
 
@@ -64,7 +68,7 @@ fn a_view_on_a_strange_stream_is_waited_for_before_its_memory_goes() {
     let stream = device.cuda().new_stream().unwrap();
     let queue = device.wrap(&stream).unwrap();
     stream.memset_zeros(&mut buffer.view(0..4096).unwrap()).unwrap();
-    assert_eq!(sim.pending(), 1);
+    assert!(!SIMULATED || sim.pending() == 1);
     drop(buffer);
     queue.record().unwrap().synchronize().unwrap();
 }
@@ -135,6 +139,7 @@ fn a_program_of_cudarcs_keeps_its_context_streams_and_slice() {
 }
 
 #[test]
+#[cfg_attr(feature = "gpu-tests", ignore = "needs a fault of the simulated driver")]
 fn a_slice_that_is_refused_comes_back() {
     let sim = Sim::new(14);
     let context = cu::CudaContext::new(0).unwrap();
@@ -160,7 +165,7 @@ fn what_cudarc_kept_of_an_earlier_error_is_reported_and_nothing_made() {
     buffer.copy_within(0..64, 128).unwrap();
     device.queue().drain().unwrap();
     assert!(device.new_queue().is_err() && device.new_queue().is_ok());
-    assert_eq!(sim.undefined_uses(), 0);
+    assert!(!SIMULATED || sim.undefined_uses() == 0);
 }
 
 #[test]
@@ -176,9 +181,10 @@ fn pages_change_places_without_a_copy() {
     for at in 0..8u8 {
         device.write_now(&mut buffer, u64::from(at) * granule, &[at; 64]).unwrap();
     }
-    let copied = sim.copied_within();
+    let copied = || if SIMULATED { sim.copied_within() } else { 0 };
+    let before = copied();
     buffer.remap(4 * granule..8 * granule, 0).unwrap();
-    assert_eq!((sim.copied_within(), buffer.address()), (copied, address));
+    assert_eq!((copied(), buffer.address()), (before, address));
     for at in 0..8u8 {
         let mut found = [0];
         device.read_now(&buffer, u64::from(at) * granule, &mut found).unwrap();
@@ -205,7 +211,7 @@ fn a_buffer_grows_and_shrinks_in_place() {
     assert!(device.write_now(&mut buffer, 3 * granule - 64, &[6; 64]).is_err());
     let limit = buffer.resize(4 * granule + 1).unwrap_err();
     assert!(matches!(limit, CudaError::Limit { allowed, .. } if allowed == 4 * granule), "{limit}");
-    for k in 1..=3 {
+    for k in (1..=3).filter(|_| SIMULATED) {
         sim.inject_at(Fault::OutOfMemory, if k == 3 { "cuMemMap" } else { "cuMemCreate" }, 1);
         assert_eq!(buffer.resize(4 * granule).unwrap_err().kind(), ErrorKind::OutOfMemory);
         assert_eq!(buffer.size(), 3 * granule - 1);
@@ -230,10 +236,11 @@ fn independent_copies_go_in_one_call_where_the_driver_takes_it() {
     let mut expected: Vec<u8> = (0..64 << 10).map(|at: u32| (at / 256) as u8).collect();
     device.write_now(&mut buffer, 0, &expected).unwrap();
     let copies: Vec<_> = (0..16u64).map(|n| (n * 1024..n * 1024 + 512, (32 << 10) + n * 1024)).collect();
-    let calls = sim.calls();
+    let calls = || if SIMULATED { sim.calls() } else { 0 };
+    let before = calls();
     buffer.copy_independent(&copies).unwrap();
-    if device.has_batches() {
-        assert_eq!(sim.calls() - calls, 1);
+    if SIMULATED && device.has_batches() {
+        assert_eq!(calls() - before, 1);
     }
     for (src, dst) in &copies {
         expected.copy_within(src.start as usize..src.end as usize, *dst as usize);
@@ -244,7 +251,9 @@ fn independent_copies_go_in_one_call_where_the_driver_takes_it() {
     assert!(found == expected);
 
     // Refused as a whole, it is made one by one.
-    sim.inject_at(Fault::OutOfMemory, "cuMemcpyBatchAsync", 1);
+    if SIMULATED {
+        sim.inject_at(Fault::OutOfMemory, "cuMemcpyBatchAsync", 1);
+    }
     buffer.copy_independent(&copies).unwrap();
     buffer.queue().drain().unwrap();
     device.read_now(&buffer, 0, &mut found).unwrap();
@@ -274,10 +283,12 @@ fn every_kind_of_host_memory_carries_bytes() {
         assert!(matches!(device.locker().lock(0), Err(CudaError::ZeroSize)));
         let limit = device.locker().lock(device.locker().max_region() + 1).unwrap_err();
         assert!(matches!(limit, CudaError::Limit { .. }), "{limit}");
-        sim.inject_at(Fault::OutOfMemory, "cuMemHostRegister_v2", 1);
-        sim.inject_at(Fault::OutOfMemory, "cuMemHostAlloc", 1);
-        assert_eq!(device.locker().lock(4096).unwrap_err().kind(), ErrorKind::OutOfMemory);
-        sim.clear_faults();
+        if SIMULATED {
+            sim.inject_at(Fault::OutOfMemory, "cuMemHostRegister_v2", 1);
+            sim.inject_at(Fault::OutOfMemory, "cuMemHostAlloc", 1);
+            assert_eq!(device.locker().lock(4096).unwrap_err().kind(), ErrorKind::OutOfMemory);
+            sim.clear_faults();
+        }
         assert!(device.locker().allowance().is_some());
     }
 }
@@ -321,6 +332,7 @@ fn an_event_that_was_held_long_is_still_the_same_event() {
 }
 
 #[test]
+#[cfg_attr(feature = "gpu-tests", ignore = "needs a fault of the simulated driver")]
 fn a_lost_context_is_lost_for_all_that_was_made_in_it() {
     let sim = Sim::new(13);
     let device = CudaDevice::new().unwrap();

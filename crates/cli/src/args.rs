@@ -28,11 +28,14 @@ pub(crate) enum Command {
 /// alone. Exit code 0: every check held. 1: the work failed. 2: the arguments or the file are wrong.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  swap-tensor run\n  swap-tensor run llama.safetensors --device-memory 1.5GB --passes 1 --json"
+    after_help = "Examples:\n  swap-tensor run\n  swap-tensor run --model-size 4GB --device-memory 1GiB\n  swap-tensor run llama.safetensors --device-memory 1.5GB --passes 1 --json"
 )]
 pub(crate) struct RunArgs {
     /// The model; without one, a GPT-2-shaped one is written once to the cache directory
     pub(crate) model: Option<PathBuf>,
+    /// Without a model: generate one like GPT-2 that is at least this large, and keep it in the cache directory
+    #[arg(long, value_name = "SIZE", value_parser = some, allow_hyphen_values = true, conflicts_with = "model")]
+    pub(crate) model_size: Option<Size>,
     /// The kind of device to stream through; `swap-tensor info` lists them
     #[arg(long, default_value = "cpu", value_name = "NAME")]
     pub(crate) backend: String,

@@ -14,6 +14,7 @@ mod pattern;
 mod progress;
 mod report;
 mod run;
+mod shapes;
 mod size;
 mod walk;
 

@@ -1,7 +1,10 @@
-//! The model that `run` uses when it is given none: GPT-2's tensors, filled with seeded halves.
+//! The model that `run` uses when it is given none: tensors of GPT-2's, or of a size that is asked for, filled with seeded
+//! halves.
 
 use crate::error::CliError;
 use crate::pattern::Pattern;
+use crate::shapes::Shapes;
+use crate::size::Size;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -9,18 +12,37 @@ use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The generated model's path, written now unless it already lies there whole.
+/// The generated model's path, written now unless it already lies there whole. With a `size`: one of at least as many bytes.
 ///
 /// # Errors
-/// No cache directory, or one that cannot be written.
-pub(crate) fn cached() -> Result<PathBuf, CliError> {
+/// No cache directory, or one that cannot be written, or has no room.
+pub(crate) fn cached(size: Option<u64>) -> Result<PathBuf, CliError> {
     let dir = cache_dir()?;
     fs::create_dir_all(&dir).map_err(CliError::cache("cannot create the cache directory", &dir))?;
-    let path = dir.join(FILE);
-    if !intact(&path) {
-        write(&path).map_err(CliError::cache("cannot write the generated model", &path))?;
+    if let Some(bytes) = size {
+        let path = dir.join(Shapes::sized_file(bytes));
+        room(&path, bytes).map_err(CliError::cache("cannot write the generated model", &path))?;
+    }
+    let shapes = size.map_or_else(Shapes::gpt2, |bytes| Ok(Shapes::sized(bytes)));
+    let shapes = shapes.map_err(CliError::cache("cannot generate a model for", &dir))?;
+    let path = dir.join(&shapes.file);
+    if !intact(&path, &shapes) {
+        write(&path, &shapes).map_err(CliError::cache("cannot write the generated model", &path))?;
     }
     Ok(path)
+}
+
+/// Whether `bytes` can be written where nothing is yet: a full disk would be everybody's. Where that cannot be told, writing
+/// will.
+fn room(path: &Path, bytes: u64) -> io::Result<()> {
+    let Some(dir) = path.parent().filter(|_| !path.exists()) else { return Ok(()) };
+    let Ok(system) = rustix::fs::statvfs(dir) else { return Ok(()) };
+    let free = system.f_bavail.saturating_mul(system.f_frsize);
+    if bytes < free {
+        return Ok(());
+    }
+    let why = format!("{} are free, and {} are needed", Size(free), Size(bytes));
+    Err(io::Error::new(io::ErrorKind::StorageFull, why))
 }
 
 /// `$XDG_CACHE_HOME/swap-tensor`, or `~/.cache/swap-tensor`. Relative values do not count, as the XDG rules say.
@@ -31,11 +53,11 @@ fn cache_dir() -> Result<PathBuf, CliError> {
 }
 
 /// Writes it beside its place and renames it there, so that nobody ever sees half a model.
-fn write(path: &Path) -> io::Result<()> {
+fn write(path: &Path, shapes: &Shapes) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     sweep(dir);
     let mut file = tempfile::Builder::new().prefix(PREFIX).suffix(SUFFIX).tempfile_in(dir)?;
-    let (header, length) = header()?;
+    let (header, length) = header(shapes)?;
     file.write_all(&header)?;
     let mut chunk = vec![0; CHUNK];
     each_chunk(length, &mut chunk, |bytes| file.write_all(bytes).map(|()| true))?;
@@ -61,9 +83,9 @@ fn sweep(dir: &Path) {
 }
 
 /// Whether the file at `path` is the model, byte for byte.
-fn intact(path: &Path) -> bool {
+fn intact(path: &Path, shapes: &Shapes) -> bool {
     let same = || -> io::Result<bool> {
-        let (header, length) = header()?;
+        let (header, length) = header(shapes)?;
         // Opening a pipe would wait for a writer.
         if !fs::metadata(path)?.is_file() {
             return Ok(false);
@@ -111,21 +133,14 @@ fn each_chunk(
 }
 
 /// The file's start, up to the data, and the data's length.
-fn header() -> io::Result<(Vec<u8>, u64)> {
-    let mut tensors = Vec::new();
-    let mut end = 0;
-    for line in LIST.lines().skip(1) {
-        let (name, shape) = line.split_once(',').ok_or_else(|| io::Error::other("a line without a comma"))?;
-        let shape: Vec<usize> =
-            shape.split('x').map(str::parse).collect::<Result<_, _>>().map_err(io::Error::other)?;
-        let start = end;
+fn header(shapes: &Shapes) -> io::Result<(Vec<u8>, u64)> {
+    let (mut tensors, mut end) = (Vec::new(), 0);
+    for (name, shape) in &shapes.tensors {
+        let (start, shape) = (end, shape.clone());
         end += shape.iter().product::<usize>() * 2;
-        tensors.push((name.to_owned(), TensorInfo { dtype: Dtype::F16, shape, data_offsets: (start, end) }));
+        tensors.push((name.clone(), TensorInfo { dtype: Dtype::F16, shape, data_offsets: (start, end) }));
     }
-    let about = HashMap::from([(
-        "source".to_owned(),
-        "GPT-2 124M shapes, seeded values; not a trained model".to_owned(),
-    )]);
+    let about = HashMap::from([("source".to_owned(), shapes.about.clone())]);
     let metadata = Metadata::new(Some(about), tensors).map_err(io::Error::other)?;
     let mut json = serde_json::to_vec(&metadata)?;
     // The format asks for data aligned to 8.
@@ -135,9 +150,6 @@ fn header() -> io::Result<(Vec<u8>, u64)> {
     Ok((header, end as u64))
 }
 
-/// Names and shapes of GPT-2 124M in the order a forward pass uses them, from its published configuration.
-const LIST: &str = include_str!("../data/gpt2_124m.csv");
-const FILE: &str = "gpt2-124m-f16.safetensors";
 /// What a model being written is called: these around six letters and digits.
 const PREFIX: &str = ".gpt2";
 const SUFFIX: &str = ".partial";
@@ -153,7 +165,7 @@ mod tests {
 
     #[test]
     fn the_list_is_gpt2() {
-        let (header, length) = header().unwrap();
+        let (header, length) = header(&Shapes::gpt2().unwrap()).unwrap();
         assert_eq!(length, 2 * 124_439_808);
         assert_eq!(header.len() % 8, 0);
         let metadata: Metadata = serde_json::from_slice(&header[8..]).unwrap();
@@ -181,9 +193,13 @@ mod tests {
             let file = File::create(dir.path().join(name)).unwrap();
             file.set_modified(SystemTime::now() - age).unwrap();
         };
-        for name in
-            [".gpt2aB3dE6.partial", ".gpt2.partial", ".gpt2aB3dE67.partial", "gpt2aB3dE6.partial", FILE]
-        {
+        for name in [
+            ".gpt2aB3dE6.partial",
+            ".gpt2.partial",
+            ".gpt2aB3dE67.partial",
+            "gpt2aB3dE6.partial",
+            "gpt2-124m-f16.safetensors",
+        ] {
             file(name, 2 * ABANDONED);
         }
         file(".gpt2zzzzzz.partial", ABANDONED / 2);
@@ -196,19 +212,21 @@ mod tests {
     #[test]
     fn damage_and_wrong_length_are_noticed() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join(FILE);
-        assert!(!intact(&path));
-        write(&path).unwrap();
-        assert!(intact(&path));
+        let shapes = Shapes::gpt2().unwrap();
+        let path = dir.path().join(&shapes.file);
+        let (intact, write) = (|| intact(&path, &shapes), || write(&path, &shapes).unwrap());
+        assert!(!intact());
+        write();
+        assert!(intact());
         let length = fs::metadata(&path).unwrap().len();
         let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
         file.set_len(length - 1).unwrap();
-        assert!(!intact(&path));
+        assert!(!intact());
         file.set_len(length).unwrap();
         // The last byte of a half is never 0.
-        assert!(!intact(&path));
-        write(&path).unwrap();
-        assert!(intact(&path));
+        assert!(!intact());
+        write();
+        assert!(intact());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no partial file stays behind");
     }
 }

@@ -23,7 +23,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), CliError> {
         let known = backends::NAMES.join(", ");
         return Err(CliError::UnknownBackend { name: args.backend.clone(), known });
     }
-    let path = args.model.clone().map_or_else(model::cached, Ok)?;
+    let path = args.model.clone().map_or_else(|| model::cached(args.model_size.map(|size| size.0)), Ok)?;
     let model = Model::open(&path)?;
     if let Some(largest) = model.largest().filter(|largest| largest.bytes > args.device_memory.0) {
         let (tensor, needed) = (largest.name.clone(), largest.bytes);

@@ -311,6 +311,38 @@ fn no_place_for_the_generated_model() {
     assert!(code == 2 && stderr.contains("cache directory"), "{stderr}");
 }
 
+#[test]
+fn a_generated_model_is_as_large_as_asked_and_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = ["run", "--model-size", "2MiB", "--device-memory", "768KiB", "--passes", "1", "--json"];
+    let report = || {
+        let output = run(dir.path(), &args);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), &*stderr), (Some(0), ""));
+        serde_json::from_slice::<Value>(output.stdout.trim_ascii()).unwrap()
+    };
+    let first = report();
+    assert_eq!(first["mismatches"], 0);
+    assert!((2 << 20..3 << 20).contains(&first["model_bytes"].as_u64().unwrap()), "{first}");
+    assert!(first["evictions"].as_u64() > Some(0));
+    let path = PathBuf::from(first["model"].as_str().unwrap());
+    assert!(path.ends_with("gpt2-like-2097152-f16.safetensors"), "{path:?}");
+    let written = fs::metadata(&path).unwrap().modified().unwrap();
+    assert_eq!(report()["model"], first["model"]);
+    assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), written);
+
+    let (code, stderr) = refused(dir.path(), &["run", path.to_str().unwrap(), "--model-size", "2MiB"]);
+    assert!(code == 2 && stderr.contains("--model-size"), "{stderr}");
+    for size in ["0", "-1", "18446744073709551615"] {
+        let (code, stderr) = refused(dir.path(), &["run", "--model-size", size]);
+        assert!(code == 2 && stderr.contains("not a usable size"), "{stderr}");
+    }
+    let (code, stderr) = refused(dir.path(), &["run", "--model-size", "8000T"]);
+    assert!(code == 2 && stderr.contains("are needed"), "{stderr}");
+    let (code, stderr) = refused(dir.path(), &["run", "--model-size", "2MiB", "--device-memory", "1000"]);
+    assert!(code == 2 && stderr.contains("give at least --device-memory"), "{stderr}");
+}
+
 /// The file is cut while the command works with it: whatever stage it is in must say so.
 #[cfg(target_os = "linux")]
 #[test]

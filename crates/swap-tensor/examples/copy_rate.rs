@@ -1,8 +1,9 @@
 //! How fast a backend copies between host and device, against plain `memcpy` of the same blocks in the same run.
 //!
-//! `cargo run --release -p swap-tensor --example copy_rate [BACKEND]`, with the backend's feature. Both sides walk buffers
-//! larger than four times a usual last-level cache, touched beforehand. Rounds alternate and the median of five counts, so
-//! that a slow minute of the machine strikes both. `deep` keeps eight transfers in flight, `alone` waits for each.
+//! `cargo run --release -p swap-tensor --example copy_rate -- [--quick] [BACKEND]`, with the backend's feature. Both sides
+//! walk buffers larger than four times a usual last-level cache, touched beforehand. Rounds alternate and the median of five
+//! counts, so that a slow minute of the machine strikes both. `deep` keeps eight transfers in flight, `alone` waits for each.
+//! `--quick` walks a 64th of it: that shows that it works, and no figure means anything.
 
 use pinned_host::{HostPool, HostRegion, OsLocker, OsRegion, PageLocker, SliceOf, Ticket, Transfer};
 use std::collections::VecDeque;
@@ -14,36 +15,41 @@ const WORKING_SET: usize = 256 << 20;
 const ROUNDS: usize = 5;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let backend = std::env::args().nth(1).unwrap_or_else(|| "cpu".to_owned());
+    let (flags, names): (Vec<_>, Vec<_>) = std::env::args().skip(1).partition(|arg| arg.starts_with('-'));
+    let quick = flags.iter().any(|flag| flag == "--quick");
+    let backend = names.first().map_or("cpu", String::as_str);
     println!("backend {backend}");
-    backends::open(&backend, Rates)?
+    backends::open(backend, Rates { set: if quick { WORKING_SET / 64 } else { WORKING_SET } })?
 }
 
 /// Measures and prints.
-struct Rates;
+struct Rates {
+    /// Bytes that one walk copies.
+    set: usize,
+}
 
 impl Visitor for Rates {
     type Output = Result<(), Box<dyn Error>>;
 
     fn visit<T: Transfer>(self, device: T) -> Self::Output {
-        rates(&device)
+        rates(&device, self.set)
     }
 }
 
-fn rates<T: Transfer>(device: &T) -> Result<(), Box<dyn Error>> {
-    let mut buffer = device.buffer(WORKING_SET as u64)?;
-    let (from, to) = (touched()?, touched()?);
+fn rates<T: Transfer>(device: &T, set: usize) -> Result<(), Box<dyn Error>> {
+    let mut buffer = device.buffer(set as u64)?;
+    let (from, to) = (touched(set)?, touched(set)?);
     println!("{:>8} {:>10} {:>7} {:>12} {:>9}", "block", "direction", "depth", "GB/s", "/ memcpy");
-    for block in [4 << 10, 64 << 10, 2 << 20, 64 << 20] {
-        let region = device.locker().lock(WORKING_SET)?;
-        region.prepare(0, WORKING_SET);
+    for block in [4 << 10, 64 << 10, 2 << 20, 64 << 20].into_iter().filter(|block| *block <= set) {
+        let region = device.locker().lock(set)?;
+        region.prepare(0, set);
         let pool = HostPool::new(vec![region], 4096)?;
-        let count = WORKING_SET / block;
+        let count = set / block;
         let mut slices: VecDeque<SliceOf<T>> =
             (0..count).map(|_| pool.allocate(block)).collect::<Result<_, _>>()?;
         let mut rates: [Vec<f64>; 5] = Default::default();
         for _ in 0..ROUNDS {
-            rates[0].push(memcpy(&from, &to, block));
+            rates[0].push(memcpy(&from, &to, set, block));
             for (index, (up, depth)) in [(true, 8), (true, 1), (false, 8), (false, 1)].into_iter().enumerate()
             {
                 let start = Instant::now();
@@ -56,7 +62,7 @@ fn rates<T: Transfer>(device: &T) -> Result<(), Box<dyn Error>> {
                     };
                     sent.map_err(|refused| refused.error.into())
                 })?;
-                rates[index + 1].push(gigabytes_per_second(start));
+                rates[index + 1].push(gigabytes_per_second(set, start));
             }
         }
         let [plain, transfers @ ..] = rates.map(median);
@@ -95,25 +101,25 @@ fn walk<T: Transfer>(
 }
 
 /// Copies the working set block by block on this thread.
-fn memcpy(from: &OsRegion, to: &OsRegion, block: usize) -> f64 {
+fn memcpy(from: &OsRegion, to: &OsRegion, set: usize, block: usize) -> f64 {
     let start = Instant::now();
-    for at in (0..WORKING_SET).step_by(block) {
+    for at in (0..set).step_by(block) {
         // SAFETY: both regions hold the working set, blocks divide it, and no reference into either exists.
         unsafe {
             std::ptr::copy_nonoverlapping(from.base().as_ptr().add(at), to.base().as_ptr().add(at), block);
         }
     }
-    gigabytes_per_second(start)
+    gigabytes_per_second(set, start)
 }
 
-fn touched() -> Result<OsRegion, Box<dyn Error>> {
-    let region = OsLocker.pageable(WORKING_SET).ok_or("no pageable memory")??;
-    region.prepare(0, WORKING_SET);
+fn touched(set: usize) -> Result<OsRegion, Box<dyn Error>> {
+    let region = OsLocker.pageable(set).ok_or("no pageable memory")??;
+    region.prepare(0, set);
     Ok(region)
 }
 
-fn gigabytes_per_second(start: Instant) -> f64 {
-    WORKING_SET as f64 / start.elapsed().as_secs_f64() / 1e9
+fn gigabytes_per_second(set: usize, start: Instant) -> f64 {
+    set as f64 / start.elapsed().as_secs_f64() / 1e9
 }
 
 fn median(mut rates: Vec<f64>) -> f64 {

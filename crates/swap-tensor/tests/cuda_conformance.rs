@@ -1,9 +1,9 @@
-//! The swap story on CUDA, over the simulated driver, which fails a test for undefined use and for what is left behind.
+//! The swap story on CUDA: on the simulated driver, as backend `cuda_sim`, where a test also fails for undefined use of the
+//! driver and for what is left behind. With feature `gpu-tests` on the machine's own driver instead, as backend `cuda`.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop where it stands")]
 
-#[allow(unexpected_cfgs, reason = "its own crate has a feature that this one has not")]
 #[path = "../../backend-cuda/tests/common/mod.rs"]
 mod common;
 
@@ -11,7 +11,7 @@ use backend_cuda::{CudaDevice, CudaOptions};
 use common::Sim;
 use pinned_host::conformance::Harness;
 
-/// Devices on the simulated driver, which is checked when the test is over.
+/// Opens devices; the simulated one is checked when the test is over.
 struct Cuda {
     options: CudaOptions,
     _sim: Sim,
@@ -31,12 +31,21 @@ impl Harness for Cuda {
     }
 }
 
-mod cuda_sim {
-    mod swap {
-        swap_tensor::swap_suite!(crate::Cuda::new(false));
-    }
+macro_rules! suites {
+    ($backend:ident) => {
+        mod $backend {
+            mod swap {
+                swap_tensor::swap_suite!(crate::Cuda::new(false));
+            }
 
-    mod swap_virtual_memory {
-        swap_tensor::swap_suite!(crate::Cuda::new(true));
-    }
+            mod swap_virtual_memory {
+                swap_tensor::swap_suite!(crate::Cuda::new(true));
+            }
+        }
+    };
 }
+
+#[cfg(not(feature = "gpu-tests"))]
+suites!(cuda_sim);
+#[cfg(feature = "gpu-tests")]
+suites!(cuda);

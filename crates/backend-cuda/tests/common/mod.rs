@@ -3,6 +3,9 @@
 //! Before `main`, a test program starts itself again with a folder at the head of `LD_LIBRARY_PATH` in which the
 //! simulator that cargo built beside it is called `libcuda.so`. So plain `cargo test` needs no setting, and a machine's own
 //! driver is not touched.
+//!
+//! With feature `gpu-tests` it is the machine's own driver that is found, and nothing of the simulator's is asked: tests of
+//! what only it can do are ignored, and what others ask of it stands behind [`SIMULATED`].
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
@@ -11,7 +14,11 @@ use std::ffi::CString;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// A turn on the simulated device, which there is once in a process: fresh when taken, checked when dropped.
+/// Whether the tests run on the simulated driver, and may ask it.
+pub(crate) const SIMULATED: bool = cfg!(not(feature = "gpu-tests"));
+
+/// A turn on the simulated device, which there is once in a process: fresh when taken, checked when dropped. On the
+/// machine's own driver a turn and no more.
 ///
 /// Declare it before everything that uses the device, so that it is dropped last.
 pub(crate) struct Sim {
@@ -45,12 +52,16 @@ impl Sim {
     pub(crate) fn new(seed: u64) -> Self {
         static TURN: Mutex<()> = Mutex::new(());
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let sim = Sim { _turn: turn, leaks: false };
+        if !SIMULATED {
+            assert!(backend_cuda::is_present(), "feature `gpu-tests`, and this machine has no CUDA driver");
+            return sim;
+        }
         assert!(
             backend_cuda::is_present(),
             "the simulated driver was not found: run `cargo test -p backend-cuda`, which builds it, or put it into \
              LD_LIBRARY_PATH as libcuda.so.1"
         );
-        let sim = Sim { _turn: turn, leaks: false };
         assert_eq!(sim.number::<u32>("simVersion"), 1, "not a simulator, or another version of it");
         sim.clear_faults();
         sim.reset(seed);
@@ -161,6 +172,9 @@ impl Sim {
 
 impl Drop for Sim {
     fn drop(&mut self) {
+        if !SIMULATED {
+            return;
+        }
         if !std::thread::panicking() {
             let undefined = self.undefined_uses() == 0;
             assert!(undefined && (self.leaks || self.leaks() == 0), "{}", self.report());
@@ -186,7 +200,7 @@ static BEFORE_MAIN: extern "C" fn() = start_again;
 extern "C" fn start_again() {
     use std::os::unix::process::CommandExt;
 
-    if cfg!(feature = "gpu-tests") || std::env::var_os(STARTED).is_some() {
+    if !SIMULATED || std::env::var_os(STARTED).is_some() {
         return;
     }
     let Ok(program) = std::env::current_exe() else { return };
