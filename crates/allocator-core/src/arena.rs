@@ -351,6 +351,21 @@ impl<B: DeviceBuffer, P: Placement> Arena<B, P> {
         &self.buffer
     }
 
+    pub(crate) fn allocator_mut(&mut self) -> &mut OffsetAllocator<P> {
+        &mut self.allocator
+    }
+
+    pub(crate) fn observe(&mut self, tell: impl FnOnce(&mut (dyn Observer + Send))) {
+        if let Some(observer) = &mut self.observer {
+            tell(&mut **observer);
+        }
+    }
+
+    /// The end of the last part of a block that a parameter names.
+    pub(crate) fn params_end(&self, handle: Handle) -> Option<u64> {
+        self.params.of(handle).filter_map(|param| Some(self.params.part(param).ok()?.1.end)).max()
+    }
+
     /// The buffer, to write to. The allocator does not see what is done to it.
     pub fn buffer_mut(&mut self) -> &mut B {
         &mut self.buffer
