@@ -174,8 +174,8 @@ impl<P> OffsetAllocator<P> {
         self.counts.requested -= node.len;
         self.counts.free += range.end - range.start;
         self.counts.blocks -= 1;
-        self.space.nodes.raise(slot);
-        self.space.free(slot, range.clone());
+        self.space.vacate(slot, range.clone());
+        self.space.nodes.give_block(slot);
         self.epoch += 1;
         Ok(range)
     }
@@ -250,15 +250,15 @@ impl<P> OffsetAllocator<P> {
         if handle.owner() != self.owner {
             return Err(AllocError::ForeignHandle { handle });
         }
-        if self.space.nodes.is_at(handle.slot(), handle.generation()) {
-            Ok(handle.slot())
-        } else {
-            Err(AllocError::StaleHandle { handle })
+        // Handles name slots for blocks only, and none has the generation of a vacant one.
+        match self.space.nodes.get(handle.slot()) {
+            Some(node) if node.b == handle.generation() => Ok(handle.slot()),
+            _ => Err(AllocError::StaleHandle { handle }),
         }
     }
 
     pub(crate) fn handle_of(&self, slot: u32) -> Handle {
-        Handle::new(slot, self.space.nodes.generation(slot), self.owner)
+        Handle::new(slot, self.space.nodes[slot].b, self.owner)
     }
 
     pub(crate) fn block_at(&self, slot: u32) -> Block {
@@ -366,7 +366,7 @@ impl<P> OffsetAllocator<P> {
         if self.counts.blocks >= u64::from(self.limit) {
             return Err(AllocError::TooManyBlocks { limit: self.limit });
         }
-        let slot = self.space.nodes.take();
+        let slot = self.space.nodes.take_block();
         self.space.occupy(spot.slot, spot.offset, slot, fit.size);
         let node = &mut self.space.nodes[slot];
         node.len = requested;
