@@ -71,6 +71,13 @@ impl Context {
         Err(CudaError::Foreign { what, theirs: other.ordinal(), ours: self.ordinal() })
     }
 
+    /// # Errors
+    /// The stream is of another context, or one that is another on every thread.
+    pub(crate) fn check_stream(&self, stream: &cu::CudaStream) -> Result<(), CudaError> {
+        self.check_same("stream", stream.context())?;
+        if is_per_thread(stream) { Err(CudaError::PerThreadStream) } else { Ok(()) }
+    }
+
     /// Calls the driver with this context current on the thread; `f` is not called once the context is lost.
     ///
     /// # Errors
@@ -99,6 +106,12 @@ impl Context {
             code = self.call_raw(&f);
         }
         if code == CUresult::CUDA_SUCCESS { Ok(()) } else { Err(self.heard(name, code)) }
+    }
+
+    /// Waits for everything that was submitted in the context.
+    pub(crate) fn wait_all(&self) -> Result<(), CudaError> {
+        // SAFETY: takes nothing.
+        self.insist("cuCtxSynchronize", || unsafe { sys::cuCtxSynchronize() })
     }
 
     /// Waits for everything that was submitted to `stream`, which the caller keeps alive.
@@ -185,6 +198,11 @@ impl Context {
     }
 }
 
+/// Whether the handle stands for a stream that every thread has for itself.
+pub(crate) fn is_per_thread(stream: &cu::CudaStream) -> bool {
+    stream.cu_stream().addr() == PER_THREAD
+}
+
 /// The error of a safe call of cudarc's.
 pub(crate) fn of(call: &'static str) -> impl Fn(cu::DriverError) -> CudaError {
     move |error| CudaError::of(call, error.0)
@@ -194,3 +212,6 @@ pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Every critical section leaves its data whole at each step, so a panic elsewhere spoils nothing.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// `CU_STREAM_PER_THREAD`.
+const PER_THREAD: usize = 2;

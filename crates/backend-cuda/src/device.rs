@@ -123,9 +123,9 @@ impl CudaDevice {
     /// A stream of the caller's as a queue; one of the device's own streams as the queue it belongs to.
     ///
     /// # Errors
-    /// A stream of another context.
+    /// A stream of another context, or the per-thread default stream.
     pub fn wrap(&self, stream: &Arc<cu::CudaStream>) -> Result<CudaQueue, CudaError> {
-        self.context.check_same("stream", stream.context())?;
+        self.context.check_stream(stream)?;
         let known = find([&self.compute, &self.upload, &self.download], stream);
         Ok(known.cloned().unwrap_or_else(|| CudaQueue::over(&self.context, Arc::clone(stream), "wrapped")))
     }

@@ -123,6 +123,10 @@ pub enum CudaError {
         /// Ordinal of the device it was given to.
         ours: usize,
     },
+    /// The per-thread default stream, which cannot be a queue: it is another stream on every thread, and a queue and its
+    /// events are used from any.
+    #[error("the per-thread default stream is a stream of each thread's own, and no queue")]
+    PerThreadStream,
     /// A copy in several pieces was cut half-way: the bytes at its destination are torn.
     ///
     /// The first event recorded after the copy reports it, each time it is asked.
@@ -192,6 +196,7 @@ impl DeviceError for CudaError {
             | CudaError::Cast { .. }
             | CudaError::ZeroSize
             | CudaError::Foreign { .. }
+            | CudaError::PerThreadStream
             | CudaError::NoDevice { .. } => ErrorKind::InvalidUse,
             _ => ErrorKind::Failed,
         }

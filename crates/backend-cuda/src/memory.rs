@@ -1,6 +1,6 @@
 //! Device memory: the driver's, a caller's slice, or reserved addresses with pages behind them.
 
-use crate::context::Context;
+use crate::context::{Context, is_per_thread};
 use crate::pages::Pages;
 use crate::{CudaError, CudaQueue};
 use cudarc::driver as cu;
@@ -98,7 +98,10 @@ impl Memory {
         if let Err(error) = context.stored() {
             return Err((slice, error));
         }
-        if let Err(error) = context.wait_out(stream.cu_stream()) {
+        // Other threads may have used it on streams of theirs by the same name.
+        let ended =
+            if is_per_thread(&stream) { context.wait_all() } else { context.wait_out(stream.cu_stream()) };
+        if let Err(error) = ended {
             return Err((slice, error));
         }
         let size = slice.len() as u64;
@@ -185,8 +188,7 @@ impl Memory {
     /// Waits until nothing enqueued here uses it, and nothing of those it was lent to.
     fn wait_out(&self) -> Result<(), CudaError> {
         if self.lent.load(SeqCst) {
-            // SAFETY: takes nothing.
-            return self.context.insist("cuCtxSynchronize", || unsafe { sys::cuCtxSynchronize() });
+            return self.context.wait_all();
         }
         self.streams.iter().try_for_each(|queue| self.context.wait_out(queue.raw()))
     }

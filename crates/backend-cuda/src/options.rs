@@ -135,13 +135,12 @@ impl CudaOptions {
     /// The same on streams that the caller has and goes on using, all of one context.
     ///
     /// # Errors
-    /// As [`over_context`](Self::over_context); streams of several contexts.
+    /// As [`over_context`](Self::over_context); streams of several contexts; the per-thread default stream.
     pub fn over_streams(&self, streams: Streams) -> Result<CudaDevice, CudaError> {
         driver::init()?;
         let context = Context::over(Arc::clone(streams.compute.context()))?;
-        for stream in [&streams.upload, &streams.download].into_iter().flatten() {
-            context.check_same("stream", stream.context())?;
-        }
+        let all = [Some(&streams.compute), streams.upload.as_ref(), streams.download.as_ref()];
+        all.into_iter().flatten().try_for_each(|stream| context.check_stream(stream))?;
         CudaDevice::assemble(context, Some(streams), self)
     }
 }

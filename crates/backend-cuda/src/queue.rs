@@ -145,7 +145,7 @@ impl CudaQueue {
     pub(crate) fn batch(&self, pieces: &[Piece]) -> Result<(), CudaError> {
         let context = self.context();
         let asked = pieces.iter().map(|piece| piece.len).sum();
-        let default_stream = self.raw().is_null() || self.raw().addr() <= PER_THREAD;
+        let default_stream = self.raw().addr() <= LEGACY;
         if !context.batches || default_stream || pieces.len() < 2 {
             return self.copies(asked, pieces.iter().copied());
         }
@@ -261,5 +261,5 @@ fn cut(error: &CudaError, done: u64, asked: u64) -> Cut {
 }
 
 const COPY: &str = "cuMemcpyDtoDAsync";
-/// The handles 1 and 2 stand for the legacy and the per-thread default stream.
-const PER_THREAD: usize = 2;
+/// The handles 0 and 1 stand for the legacy default stream.
+const LEGACY: usize = 1;
