@@ -57,6 +57,11 @@ impl Context {
         &self.name
     }
 
+    /// Whether both are the same stream of the driver's: default streams of two contexts have the same handle.
+    pub(crate) fn is_same_stream(a: &cu::CudaStream, b: &cu::CudaStream) -> bool {
+        a.cu_stream() == b.cu_stream() && a.context().cu_ctx() == b.context().cu_ctx()
+    }
+
     /// Whether both are the same context of the driver.
     pub(crate) fn is_same(&self, other: &cu::CudaContext) -> bool {
         self.safe.cu_ctx() == other.cu_ctx()
@@ -92,7 +97,7 @@ impl Context {
 
     /// Calls the driver with this context current on the thread, lost or not.
     pub(crate) fn call_raw(&self, f: impl FnOnce() -> CUresult) -> CUresult {
-        match self.bind() {
+        match bind(self.safe.cu_ctx()) {
             CUresult::CUDA_SUCCESS => f(),
             code => code,
         }
@@ -112,6 +117,17 @@ impl Context {
     pub(crate) fn wait_all(&self) -> Result<(), CudaError> {
         // SAFETY: takes nothing.
         self.insist("cuCtxSynchronize", || unsafe { sys::cuCtxSynchronize() })
+    }
+
+    /// Waits for everything that was submitted in a context that may be another.
+    pub(crate) fn wait_elsewhere(&self, safe: &cu::CudaContext) -> Result<(), CudaError> {
+        if self.is_same(safe) {
+            return self.wait_all();
+        }
+        match synchronize(safe) {
+            CUresult::CUDA_SUCCESS => Ok(()),
+            code => Err(CudaError::Elsewhere { code }),
+        }
     }
 
     /// Waits for everything that was submitted to `stream`, which the caller keeps alive.
@@ -182,19 +198,58 @@ impl Context {
         })?;
         Ok(value)
     }
+}
 
-    /// Makes the context current on this thread.
-    ///
-    /// Not by cudarc's `bind_to_thread`, which returns what an earlier, unrelated call left behind.
-    fn bind(&self) -> CUresult {
+/// Waits for everything that was submitted in a context, which may not be ours, and leaves the thread with the context it
+/// had. Not by cudarc's `synchronize`, which waits for nothing where an earlier, unrelated call left an error behind.
+pub(crate) fn synchronize(safe: &cu::CudaContext) -> CUresult {
+    let _restored = Restore::new();
+    match bind(safe.cu_ctx()) {
+        // SAFETY: takes nothing.
+        CUresult::CUDA_SUCCESS => unsafe { sys::cuCtxSynchronize() },
+        code => code,
+    }
+}
+
+/// Gives the thread back the context it had, when dropped.
+///
+/// For what runs where no caller asked for CUDA, as in `Drop`: elsewhere ours stays current, as cudarc's calls leave theirs.
+pub(crate) struct Restore(Option<sys::CUcontext>);
+
+impl Restore {
+    pub(crate) fn new() -> Self {
         let mut current = core::ptr::null_mut();
         // SAFETY: points to memory of ours.
-        match unsafe { sys::cuCtxGetCurrent(&raw mut current) } {
-            CUresult::CUDA_SUCCESS if current == self.safe.cu_ctx() => CUresult::CUDA_SUCCESS,
-            // SAFETY: the context is retained by `safe`.
-            CUresult::CUDA_SUCCESS => unsafe { sys::cuCtxSetCurrent(self.safe.cu_ctx()) },
-            code => code,
+        let asked = unsafe { sys::cuCtxGetCurrent(&raw mut current) };
+        Restore((asked == CUresult::CUDA_SUCCESS).then_some(current))
+    }
+}
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        let Some(before) = self.0 else { return };
+        let mut current = core::ptr::null_mut();
+        // SAFETY: points to memory of ours.
+        let asked = unsafe { sys::cuCtxGetCurrent(&raw mut current) };
+        if asked == CUresult::CUDA_SUCCESS && current != before {
+            // SAFETY: it was current on this thread a moment ago, and null takes ours away. Should it have been destroyed
+            // since by its owner, the driver refuses, and ours stays.
+            let _ = unsafe { sys::cuCtxSetCurrent(before) };
         }
+    }
+}
+
+/// Makes a context, which the caller keeps alive, current on this thread.
+///
+/// Not by cudarc's `bind_to_thread`, which returns what an earlier, unrelated call left behind.
+fn bind(context: sys::CUcontext) -> CUresult {
+    let mut current = core::ptr::null_mut();
+    // SAFETY: points to memory of ours.
+    match unsafe { sys::cuCtxGetCurrent(&raw mut current) } {
+        CUresult::CUDA_SUCCESS if current == context => CUresult::CUDA_SUCCESS,
+        // SAFETY: the context is alive.
+        CUresult::CUDA_SUCCESS => unsafe { sys::cuCtxSetCurrent(context) },
+        code => code,
     }
 }
 

@@ -127,6 +127,12 @@ pub enum CudaError {
     /// events are used from any.
     #[error("the per-thread default stream is a stream of each thread's own, and no queue")]
     PerThreadStream,
+    /// A context that is not the device's could not be waited for; what its streams may use is kept.
+    #[error("another CUDA context cannot be waited for: cuCtxSynchronize said {code:?}")]
+    Elsewhere {
+        /// What it returned.
+        code: CUresult,
+    },
     /// A copy in several pieces was cut half-way: the bytes at its destination are torn.
     ///
     /// The first event recorded after the copy reports it, each time it is asked.
@@ -172,6 +178,7 @@ impl CudaError {
             CudaError::NoDriver { code, .. }
             | CudaError::Memory { code, .. }
             | CudaError::Cut { code, .. }
+            | CudaError::Elsewhere { code }
             | CudaError::DeviceLost { code, .. }
             | CudaError::Driver { code, .. } => Some(code),
             _ => None,

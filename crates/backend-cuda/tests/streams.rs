@@ -38,9 +38,8 @@ fn a_slice_of_a_per_thread_stream_is_waited_for_on_every_thread() {
     unsafe { device.cuda().disable_event_tracking() };
     let threads = device.cuda().per_thread_stream();
     // Made and filled by another thread, on its own stream of that name.
-    let slice = std::thread::scope(|scope| {
-        scope.spawn(|| threads.alloc_zeros::<u8>(4096).unwrap()).join().unwrap()
-    });
+    let slice =
+        std::thread::scope(|scope| scope.spawn(|| threads.alloc_zeros::<u8>(4096).unwrap()).join().unwrap());
     assert!(sim.pending() > 0);
     let buffer = device.buffer_over(slice).unwrap();
     assert_eq!(sim.pending(), 0);
