@@ -8,7 +8,7 @@
 //! |---|---|
 //! | open a device, or make one over a context or streams | [`CudaOptions`], [`CudaDevice`], [`Streams`], [`Select`] |
 //! | have memory: the driver's, the caller's slice, or pages that change places | [`CudaBuffer`], [`CudaDevice::buffer_over`], [`CudaOptions::virtual_memory`] |
-//! | give a block to a kernel or a library | [`CudaView`] |
+//! | give a block to a kernel or a library | [`CudaView`], [`Plain`] |
 //! | have page-locked host memory | [`CudaLocker`], [`HostMemory`]; for cudarc's copies [`CudaPinned`] |
 //! | order work | [`CudaQueue`], [`CudaEvent`] |
 //! | know what went wrong | [`CudaError`] |
@@ -76,4 +76,4 @@ pub use host::{CudaLocker, CudaRegion, HostMemory};
 pub use options::{CudaOptions, Streams};
 pub use pinned::CudaPinned;
 pub use queue::CudaQueue;
-pub use view::CudaView;
+pub use view::{CudaView, Plain};

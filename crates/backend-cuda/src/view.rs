@@ -34,6 +34,16 @@ use std::sync::Arc;
 /// let done = device.queue().record()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
+/// A type with bytes that are no value of it is the caller's to vouch for:
+///
+/// ```compile_fail,E0277
+/// # use allocator_core::DeviceBuffer;
+/// # fn of(buffer: &backend_cuda::CudaBuffer) -> Result<(), backend_cuda::CudaError> {
+/// let flags = buffer.view(0..16)?.cast::<bool>()?; // `cast_unchecked`, which is unsafe
+/// # Ok(())
+/// # }
+/// ```
 pub struct CudaView<'a, T = u8> {
     memory: &'a Arc<Memory>,
     stream: &'a Arc<cu::CudaStream>,
@@ -51,13 +61,24 @@ impl<'a> CudaView<'a> {
 }
 
 impl<'a, T> CudaView<'a, T> {
-    /// The same bytes as a slice of another type.
-    ///
-    /// What they hold is whatever was put there: types for which not every value is valid are checked by nobody.
+    /// The same bytes as a slice of another type, of which every pattern of bits is a value.
     ///
     /// # Errors
     /// The bytes are no whole number of `U`, or not aligned to it: ask for blocks with that alignment.
-    pub fn cast<U: DeviceRepr>(self) -> Result<CudaView<'a, U>, CudaError> {
+    pub fn cast<U: Plain>(self) -> Result<CudaView<'a, U>, CudaError> {
+        // SAFETY: whatever the bytes are, they are values of `U`.
+        unsafe { self.cast_unchecked() }
+    }
+
+    /// The same for any type that cudarc takes: `half::f16`, `bool`, structures and enumerations of the caller's.
+    ///
+    /// # Errors
+    /// As [`cast`](Self::cast).
+    ///
+    /// # Safety
+    /// Whenever cudarc copies values of `U` from the view to the host, its bytes are valid values of `U`. (cudarc's safe copies
+    /// make a `Vec<U>` of them and ask nobody.)
+    pub unsafe fn cast_unchecked<U: DeviceRepr>(self) -> Result<CudaView<'a, U>, CudaError> {
         let CudaView { memory, stream, address, bytes, .. } = self;
         let (size, align) = (size_of::<U>(), align_of::<U>());
         if size == 0 || bytes % size as u64 != 0 || address % align as u64 != 0 {
@@ -84,6 +105,28 @@ impl<'a, T> CudaView<'a, T> {
         self.address
     }
 }
+
+/// A type of which every pattern of bits is a value: integers, floats, arrays of them.
+///
+/// Sealed: [`CudaView::cast_unchecked`] takes other types at the caller's word.
+pub trait Plain: DeviceRepr + sealed::Sealed {}
+
+mod sealed {
+    /// Keeps the list in this file.
+    pub trait Sealed {}
+}
+
+macro_rules! plain {
+    ($($number:ty)*) => {
+        $(impl sealed::Sealed for $number {}
+        impl Plain for $number {})*
+    };
+}
+
+plain!(u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize f32 f64);
+
+impl<T: Plain, const N: usize> sealed::Sealed for [T; N] {}
+impl<T: Plain, const N: usize> Plain for [T; N] {}
 
 impl<T> Clone for CudaView<'_, T> {
     fn clone(&self) -> Self {
