@@ -14,9 +14,9 @@ use std::sync::Arc;
 
 /// Bytes on a CUDA device. Cloning names the same bytes.
 ///
-/// When the last clone goes, what was enqueued on the device's queues is waited for, and the memory is freed. Work of
-/// the caller's on other streams is waited for too once a view of the buffer has been there (then for the whole context);
-/// what was launched by address alone is the caller's to wait for.
+/// When the last clone goes, what was enqueued on the device's queues is waited for, and the memory is freed. Work on other
+/// streams is waited for too, of another device in the same context or of the caller's once a view of the buffer has been
+/// there (then for the whole of that stream's context); what was launched by address alone is the caller's to wait for.
 ///
 /// Offsets and lengths are multiples of one byte. `copy_within` enqueues on the buffer's queue, at once.
 #[derive(Clone)]

@@ -201,14 +201,22 @@ impl CudaDevice {
         CudaBuffer::new(memory, &self.compute, self.scratch.as_ref(), self.options.step_cost)
     }
 
-    /// Checks that `buffer` is in this context, whole, and has `len` bytes from `at`; the address there.
-    fn check(&self, buffer: &CudaBuffer, at: u64, len: usize) -> Result<sys::CUdeviceptr, CudaError> {
+    /// Checks that `buffer` is in this context, whole, and has `len` bytes from `at`, which `lane` uses from now on; the
+    /// address there.
+    fn check(
+        &self,
+        buffer: &CudaBuffer,
+        at: u64,
+        len: usize,
+        lane: &CudaQueue,
+    ) -> Result<sys::CUdeviceptr, CudaError> {
         let memory = buffer.memory();
         self.context.check_same("buffer", memory.context().safe())?;
         memory.check()?;
         let (len, size) = (len as u64, buffer.size());
         let end = at.checked_add(len).ok_or(RangeError::OutOfBounds { start: at, len, size })?;
         check_range(size, 1, &(at..end))?;
+        memory.lend_to(lane);
         Ok(memory.base() + at)
     }
 
@@ -285,7 +293,7 @@ impl Transfer for CudaDevice {
         at: u64,
     ) -> Result<Ticket<Self>, Refused<Self>> {
         self.parking.sweep();
-        let to = match self.check(dst, at, src.len()) {
+        let to = match self.check(dst, at, src.len(), &self.upload) {
             Ok(to) => to,
             Err(error) => return Err(Refused { slice: Some(src), error }),
         };
@@ -305,7 +313,7 @@ impl Transfer for CudaDevice {
         mut dst: SliceOf<Self>,
     ) -> Result<Ticket<Self>, Refused<Self>> {
         self.parking.sweep();
-        let from = match self.check(src, from, dst.len()) {
+        let from = match self.check(src, from, dst.len(), &self.download) {
             Ok(from) => from,
             Err(error) => return Err(Refused { slice: Some(dst), error }),
         };
@@ -327,7 +335,7 @@ impl Transfer for CudaDevice {
 
     /// On a stream of its own, through the driver's handling of pageable memory.
     fn read_now(&self, src: &CudaBuffer, from: u64, dst: &mut [u8]) -> Result<(), CudaError> {
-        let from = self.check(src, from, dst.len())?;
+        let from = self.check(src, from, dst.len(), &self.plain)?;
         if dst.is_empty() {
             return self.context.check_lost();
         }
@@ -341,7 +349,7 @@ impl Transfer for CudaDevice {
 
     /// As [`read_now`](Transfer::read_now).
     fn write_now(&self, dst: &mut CudaBuffer, at: u64, src: &[u8]) -> Result<(), CudaError> {
-        let to = self.check(dst, at, src.len())?;
+        let to = self.check(dst, at, src.len(), &self.plain)?;
         if src.is_empty() {
             return self.context.check_lost();
         }
@@ -373,5 +381,5 @@ fn find<'a>(
     queues: impl IntoIterator<Item = &'a CudaQueue>,
     stream: &Arc<cu::CudaStream>,
 ) -> Option<&'a CudaQueue> {
-    queues.into_iter().find(|queue| queue.raw() == stream.cu_stream())
+    queues.into_iter().find(|queue| Context::is_same_stream(queue.stream(), stream))
 }

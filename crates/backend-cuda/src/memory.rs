@@ -1,12 +1,13 @@
 //! Device memory: the driver's, a caller's slice, or reserved addresses with pages behind them.
 
-use crate::context::{Context, is_per_thread};
+use crate::context::{Context, is_per_thread, lock};
 use crate::pages::Pages;
 use crate::{CudaError, CudaQueue};
 use cudarc::driver as cu;
 use cudarc::driver::{DevicePtrMut, sys};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use pinned_host::Queue;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 
 /// Device memory, freed when nothing uses it any more.
 pub(crate) struct Memory {
@@ -18,8 +19,8 @@ pub(crate) struct Memory {
     use_: Use,
     /// The streams on which this crate uses it.
     streams: Vec<CudaQueue>,
-    /// Whether a stream of somebody else's was given its address.
-    lent: AtomicBool,
+    /// Contexts, each once, of which streams that are not in `streams` may use it.
+    lent: Mutex<Vec<Arc<cu::CudaContext>>>,
 }
 
 /// What memory is for.
@@ -123,7 +124,7 @@ impl Memory {
             backing,
             use_,
             streams,
-            lent: AtomicBool::new(false),
+            lent: Mutex::default(),
         };
         memory.count(0, memory.held());
         memory
@@ -154,9 +155,19 @@ impl Memory {
         self.pages().map_or(Ok(()), Pages::check)
     }
 
-    /// A stream that may not be ours uses it from now on.
-    pub(crate) fn lend(&self) {
-        self.lent.store(true, SeqCst);
+    /// Streams of `to` that may not be ours use it from now on.
+    pub(crate) fn lend(&self, to: &Arc<cu::CudaContext>) {
+        let mut lent = lock(&self.lent);
+        if !lent.iter().any(|known| known.cu_ctx() == to.cu_ctx()) {
+            lent.push(Arc::clone(to));
+        }
+    }
+
+    /// `queue` uses it from now on: a lane of another device in the same context, say.
+    pub(crate) fn lend_to(&self, queue: &CudaQueue) {
+        if !self.streams.iter().any(|known| known.same_queue(queue)) {
+            self.lend(queue.stream().context());
+        }
     }
 
     /// Grows or shrinks what has pages behind it; see [`CudaBuffer::resize`](crate::CudaBuffer::resize).
@@ -187,8 +198,11 @@ impl Memory {
 
     /// Waits until nothing enqueued here uses it, and nothing of those it was lent to.
     fn wait_out(&self) -> Result<(), CudaError> {
-        if self.lent.load(SeqCst) {
-            return self.context.wait_all();
+        // Not under the lock: it may take long.
+        let lent = lock(&self.lent).clone();
+        lent.iter().try_for_each(|context| self.context.wait_elsewhere(context))?;
+        if lent.iter().any(|context| self.context.is_same(context)) {
+            return Ok(());
         }
         self.streams.iter().try_for_each(|queue| self.context.wait_out(queue.raw()))
     }

@@ -1,6 +1,7 @@
 //! A range of a buffer, as cudarc's kernels, copies and libraries take it.
 
 use crate::CudaError;
+use crate::context::Context;
 use crate::memory::Memory;
 use core::marker::PhantomData;
 use core::ops::Range;
@@ -18,7 +19,10 @@ use std::sync::Arc;
 ///
 /// Its lifetime guards the handle, not execution, and it orders nothing: who uses the range on a stream holds a lease or
 /// waits for events, and records one afterwards ([`CudaDevice::wrap`](crate::CudaDevice::wrap) makes a queue of the
-/// stream). In particular cudarc's own waits between streams know nothing of it.
+/// stream). In particular cudarc's own waits between streams know nothing of it. Before the buffer's memory goes, everything
+/// is waited for in the contexts of the streams that a view was given to; a kernel's stream is taken to be of the buffer's
+/// context. What cudarc copies from a view by a stream of **another** context is not seen (it asks the view for its address
+/// on the view's own stream): wait for that before the buffer goes.
 ///
 /// ```no_run
 /// use allocator_core::DeviceBuffer;
@@ -99,8 +103,8 @@ impl<'a, T> CudaView<'a, T> {
     }
 
     fn given_to(&self, stream: &cu::CudaStream) -> sys::CUdeviceptr {
-        if stream.cu_stream() != self.stream.cu_stream() {
-            self.memory.lend();
+        if !Context::is_same_stream(stream, self.stream) {
+            self.memory.lend(stream.context());
         }
         self.address
     }
@@ -162,7 +166,7 @@ impl<T> DevicePtrMut<T> for CudaView<'_, T> {
 unsafe impl<'a, 'b: 'a, T> PushKernelArg<&'b CudaView<'_, T>> for LaunchArgs<'a> {
     #[inline(always)]
     fn arg(&mut self, arg: &'b CudaView<'_, T>) -> &mut Self {
-        arg.memory.lend();
+        arg.memory.lend(arg.memory.context().safe());
         self.arg(&arg.address)
     }
 }
@@ -171,7 +175,7 @@ unsafe impl<'a, 'b: 'a, T> PushKernelArg<&'b CudaView<'_, T>> for LaunchArgs<'a>
 unsafe impl<'a, 'b: 'a, T> PushKernelArg<&'b mut CudaView<'_, T>> for LaunchArgs<'a> {
     #[inline(always)]
     fn arg(&mut self, arg: &'b mut CudaView<'_, T>) -> &mut Self {
-        arg.memory.lend();
+        arg.memory.lend(arg.memory.context().safe());
         self.arg(&arg.address)
     }
 }
