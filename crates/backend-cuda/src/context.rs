@@ -22,12 +22,9 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// The primary context of a device, which cudarc does not watch over: this crate orders by its own events.
+    /// The primary context of a device.
     pub(crate) fn own(ordinal: usize) -> Result<Arc<Self>, CudaError> {
         let safe = cu::CudaContext::new(ordinal).map_err(of("cuDevicePrimaryCtxRetain"))?;
-        // SAFETY: of this context's slices none exists; buffers of ours are ordered by their users' events, and what a
-        // user makes from the context is documented to be untracked.
-        unsafe { safe.disable_event_tracking() };
         Self::over(safe)
     }
 

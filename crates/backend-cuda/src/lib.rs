@@ -15,9 +15,9 @@
 //!
 //! # How work is ordered
 //! Three streams: uploads, downloads, and one for moves and kernels, which may be the caller's. Between them there are
-//! events and nothing else: `pinned_host::Hazards` says which. cudarc's own event tracking is off on a context made here
-//! (it would make disjoint blocks of one arena wait for one another) and stays as it is on a caller's. Streams made here
-//! do not synchronise with the default stream.
+//! events and nothing else: `pinned_host::Hazards` says which. cudarc's own event tracking stays as it is, on for slices
+//! that are made in a context opened here: blocks of ours take no part in it, so disjoint ones never wait for one another.
+//! Streams made here do not synchronise with the default stream.
 //!
 //! # Moves
 //! CUDA forbids copies that overlap themselves. A move by at least its length is one copy; a shorter one is made in steps

@@ -108,9 +108,8 @@ impl CudaOptions {
 
     /// Opens a device in its primary context, with a stream for each direction and one for moves and kernels.
     ///
-    /// The context is shared with whatever else in the process uses the primary one. cudarc's event tracking is off for
-    /// the handle of it that [`CudaDevice::cuda`] gives, and on or off as it was for every other: slices that the caller
-    /// makes from ours and uses on several streams are the caller's to order.
+    /// The context is shared with whatever else in the process uses the primary one. cudarc's event tracking is on for the
+    /// handle of it that [`CudaDevice::cuda`] gives: slices that the caller makes from it are ordered between streams.
     ///
     /// # Errors
     /// No library, driver or device; a driver that lacks what this needs; no memory.
