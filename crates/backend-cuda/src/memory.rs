@@ -69,7 +69,10 @@ impl Memory {
         (size, reserve, granule): (u64, u64, u64),
         streams: Vec<CudaQueue>,
     ) -> Result<Self, CudaError> {
-        check_size(size)?;
+        if size == 0 {
+            return Err(CudaError::ZeroSize);
+        }
+        check_size(size.max(reserve))?;
         let pages = Pages::new(context, size, reserve, granule)?;
         let base = pages.base();
         Ok(Self::with(context, base, size, Backing::Pages(pages), Use::Buffer, streams))
