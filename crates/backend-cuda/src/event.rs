@@ -1,7 +1,7 @@
 //! Events: points on the timeline of a queue, each behind a driver event that is used again.
 
 use crate::CudaError;
-use crate::context::Context;
+use crate::context::{Context, Restore};
 use cudarc::driver::sys::{self, CUresult};
 use pinned_host::Event;
 use std::collections::VecDeque;
@@ -169,6 +169,7 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let context = &self.track.context;
         // SAFETY: made by `Slots::ready`, and nobody has it any more. The driver keeps what pending waits need.
+        let _restored = Restore::new();
         context.late(context.insist("cuEventDestroy", || unsafe { sys::cuEventDestroy_v2(self.raw) }));
     }
 }

@@ -1,7 +1,7 @@
 //! Host memory that the device copies from and to by itself.
 
 use crate::CudaError;
-use crate::context::Context;
+use crate::context::{Context, Restore};
 use crate::memory::no_memory;
 use core::ptr::NonNull;
 use cudarc::driver::sys;
@@ -176,6 +176,7 @@ unsafe impl Sync for CudaRegion {}
 impl Drop for CudaRegion {
     fn drop(&mut self) {
         let (context, base) = (&self.context, self.base.as_ptr().cast());
+        let _restored = Restore::new();
         match &mut self.backing {
             Backing::Driver => {
                 // SAFETY: from `cuMemHostAlloc`; tickets in flight own slices of the region, so nothing uses it.

@@ -1,6 +1,6 @@
 //! Device memory: the driver's, a caller's slice, or reserved addresses with pages behind them.
 
-use crate::context::{Context, is_per_thread, lock};
+use crate::context::{Context, Restore, is_per_thread, lock};
 use crate::pages::Pages;
 use crate::{CudaError, CudaQueue};
 use cudarc::driver as cu;
@@ -227,6 +227,7 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
+        let _restored = Restore::new();
         let (context, held) = (&self.context, self.held());
         let ended = context.late(self.wait_out()) || context.is_lost();
         match &mut self.backing {
