@@ -100,11 +100,28 @@ impl Context {
         }
     }
 
-    /// As [`call`](Self::call), lost or not, and once more if it is refused: for waiting, and for what is given back. What
-    /// cannot be given back is leaked.
+    /// Waits: as [`call`](Self::call), lost or not, and once more if it is refused.
     pub(crate) fn insist(&self, name: &'static str, f: impl Fn() -> CUresult) -> Result<(), CudaError> {
+        let again = |code| code != CUresult::CUDA_SUCCESS && !is_loss(code);
+        self.repeat(name, again, f)
+    }
+
+    /// Gives something back: as [`call`](Self::call), lost or not. What cannot be given back is leaked.
+    ///
+    /// Tried again only where it was refused for want of memory: any other error may be that of earlier work, returned by a
+    /// call that has done what it was asked, and nothing is freed twice.
+    pub(crate) fn give_back(&self, name: &'static str, f: impl Fn() -> CUresult) -> Result<(), CudaError> {
+        self.repeat(name, |code| code == CUresult::CUDA_ERROR_OUT_OF_MEMORY, f)
+    }
+
+    fn repeat(
+        &self,
+        name: &'static str,
+        again: impl Fn(CUresult) -> bool,
+        f: impl Fn() -> CUresult,
+    ) -> Result<(), CudaError> {
         let mut code = self.call_raw(&f);
-        if code != CUresult::CUDA_SUCCESS && !is_loss(code) {
+        if again(code) {
             code = self.call_raw(&f);
         }
         if code == CUresult::CUDA_SUCCESS { Ok(()) } else { Err(self.heard(name, code)) }
@@ -112,8 +129,7 @@ impl Context {
 
     /// Waits for everything that was submitted in the context.
     pub(crate) fn wait_all(&self) -> Result<(), CudaError> {
-        // SAFETY: takes nothing.
-        self.insist("cuCtxSynchronize", || unsafe { sys::cuCtxSynchronize() })
+        self.insist("cuCtxSynchronize", sync)
     }
 
     /// Waits for everything that was submitted in a context that may be another.
@@ -148,8 +164,12 @@ impl Context {
     }
 
     /// The error behind a code, and the note that the context is lost if it says so.
+    ///
+    /// `CUDA_ERROR_UNKNOWN` says so if the context cannot be waited for either and the answer is the same: that is how a
+    /// device that fell off the bus answers everything, at once. Where it is no loss, this waits.
     pub(crate) fn heard(&self, call: &'static str, code: CUresult) -> CudaError {
-        if is_loss(code) {
+        let unknown = CUresult::CUDA_ERROR_UNKNOWN;
+        if is_loss(code) || code == unknown && !self.is_lost() && self.call_raw(sync) == unknown {
             let _ = self.lost.set((call, code));
         }
         self.check_lost().err().unwrap_or(CudaError::Driver { call, code })
@@ -202,10 +222,15 @@ impl Context {
 pub(crate) fn synchronize(safe: &cu::CudaContext) -> CUresult {
     let _restored = Restore::new();
     match bind(safe.cu_ctx()) {
-        // SAFETY: takes nothing.
-        CUresult::CUDA_SUCCESS => unsafe { sys::cuCtxSynchronize() },
+        CUresult::CUDA_SUCCESS => sync(),
         code => code,
     }
+}
+
+/// Waits for the thread's current context.
+fn sync() -> CUresult {
+    // SAFETY: takes nothing.
+    unsafe { sys::cuCtxSynchronize() }
 }
 
 /// Gives the thread back the context it had, when dropped.

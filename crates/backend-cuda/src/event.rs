@@ -170,7 +170,8 @@ impl Drop for Slot {
         let context = &self.track.context;
         // SAFETY: made by `Slots::ready`, and nobody has it any more. The driver keeps what pending waits need.
         let _restored = Restore::new();
-        context.late(context.insist("cuEventDestroy", || unsafe { sys::cuEventDestroy_v2(self.raw) }));
+        // SAFETY: made by `Slots::ready`, and nobody has it any more. The driver keeps what pending waits need.
+        context.late(context.give_back("cuEventDestroy", || unsafe { sys::cuEventDestroy_v2(self.raw) }));
     }
 }
 

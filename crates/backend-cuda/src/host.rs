@@ -180,12 +180,12 @@ impl Drop for CudaRegion {
         match &mut self.backing {
             Backing::Driver => {
                 // SAFETY: from `cuMemHostAlloc`; tickets in flight own slices of the region, so nothing uses it.
-                context.late(context.insist("cuMemFreeHost", || unsafe { sys::cuMemFreeHost(base) }));
+                context.late(context.give_back("cuMemFreeHost", || unsafe { sys::cuMemFreeHost(base) }));
             }
             Backing::Registered(pages) => {
                 // SAFETY: registered by `registered`; as above.
                 let done =
-                    context.insist("cuMemHostUnregister", || unsafe { sys::cuMemHostUnregister(base) });
+                    context.give_back("cuMemHostUnregister", || unsafe { sys::cuMemHostUnregister(base) });
                 // Pages that the driver still counts as its own are never given to anybody else.
                 if !context.late(done) {
                     core::mem::forget(pages.take());

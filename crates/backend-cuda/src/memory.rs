@@ -238,7 +238,7 @@ impl Drop for Memory {
             Backing::Pages(pages) => pages.free(context),
             Backing::Driver => {
                 // SAFETY: made by `new`, and nothing uses it any more.
-                context.late(context.insist("cuMemFree", || unsafe { sys::cuMemFree_v2(self.base) }));
+                context.late(context.give_back("cuMemFree", || unsafe { sys::cuMemFree_v2(self.base) }));
             }
         }
         self.count(held, 0);

@@ -185,7 +185,7 @@ impl Pages {
         if context.late(self.unmap(context, &mut table, all)) || context.is_lost() {
             table.drain(..).for_each(|page| release(context, page));
             // SAFETY: reserved by `new`, and nothing is mapped there.
-            let given = context.insist("cuMemAddressFree", || unsafe {
+            let given = context.give_back("cuMemAddressFree", || unsafe {
                 sys::cuMemAddressFree(self.base, self.reserved as usize)
             });
             context.late(given);
@@ -249,7 +249,8 @@ impl Pages {
             if run > 0 {
                 let bytes = run * self.granule as usize;
                 // SAFETY: the run consists of whole mappings, and nobody uses them.
-                let off = context.insist("cuMemUnmap", || unsafe { sys::cuMemUnmap(self.at(from), bytes) });
+                let off =
+                    context.give_back("cuMemUnmap", || unsafe { sys::cuMemUnmap(self.at(from), bytes) });
                 if off.is_ok() || context.is_lost() {
                     table[from..from + run].iter_mut().for_each(|page| page.mapped = false);
                 }
@@ -267,7 +268,7 @@ impl Pages {
 
 fn release(context: &Context, page: Page) {
     // SAFETY: made by `create` and forgotten here; should it still be mapped, the driver keeps it until it is not.
-    context.late(context.insist("cuMemRelease", || unsafe { sys::cuMemRelease(page.handle) }));
+    context.late(context.give_back("cuMemRelease", || unsafe { sys::cuMemRelease(page.handle) }));
 }
 
 /// Changes what pages lie behind two ranges; nothing is mapped there.
