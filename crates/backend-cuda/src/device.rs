@@ -220,10 +220,11 @@ impl CudaDevice {
         Ok(memory.base() + at)
     }
 
-    /// What became of a transfer.
+    /// What became of a transfer; `writes_host`: whether it is one to the host.
     fn ticket(
         &self,
         lane: &CudaQueue,
+        writes_host: bool,
         slice: SliceOf<Self>,
         recorded: Result<CudaEvent, Unrecorded>,
     ) -> Result<Ticket<Self>, Refused<Self>> {
@@ -233,7 +234,7 @@ impl CudaDevice {
             // Its end is waited for, or nobody gets the memory again.
             Err(Unrecorded::Enqueued(error)) => match self.context.wait_out(lane.raw()) {
                 Ok(()) => Err(Refused { slice: Some(slice), error }),
-                Err(_) if self.is_lost() => Err(Refused { slice: Some(slice), error }),
+                Err(_) if self.is_lost() && !writes_host => Err(Refused { slice: Some(slice), error }),
                 Err(_) => {
                     std::mem::forget(slice);
                     Err(Refused { slice: None, error })
@@ -298,12 +299,12 @@ impl Transfer for CudaDevice {
             Err(error) => return Err(Refused { slice: Some(src), error }),
         };
         let (from, bytes) = (src.as_ptr().cast(), src.len());
-        let recorded = self.upload.submit("cuMemcpyHtoDAsync", |stream| {
+        let recorded = self.upload.submit("cuMemcpyHtoDAsync", false, |stream| {
             // SAFETY: the slice belongs to a ticket from here on, until the event behind the copy has fired; the range was
             // checked, and the memory waits for the lane before it goes.
             unsafe { sys::cuMemcpyHtoDAsync_v2(to, from, bytes, stream) }
         });
-        self.ticket(&self.upload, src, recorded)
+        self.ticket(&self.upload, false, src, recorded)
     }
 
     fn download(
@@ -318,11 +319,11 @@ impl Transfer for CudaDevice {
             Err(error) => return Err(Refused { slice: Some(dst), error }),
         };
         let (to, bytes) = (dst.as_mut_ptr().cast(), dst.len());
-        let recorded = self.download.submit("cuMemcpyDtoHAsync", |stream| {
+        let recorded = self.download.submit("cuMemcpyDtoHAsync", true, |stream| {
             // SAFETY: as in `upload`.
             unsafe { sys::cuMemcpyDtoHAsync_v2(to, from, bytes, stream) }
         });
-        self.ticket(&self.download, dst, recorded)
+        self.ticket(&self.download, true, dst, recorded)
     }
 
     fn parking(&self) -> &Parking<Self> {

@@ -20,7 +20,8 @@ pub enum CudaError {
         /// The function it lacks.
         symbol: &'static str,
     },
-    /// The library is there, but no driver or device that it could use.
+    /// The library is there, but no driver or device that it could use: `CUDA_ERROR_DEVICE_UNAVAILABLE` is one that another
+    /// process has for itself.
     #[error("the CUDA driver cannot be used here: {call} said {code:?}")]
     NoDriver {
         /// The function.
@@ -185,9 +186,16 @@ impl CudaError {
         }
     }
 
-    /// The error of a refused call, with those that end the context told apart.
+    /// The error of a call that was refused while a device was looked for or opened, with those told apart that end a
+    /// context and those of a device that is busy (in exclusive mode, say) or does not answer.
     pub(crate) fn of(call: &'static str, code: CUresult) -> CudaError {
-        if is_loss(code) { CudaError::DeviceLost { call, code } } else { CudaError::Driver { call, code } }
+        match code {
+            CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE | CUresult::CUDA_ERROR_UNKNOWN => {
+                CudaError::NoDriver { call, code }
+            }
+            code if is_loss(code) => CudaError::DeviceLost { call, code },
+            code => CudaError::Driver { call, code },
+        }
     }
 }
 
@@ -213,14 +221,15 @@ impl DeviceError for CudaError {
 /// Whether nothing works in the context any more once a call returned `code`.
 ///
 /// The codes of which the driver's documentation says that the process is left in an inconsistent state, or that the
-/// context must be destroyed; and those of a context, driver or device that is gone.
+/// context must be destroyed; and those of a context or driver that is gone. `Context::heard` looks closer at
+/// `CUDA_ERROR_UNKNOWN`.
 pub(crate) fn is_loss(code: CUresult) -> bool {
     use CUresult as C;
     matches!(
         code,
         C::CUDA_ERROR_DEINITIALIZED
-            | C::CUDA_ERROR_DEVICE_UNAVAILABLE
             | C::CUDA_ERROR_ECC_UNCORRECTABLE
+            | C::CUDA_ERROR_CONTAINED
             | C::CUDA_ERROR_NVLINK_UNCORRECTABLE
             | C::CUDA_ERROR_ILLEGAL_ADDRESS
             | C::CUDA_ERROR_LAUNCH_TIMEOUT
@@ -232,6 +241,7 @@ pub(crate) fn is_loss(code: CUresult) -> bool {
             | C::CUDA_ERROR_INVALID_ADDRESS_SPACE
             | C::CUDA_ERROR_INVALID_PC
             | C::CUDA_ERROR_LAUNCH_FAILED
+            | C::CUDA_ERROR_TENSOR_MEMORY_LEAK
             | C::CUDA_ERROR_MPS_CLIENT_TERMINATED
             | C::CUDA_ERROR_EXTERNAL_DEVICE
     )
@@ -276,5 +286,16 @@ mod tests {
              an unknown part of device memory free"
         );
         assert_eq!(memory.code(), Some(code));
+    }
+
+    #[test]
+    fn errors_that_end_the_context_are_told_from_those_that_do_not() {
+        use CUresult as C;
+        assert!([C::CUDA_ERROR_CONTAINED, C::CUDA_ERROR_TENSOR_MEMORY_LEAK].into_iter().all(is_loss));
+        // Another process has the device; or nobody knows.
+        for code in [C::CUDA_ERROR_DEVICE_UNAVAILABLE, C::CUDA_ERROR_UNKNOWN] {
+            let busy = CudaError::of("cuDevicePrimaryCtxRetain", code);
+            assert!(!is_loss(code) && matches!(busy, CudaError::NoDriver { .. }), "{busy}");
+        }
     }
 }

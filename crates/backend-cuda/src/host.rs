@@ -178,6 +178,9 @@ impl Drop for CudaRegion {
         let (context, base) = (&self.context, self.base.as_ptr().cast());
         let _restored = Restore::new();
         match &mut self.backing {
+            // A copy that was under way may still write it: it stays until the process ends.
+            Backing::Driver if context.is_lost() => {}
+            Backing::Registered(pages) if context.is_lost() => core::mem::forget(pages.take()),
             Backing::Driver => {
                 // SAFETY: from `cuMemHostAlloc`; tickets in flight own slices of the region, so nothing uses it.
                 context.late(context.give_back("cuMemFreeHost", || unsafe { sys::cuMemFreeHost(base) }));

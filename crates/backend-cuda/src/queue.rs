@@ -88,10 +88,12 @@ impl CudaQueue {
 
     /// Enqueues one operation and records behind it in one step, so that the event names it and not what others add.
     ///
-    /// Whatever can be refused is asked for before: the event is there when the operation is enqueued.
+    /// Whatever can be refused is asked for before: the event is there when the operation is enqueued. `writes_host`: whether
+    /// it may write host memory.
     pub(crate) fn submit(
         &self,
         call: &'static str,
+        writes_host: bool,
         enqueue: impl FnOnce(sys::CUstream) -> sys::CUresult,
     ) -> Result<CudaEvent, Unrecorded> {
         let Shared { track, state, .. } = &*self.0;
@@ -100,7 +102,7 @@ impl CudaQueue {
         slots.ready(track).map_err(Unrecorded::Refused)?;
         let stream = self.raw();
         self.context().call(call, || enqueue(stream)).map_err(Unrecorded::Refused)?;
-        slots.record(track, stream, cut).map_err(Unrecorded::Enqueued)
+        slots.record(track, stream, cut, writes_host).map_err(Unrecorded::Enqueued)
     }
 
     /// Enqueues copies that stay together, in order; `asked` is what they add up to.
@@ -217,7 +219,8 @@ impl Queue for CudaQueue {
     fn record(&self) -> Result<CudaEvent, CudaError> {
         let Shared { track, state, .. } = &*self.0;
         let State { slots, cut } = &mut *lock(state);
-        slots.record(track, self.raw(), cut)
+        // Who knows what it stands for.
+        slots.record(track, self.raw(), cut, true)
     }
 
     fn same_queue(&self, other: &Self) -> bool {
