@@ -6,11 +6,11 @@ use crate::queue::Unrecorded;
 use crate::{
     CudaBuffer, CudaError, CudaEvent, CudaLocker, CudaOptions, CudaQueue, DeviceInfo, Streams, choose,
 };
-use allocator_core::{DeviceBuffer, RangeError, check_range};
+use allocator_core::{RangeError, check_range};
 use cudarc::driver as cu;
 use cudarc::driver::sys;
 use pinned_host::{DeviceMemory, Lane, Parking, Queue, Refused, SliceOf, Ticket, Transfer};
-use std::sync::Arc;
+use std::sync::{Arc, RwLockReadGuard};
 
 /// A CUDA device: opened here, or made over a context and streams of the caller's (see [`CudaOptions`]).
 ///
@@ -202,22 +202,23 @@ impl CudaDevice {
     }
 
     /// Checks that `buffer` is in this context, whole, and has `len` bytes from `at`, which `lane` uses from now on; the
-    /// address there.
-    fn check(
+    /// address there, and what keeps it so until the use is enqueued.
+    fn check<'a>(
         &self,
-        buffer: &CudaBuffer,
+        buffer: &'a CudaBuffer,
         at: u64,
         len: usize,
         lane: &CudaQueue,
-    ) -> Result<sys::CUdeviceptr, CudaError> {
+    ) -> Result<(sys::CUdeviceptr, RwLockReadGuard<'a, u64>), CudaError> {
         let memory = buffer.memory();
         self.context.check_same("buffer", memory.context().safe())?;
         memory.check()?;
-        let (len, size) = (len as u64, buffer.size());
+        let held = memory.hold();
+        let (len, size) = (len as u64, *held);
         let end = at.checked_add(len).ok_or(RangeError::OutOfBounds { start: at, len, size })?;
         check_range(size, 1, &(at..end))?;
         memory.lend_to(lane);
-        Ok(memory.base() + at)
+        Ok((memory.base() + at, held))
     }
 
     /// What became of a transfer; `writes_host`: whether it is one to the host.
@@ -294,7 +295,7 @@ impl Transfer for CudaDevice {
         at: u64,
     ) -> Result<Ticket<Self>, Refused<Self>> {
         self.parking.sweep();
-        let to = match self.check(dst, at, src.len(), &self.upload) {
+        let (to, held) = match self.check(dst, at, src.len(), &self.upload) {
             Ok(to) => to,
             Err(error) => return Err(Refused { slice: Some(src), error }),
         };
@@ -304,6 +305,7 @@ impl Transfer for CudaDevice {
             // checked, and the memory waits for the lane before it goes.
             unsafe { sys::cuMemcpyHtoDAsync_v2(to, from, bytes, stream) }
         });
+        drop(held);
         self.ticket(&self.upload, false, src, recorded)
     }
 
@@ -314,7 +316,7 @@ impl Transfer for CudaDevice {
         mut dst: SliceOf<Self>,
     ) -> Result<Ticket<Self>, Refused<Self>> {
         self.parking.sweep();
-        let from = match self.check(src, from, dst.len(), &self.download) {
+        let (from, held) = match self.check(src, from, dst.len(), &self.download) {
             Ok(from) => from,
             Err(error) => return Err(Refused { slice: Some(dst), error }),
         };
@@ -323,6 +325,7 @@ impl Transfer for CudaDevice {
             // SAFETY: as in `upload`.
             unsafe { sys::cuMemcpyDtoHAsync_v2(to, from, bytes, stream) }
         });
+        drop(held);
         self.ticket(&self.download, true, dst, recorded)
     }
 
@@ -336,7 +339,8 @@ impl Transfer for CudaDevice {
 
     /// On a stream of its own, through the driver's handling of pageable memory.
     fn read_now(&self, src: &CudaBuffer, from: u64, dst: &mut [u8]) -> Result<(), CudaError> {
-        let from = self.check(src, from, dst.len(), &self.plain)?;
+        // Held until it has ended, as is `dst`.
+        let (from, _held) = self.check(src, from, dst.len(), &self.plain)?;
         if dst.is_empty() {
             return self.context.check_lost();
         }
@@ -350,7 +354,7 @@ impl Transfer for CudaDevice {
 
     /// As [`read_now`](Transfer::read_now).
     fn write_now(&self, dst: &mut CudaBuffer, at: u64, src: &[u8]) -> Result<(), CudaError> {
-        let to = self.check(dst, at, src.len(), &self.plain)?;
+        let (to, _held) = self.check(dst, at, src.len(), &self.plain)?;
         if src.is_empty() {
             return self.context.check_lost();
         }

@@ -6,15 +6,17 @@ use crate::{CudaError, CudaQueue};
 use cudarc::driver as cu;
 use cudarc::driver::{DevicePtrMut, sys};
 use pinned_host::Queue;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Device memory, freed when nothing uses it any more.
 pub(crate) struct Memory {
     context: Arc<Context>,
     base: sys::CUdeviceptr,
     /// Length in bytes; fits `usize`. Changes only where there are pages.
-    size: AtomicU64,
+    ///
+    /// Held for reading from the check of a range until what uses it is enqueued, and for writing by who takes pages away or
+    /// lets them change places: from before he waits for those that are enqueued until it is done.
+    size: RwLock<u64>,
     backing: Backing,
     use_: Use,
     /// The streams on which this crate uses it.
@@ -123,7 +125,7 @@ impl Memory {
         let memory = Memory {
             context: Arc::clone(context),
             base,
-            size: AtomicU64::new(size),
+            size: RwLock::new(size),
             backing,
             use_,
             streams,
@@ -141,8 +143,20 @@ impl Memory {
         self.base
     }
 
+    /// Waits while it changes.
     pub(crate) fn size(&self) -> u64 {
-        self.size.load(SeqCst)
+        *self.hold()
+    }
+
+    /// The size, which stays as it is, and the pages where they are, until this is dropped. A thread may hold it once.
+    pub(crate) fn hold(&self) -> RwLockReadGuard<'_, u64> {
+        // A panic elsewhere leaves a number that was right when it was stored.
+        self.size.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The size, and until it is dropped nobody enqueues what uses the memory, other than through a view.
+    pub(crate) fn hold_alone(&self) -> RwLockWriteGuard<'_, u64> {
+        self.size.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn pages(&self) -> Option<&Pages> {
@@ -180,8 +194,9 @@ impl Memory {
             return Err(CudaError::Remap { src: 0, len: self.size(), dst: size, why });
         };
         check_size(size)?;
+        let mut held = self.hold_alone();
         let (before, after) = pages.resize(&self.context, size, || self.wait_out())?;
-        self.size.store(size, SeqCst);
+        *held = size;
         self.count(before, after);
         Ok(())
     }
