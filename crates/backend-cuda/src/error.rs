@@ -59,6 +59,18 @@ pub enum CudaError {
         /// What it returned.
         code: CUresult,
     },
+    /// The driver gave no page-locked host memory.
+    #[error("no page-locked host memory of {bytes} bytes: {call} said {code:?}, {} of host memory available", told(*available))]
+    HostMemory {
+        /// What was asked.
+        bytes: u64,
+        /// What the host had just after; `None` where it does not say.
+        available: Option<u64>,
+        /// The function.
+        call: &'static str,
+        /// What it returned.
+        code: CUresult,
+    },
     /// More than can be asked for at once.
     #[error("{asked} bytes exceed {limit}, {allowed} bytes")]
     Limit {
@@ -181,6 +193,7 @@ impl CudaError {
             | CudaError::Cut { code, .. }
             | CudaError::Elsewhere { code }
             | CudaError::DeviceLost { code, .. }
+            | CudaError::HostMemory { code, .. }
             | CudaError::Driver { code, .. } => Some(code),
             _ => None,
         }
@@ -202,7 +215,9 @@ impl CudaError {
 impl DeviceError for CudaError {
     fn kind(&self) -> ErrorKind {
         match self {
-            CudaError::Memory { .. } | CudaError::Limit { .. } => ErrorKind::OutOfMemory,
+            CudaError::Memory { .. } | CudaError::HostMemory { .. } | CudaError::Limit { .. } => {
+                ErrorKind::OutOfMemory
+            }
             CudaError::Driver { code: CUresult::CUDA_ERROR_OUT_OF_MEMORY, .. } => ErrorKind::OutOfMemory,
             CudaError::DeviceLost { .. } | CudaError::Broken => ErrorKind::DeviceLost,
             CudaError::Range(_)
