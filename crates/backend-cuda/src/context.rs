@@ -1,10 +1,12 @@
 //! What everything on one device shares: the CUDA context, the memory account, and whether the context is lost.
 
 use crate::error::is_loss;
+use crate::queue::QueueName;
 use crate::{CudaError, driver};
 use cudarc::driver as cu;
 use cudarc::driver::sys::{self, CUresult};
 use pinned_host::DeviceMemory;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// A CUDA context as one device value uses it.
@@ -12,8 +14,14 @@ pub(crate) struct Context {
     /// Retains the context; the caller's own, or one made here.
     safe: Arc<cu::CudaContext>,
     name: String,
-    /// Whether the driver copies in batches.
-    pub(crate) batches: bool,
+    /// Whether the driver copies in batches, as far as it is known.
+    pub(crate) batches: AtomicBool,
+    /// Whether it can be asked if a stream is being captured.
+    capture: bool,
+    /// The streams that are queues, so that each is one.
+    queues: Mutex<Vec<QueueName>>,
+    /// Whether waits for events sleep instead of spinning.
+    pub(crate) blocking: bool,
     usage: Mutex<DeviceMemory>,
     /// What ended the context, once something did.
     lost: OnceLock<(&'static str, CUresult)>,
@@ -23,18 +31,21 @@ pub(crate) struct Context {
 
 impl Context {
     /// The primary context of a device.
-    pub(crate) fn own(ordinal: usize) -> Result<Arc<Self>, CudaError> {
+    pub(crate) fn own(ordinal: usize, blocking: bool) -> Result<Arc<Self>, CudaError> {
         let safe = cu::CudaContext::new(ordinal).map_err(of("cuDevicePrimaryCtxRetain"))?;
-        Self::over(safe)
+        Self::over(safe, blocking)
     }
 
     /// A caller's context, as it is.
-    pub(crate) fn over(safe: Arc<cu::CudaContext>) -> Result<Arc<Self>, CudaError> {
+    pub(crate) fn over(safe: Arc<cu::CudaContext>, blocking: bool) -> Result<Arc<Self>, CudaError> {
         safe.check_err().map_err(of("an earlier call"))?;
         let name = safe.name().map_err(of("cuDeviceGetName"))?;
         Ok(Arc::new(Context {
             name,
-            batches: driver::has(driver::BATCH),
+            batches: AtomicBool::new(driver::has(driver::BATCH)),
+            capture: driver::has(driver::CAPTURE),
+            queues: Mutex::default(),
+            blocking,
             usage: Mutex::new(DeviceMemory::default()),
             lost: OnceLock::new(),
             late: Mutex::new(None),
@@ -78,6 +89,27 @@ impl Context {
     pub(crate) fn check_stream(&self, stream: &cu::CudaStream) -> Result<(), CudaError> {
         self.check_same("stream", stream.context())?;
         if is_per_thread(stream) { Err(CudaError::PerThreadStream) } else { Ok(()) }
+    }
+
+    /// # Errors
+    /// The stream is being captured into a graph: what is enqueued would run with the graph, or not at all, and every event
+    /// recorded there would be none.
+    pub(crate) fn check_capture(&self, stream: sys::CUstream) -> Result<(), CudaError> {
+        if !self.capture {
+            return Ok(());
+        }
+        let mut status = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+        // SAFETY: the caller keeps the stream alive; the other points to a value of ours.
+        self.call("cuStreamIsCapturing", || unsafe { sys::cuStreamIsCapturing(stream, &raw mut status) })?;
+        match status {
+            sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE => Ok(()),
+            _ => Err(CudaError::Capturing),
+        }
+    }
+
+    /// The queues there are, for [`CudaQueue::over`](crate::CudaQueue::over) to look up.
+    pub(crate) fn queues(&self) -> MutexGuard<'_, Vec<QueueName>> {
+        lock(&self.queues)
     }
 
     /// Calls the driver with this context current on the thread; `f` is not called once the context is lost.

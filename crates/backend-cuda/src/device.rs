@@ -10,6 +10,7 @@ use allocator_core::{RangeError, check_range};
 use cudarc::driver as cu;
 use cudarc::driver::sys;
 use pinned_host::{DeviceMemory, Lane, Parking, Queue, Refused, SliceOf, Ticket, Transfer};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, RwLockReadGuard};
 
 /// A CUDA device: opened here, or made over a context and streams of the caller's (see [`CudaOptions`]).
@@ -167,7 +168,7 @@ impl CudaDevice {
 
     /// Whether many copies can go to the driver in one call.
     pub fn has_batches(&self) -> bool {
-        self.context.batches
+        self.context.batches.load(Relaxed)
     }
 
     /// How many driver events the device's three queues have made: no more once warm.

@@ -100,6 +100,7 @@ const ALWAYS: &[&str] = &[
     "cuMemFreeHost\0",
     "cuMemHostRegister_v2\0",
     "cuMemHostUnregister\0",
+    "cuPointerGetAttribute\0",
     "cuMemcpyHtoDAsync_v2\0",
     "cuMemcpyDtoHAsync_v2\0",
     "cuMemcpyDtoDAsync_v2\0",

@@ -140,6 +140,9 @@ pub enum CudaError {
     /// events are used from any.
     #[error("the per-thread default stream is a stream of each thread's own, and no queue")]
     PerThreadStream,
+    /// The stream is being captured into a graph, of which this crate's work can be no part; nothing was enqueued.
+    #[error("the stream is being captured into a graph")]
+    Capturing,
     /// A context that is not the device's could not be waited for; what its streams may use is kept.
     #[error("another CUDA context cannot be waited for: cuCtxSynchronize said {code:?}")]
     Elsewhere {
@@ -190,10 +193,10 @@ impl CudaError {
         match *self {
             CudaError::NoDriver { code, .. }
             | CudaError::Memory { code, .. }
+            | CudaError::HostMemory { code, .. }
             | CudaError::Cut { code, .. }
             | CudaError::Elsewhere { code }
             | CudaError::DeviceLost { code, .. }
-            | CudaError::HostMemory { code, .. }
             | CudaError::Driver { code, .. } => Some(code),
             _ => None,
         }
@@ -227,6 +230,7 @@ impl DeviceError for CudaError {
             | CudaError::ZeroSize
             | CudaError::Foreign { .. }
             | CudaError::PerThreadStream
+            | CudaError::Capturing
             | CudaError::NoDevice { .. } => ErrorKind::InvalidUse,
             _ => ErrorKind::Failed,
         }

@@ -204,7 +204,10 @@ impl Slots {
             self.looks -= 1;
         }
         let mut raw = core::ptr::null_mut();
-        let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
+        let mut flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
+        if track.context.blocking {
+            flags |= sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC as u32;
+        }
         // SAFETY: points to memory of ours.
         track.context.call("cuEventCreate", || unsafe { sys::cuEventCreate(&raw mut raw, flags) })?;
         self.all.push_front(Arc::new(Slot {
