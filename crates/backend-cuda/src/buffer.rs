@@ -2,7 +2,7 @@
 
 use crate::memory::Memory;
 use crate::queue::Piece;
-use crate::{CudaError, CudaQueue, CudaView};
+use crate::{CudaError, CudaQueue, CudaView, Plain};
 use allocator_core::{
     CopyCost, CopyWay, DeviceBuffer, Remap, bounce_pieces, check_copy, check_range, disjoint_steps,
 };
@@ -94,8 +94,8 @@ impl CudaBuffer {
     /// left and the work on it has ended.
     ///
     /// # Errors
-    /// Clones or operations still use it, or it was no slice: the buffer comes back.
-    pub fn into_slice(self) -> Result<cu::CudaSlice<u8>, CudaBuffer> {
+    /// Clones or operations still use it, or it was no slice of `T`: the buffer comes back.
+    pub fn into_slice<T: Plain>(self) -> Result<cu::CudaSlice<T>, CudaBuffer> {
         let CudaBuffer { memory, queue, scratch, cost } = self;
         match Memory::into_slice(memory) {
             Ok(slice) => Ok(slice),

@@ -2,7 +2,8 @@
 //!
 //! Builds, links and starts on machines without CUDA: opening a device there is an error that says what is missing. And
 //! made to live inside programs that use cudarc already: over their context, their streams, their slice of memory; a block
-//! of an arena is a slice of cudarc's to their kernels, copies and cuBLAS calls.
+//! of an arena is a slice to cudarc's kernels, copies and whatever takes its traits `DevicePtr` and `DevicePtrMut`, such as
+//! its safe cuBLAS calls. What wants a `CudaSlice` or one of its own views does not take it.
 //!
 //! | to | use |
 //! |---|---|
@@ -24,6 +25,10 @@
 //! as long as the distance, or by way of a bounce buffer, whichever costs less by a model of two numbers
 //! ([`CudaOptions::scratch`], [`CudaOptions::step_cost`]). Their defaults are reasoned and not measured on a GPU. With
 //! virtual memory, whole pages move without a copy ([`allocator_core::Remap`]).
+//!
+//! # Threads
+//! As with cudarc, calls leave the device's context current on the calling thread. Dropping a value of this crate's gives the
+//! thread back the context it had; cudarc's own values do not.
 //!
 //! # Errors
 //! A call that the driver refuses has enqueued nothing, and nothing has changed. Errors after which CUDA's context is
@@ -61,6 +66,7 @@ mod memory;
 mod options;
 mod pages;
 mod pinned;
+mod plain;
 mod queue;
 mod view;
 

@@ -2,7 +2,8 @@
 
 use crate::context::{Context, Restore, is_per_thread, lock};
 use crate::pages::Pages;
-use crate::{CudaError, CudaQueue};
+use crate::{CudaError, CudaQueue, Plain};
+use core::any::Any;
 use cudarc::driver as cu;
 use cudarc::driver::{DevicePtrMut, sys};
 use pinned_host::Queue;
@@ -37,8 +38,8 @@ pub(crate) enum Use {
 enum Backing {
     /// `cuMemAlloc`.
     Driver,
-    /// A caller's; `None` once given back.
-    Slice(Option<cu::CudaSlice<u8>>),
+    /// A caller's, a `CudaSlice` of some type; `None` once given back.
+    Slice(Option<Box<dyn Any + Send + Sync>>),
     /// Virtual memory management.
     Pages(Pages),
 }
@@ -84,15 +85,15 @@ impl Memory {
     ///
     /// # Errors
     /// [`CudaError::ZeroSize`], another context, or its stream cannot be waited for; the slice comes back.
-    pub(crate) fn over(
+    pub(crate) fn over<T: Plain>(
         context: &Arc<Context>,
-        mut slice: cu::CudaSlice<u8>,
+        mut slice: cu::CudaSlice<T>,
         streams: Vec<CudaQueue>,
-    ) -> Result<Self, (cu::CudaSlice<u8>, CudaError)> {
+    ) -> Result<Self, (cu::CudaSlice<T>, CudaError)> {
         let stream = Arc::clone(slice.stream());
         let ready = || {
             context.check_same("slice", stream.context())?;
-            check_size(slice.len() as u64)?;
+            check_size(slice.num_bytes() as u64)?;
             context.stored()
         };
         if let Err(error) = ready() {
@@ -110,8 +111,8 @@ impl Memory {
         if let Err(error) = ended {
             return Err((slice, error));
         }
-        let size = slice.len() as u64;
-        Ok(Self::with(context, base, size, Backing::Slice(Some(slice)), Use::Buffer, streams))
+        let size = slice.num_bytes() as u64;
+        Ok(Self::with(context, base, size, Backing::Slice(Some(Box::new(slice))), Use::Buffer, streams))
     }
 
     fn with(
@@ -202,14 +203,14 @@ impl Memory {
     }
 
     /// The slice of a caller's, given back once nothing uses it; else the memory as it is.
-    pub(crate) fn into_slice(mut this: Arc<Self>) -> Result<cu::CudaSlice<u8>, Arc<Self>> {
+    pub(crate) fn into_slice<T: Plain>(mut this: Arc<Self>) -> Result<cu::CudaSlice<T>, Arc<Self>> {
         if let Some(memory) = Arc::get_mut(&mut this)
-            && matches!(memory.backing, Backing::Slice(Some(_)))
+            && matches!(&memory.backing, Backing::Slice(Some(slice)) if slice.is::<cu::CudaSlice<T>>())
             && (memory.context.late(memory.wait_out()) || memory.context.is_lost())
             && let Backing::Slice(slice) = &mut memory.backing
-            && let Some(slice) = slice.take()
+            && let Some(Ok(slice)) = slice.take().map(|slice| slice.downcast())
         {
-            return Ok(slice);
+            return Ok(*slice);
         }
         Err(this)
     }

@@ -113,7 +113,7 @@ impl<'a, T> CudaView<'a, T> {
 /// A type of which every pattern of bits is a value: integers, floats, arrays of them.
 ///
 /// Sealed: [`CudaView::cast_unchecked`] takes other types at the caller's word.
-pub trait Plain: DeviceRepr + sealed::Sealed {}
+pub trait Plain: DeviceRepr + sealed::Sealed + 'static {}
 
 mod sealed {
     /// Keeps the list in this file.
