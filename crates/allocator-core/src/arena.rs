@@ -376,17 +376,6 @@ impl<B: DeviceBuffer, P: Placement> Arena<B, P> {
     pub fn into_buffer(self) -> B {
         self.buffer
     }
-
-    fn execute(&mut self, plan: &Plan) -> Result<(), ArenaError<B::Error>> {
-        plan.moves().iter().try_for_each(|step| {
-            self.apply(step, |buffer, step| buffer.copy_within(step.src.clone(), step.dst)).map_err(|error| {
-                match error {
-                    ApplyError::Alloc(error) => ArenaError::Alloc(error),
-                    ApplyError::Run(error) => ArenaError::Device(error),
-                }
-            })
-        })
-    }
 }
 
 impl<B: DeviceBuffer, P: Placement> fmt::Debug for Arena<B, P> {

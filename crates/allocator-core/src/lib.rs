@@ -82,6 +82,7 @@ mod buffer;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod error;
+mod execute;
 mod explain;
 mod handle;
 mod moves;
