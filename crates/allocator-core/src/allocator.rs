@@ -23,9 +23,9 @@ use crate::{AllocError, Block, Fit, GoodFit, Handle, Placement, Request, Spot};
 /// taking ([`commit`](Self::commit)) are apart, so that a caller can compare candidates, or do what may
 /// fail, before anything changes. Every method that refuses leaves the state as it was.
 ///
-/// Complexity: allocate and free O(1), up to a bounded scan inside one size class; see [`GoodFit`]. No
-/// method but the growth of the slot table allocates on the heap, and that only until as many slots as
-/// there ever are blocks and holes at once exist.
+/// Complexity: with [`GoodFit`], allocate and free are O(1), but for the first refusal after the longest hole went and for
+/// alignment above the grain; other placements say their own. No method but the growth of the slot table allocates on the
+/// heap, and that only until as many slots as there ever are blocks and holes at once exist.
 ///
 /// ```
 /// use allocator_core::{AllocError, OffsetAllocator, Request};
