@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod backends;
+mod bench;
 mod ci;
 mod libtest;
 mod process;
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
         Some("test") => test::Options::parse(rest).map(|options| test::run(&options)),
         Some("ci") => ci::Options::parse(rest).map(|options| ci::run(&options)),
         Some("soak") => soak::Options::parse(rest).map(|options| soak::run(&options)),
+        Some("bench") => bench::Options::parse(rest).map(|options| bench::run(&options)),
         Some("setup") => setup::Options::parse(rest).map(|options| setup::run(&options)),
         Some("rules") if rest.is_empty() => Ok(rules::run()),
         Some("help" | "--help" | "-h") => {
@@ -49,6 +51,7 @@ Usage: cargo xtask COMMAND
   soak arena [--ops N] [--seed S]     random operations on an arena against a shadow model (default 1000000)
   soak swap [--schedules N] [--seed S]  random schedules of the swap pool with seeded faults (default 100000)
   soak cuda [--seeds N] [--seed S]    the stories of the CUDA backend on the simulated driver (default 1000)
+  bench core [--quick] [--full] [--only LIST] [--out FILE]  allocator-core beside its peers; the rows are named by a run
   setup vulkan                        install Mesa's software Vulkan driver and the validation layer (Debian, Ubuntu)
   rules                               repository rules: module docs, lib.rs as a table of contents, ...
 
