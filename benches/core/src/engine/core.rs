@@ -1,12 +1,12 @@
 //! Ours: `allocator-core` through its public interface.
 
 use super::{Engine, Setup};
-use allocator_core::{BestFit, Handle, LowestOffset, OffsetAllocator, Request};
+use allocator_core::{Handle, LowestOffset, OffsetAllocator, Request};
 use std::hint::black_box;
 use std::ops::Range;
 
-/// Best fit, the default.
-pub(crate) struct Core(OffsetAllocator<BestFit>);
+/// As it comes.
+pub(crate) struct Core(OffsetAllocator);
 
 impl Core {
     pub(crate) fn allocator(&self) -> &OffsetAllocator {
@@ -41,7 +41,7 @@ impl Engine for Core {
     }
 }
 
-/// Best fit, and the block is asked for its offset at once: the other offset engines return it.
+/// As it comes, and the block is asked for its offset at once: the other offset engines return it.
 pub(crate) struct Located(Core);
 
 impl Engine for Located {
