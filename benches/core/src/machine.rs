@@ -11,11 +11,13 @@ pub(crate) fn lines() -> Vec<String> {
         field("/proc/meminfo", "MemTotal").and_then(|text| text.split(' ').next()?.parse::<f64>().ok());
     let memory = memory.map_or("unknown".to_owned(), |kib| format!("{:.0} GiB", kib / f64::from(1 << 20)));
     let kernel = said("uname", &["-sr"]);
+    // The version, without what a distributor appends.
+    let kernel = kernel.split('-').next().unwrap_or_default();
     let rustc = said("rustc", &["--version"]);
     let changed = said("git", &["status", "--porcelain", "--untracked-files=no"]);
     let changed = if changed.is_empty() { "" } else { ", with changes that are not committed" };
     vec![
-        format!("Machine: {cpu}, {cores} processors to run on, {memory} of memory, {kernel}."),
+        format!("Machine: {cpu}, {cores} of its threads to run on, {memory} of memory, {kernel}."),
         format!("Compiler: {rustc}, cargo's release profile{}.", peers()),
         format!(
             "Commit: {}{changed}. Date: {}.",

@@ -4,7 +4,7 @@ use super::Options;
 use crate::engine::{Contender, Engine, Role, Seat, contenders};
 use crate::measure::{Spread, rounds};
 use crate::report::{Bar, Findings, Table, number};
-use crate::shadow;
+use crate::shadow::check;
 use crate::stream::{Lengths, Stream, fill, play};
 use std::time::Instant;
 
@@ -30,11 +30,6 @@ pub(crate) fn run(options: &Options) -> Findings {
         report(&mut findings, shape, &stream, &contenders, &times);
     }
     findings
-}
-
-fn check<E: Engine>(stream: &Stream) -> Result<(), String> {
-    // `Lowest` walks: a shorter stream says as much.
-    shadow::check::<E>(stream)
 }
 
 /// One run of one engine.
