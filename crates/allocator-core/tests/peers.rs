@@ -60,7 +60,9 @@ fn same_stream<P: Placement>(placement: P, seed: u64, most: u64) -> Refusals {
                 live.push(Live { ours: handle, peer, range });
             }
             (handle, placed, range) => {
-                handle.into_iter().for_each(|handle| drop(ours.free(handle).unwrap()));
+                if let Ok(handle) = handle {
+                    ours.free(handle).unwrap();
+                }
                 placed.into_iter().for_each(|placed| peer.free(placed));
                 range.into_iter().for_each(|range| ranges.free_range(range));
             }

@@ -66,7 +66,7 @@ impl Op {
             40..42 => Op::Lease(index),
             42..48 => Op::Unlease(index),
             48..50 => Op::Room { size, align_log2, steps },
-            50 => Op::Compact { budget: size % 20_000, steps, meddle: index % 2 == 0 },
+            50 => Op::Compact { budget: size % 20_000, steps, meddle: index.is_multiple_of(2) },
             51..54 => Op::Move { block: index, dst: size },
             54 => Op::Stale(index),
             55 => Op::StaleCandidate { size, block: index },

@@ -15,7 +15,7 @@ pub(crate) enum Subject<P: Placement> {
     Arena(Box<Arena<VecBuffer, P>>),
     /// `bytes` is `None` where the range is longer than any memory.
     Bare {
-        offsets: OffsetAllocator<P>,
+        offsets: Box<OffsetAllocator<P>>,
         bytes: Option<VecBuffer>,
     },
 }
@@ -32,7 +32,7 @@ impl<P: Placement> Subject<P> {
         let offsets = OffsetAllocator::with_placement(config.size, config.grain, placement).unwrap();
         let short = config.size <= SHORT;
         let bytes = short.then(|| VecBuffer::with_grain(config.size as usize, config.grain));
-        Subject::Bare { offsets, bytes }
+        Subject::Bare { offsets: Box::new(offsets), bytes }
     }
 
     pub(crate) fn offsets(&self) -> &OffsetAllocator<P> {
