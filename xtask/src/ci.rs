@@ -1,7 +1,7 @@
 //! `cargo xtask ci`: what a change must pass, one named step after the other.
 
 use crate::process::{self, cargo, passes, program, quietly};
-use crate::{bundle, readme, rules, setup, soak, test, workspace};
+use crate::{bundle, fuzz, readme, rules, setup, soak, test, workspace};
 use std::time::{Duration, Instant};
 
 /// Which steps to run.
@@ -108,6 +108,11 @@ const STEPS: &[Step] = &[
         what: "shaders on views of the arena, under the validation layer",
         run: examples,
     },
+    Step {
+        name: "reuse",
+        what: "programs that take the allocator alone; the fuzz targets compile",
+        run: reuse,
+    },
     Step { name: "bundle", what: "what is sent to a GPU, on the simulated driver", run: send_off },
     Step { name: "soak", what: "a hundredth of each soak", run: soaks },
     Step {
@@ -202,6 +207,28 @@ fn examples() -> Outcome {
         said |= line.contains("Validation") || line.contains("VUID");
     });
     Outcome::of(ran.is_ok_and(|succeeded| succeeded) && !said)
+}
+
+/// Two workspaces of their own. They share a directory for what is built, and neither is built twice.
+fn reuse() -> Outcome {
+    const MANIFEST: &str = "examples/reuse/Cargo.toml";
+    const PROGRAMS: [&str; 3] = ["kv-cache", "texture-streamer", "shared-segment"];
+    let at = |manifest: &'static str, args: &[&'static str]| {
+        let (verb, rest) = args.split_at(1);
+        let place = ["--locked", "--manifest-path", manifest, "--target-dir", "target/reuse"];
+        passes(&mut cargo(&[verb, &place, rest].concat()))
+    };
+    let mut well = true;
+    for manifest in [MANIFEST, fuzz::MANIFEST] {
+        well &= passes(&mut cargo(&["fmt", "--all", "--check", "--manifest-path", manifest]));
+    }
+    well &= at(MANIFEST, &["clippy", "--all-targets", "--", "-D", "warnings"]);
+    for name in PROGRAMS {
+        well &= at(MANIFEST, &["run", "--quiet", "--package", name]);
+    }
+    // Without libFuzzer, which is C++ and takes longer than all of the rest.
+    well &= at(fuzz::MANIFEST, &["clippy", "--no-default-features", "--", "-D", "warnings"]);
+    Outcome::of(well)
 }
 
 /// The folder runs here as it will there, but for the GPU.

@@ -7,6 +7,7 @@ mod backends;
 mod bench;
 mod bundle;
 mod ci;
+mod fuzz;
 mod libtest;
 mod process;
 mod readme;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         Some("test") => test::Options::parse(rest).map(|options| test::run(&options)),
         Some("ci") => ci::Options::parse(rest).map(|options| ci::run(&options)),
         Some("soak") => soak::Options::parse(rest).map(|options| soak::run(&options)),
+        Some("fuzz") => fuzz::Options::parse(rest).map(|options| fuzz::run(&options)),
         Some("bundle") => bundle::Options::parse(rest).map(|options| bundle::run(&options)),
         Some("bench") => bench::Options::parse(rest).map(|options| bench::run(&options)),
         Some("setup") => setup::Options::parse(rest).map(|options| setup::run(&options)),
@@ -54,6 +56,7 @@ Usage: cargo xtask COMMAND
   soak arena [--ops N] [--seed S]     random operations on an arena against a shadow model (default 1000000)
   soak swap [--schedules N] [--seed S]  random schedules of the swap pool with seeded faults (default 100000)
   soak cuda [--seeds N] [--seed S]    the stories of the CUDA backend on the simulated driver (default 1000)
+  fuzz [TARGET] [--seconds N]         the targets of `fuzz/`, or one of them, so long each (default 600)
   bundle cuda [--out DIR] [--try]     a folder to run on a machine with a GPU and without Rust (default target/bundle/cuda);
                                       --try runs it on the simulated driver
   bench core [--quick] [--full] [--only LIST] [--out FILE]  allocator-core beside its peers; the rows are named by a run

@@ -34,7 +34,7 @@ pub trait DeviceBuffer {
     }
 
     /// Copies `src` to the range of the same length that starts at `dst`, with **memmove semantics**:
-    /// the two may overlap in any way. [`disjoint_steps`] helps where the backend forbids overlap.
+    /// the two may overlap in any way. [`disjoint_steps`](crate::disjoint_steps) helps where the backend forbids overlap.
     ///
     /// # Errors
     /// A range beyond the buffer or off the grain, or the backend's refusal. Then nothing was enqueued.

@@ -37,6 +37,8 @@
 //!   that input can reach, no heap allocation once warm.
 //! * **Proof as code**: feature `conformance` exports the suite a backend must pass; see `conformance`.
 //!
+//! To build an allocator of your own on it, read the [`guide`].
+//!
 //! # Why not …
 //! * *a free list as everywhere* (gpu-allocator, offset-allocator, range-alloc): none of them moves a live
 //!   block. When the free bytes are scattered, they are out of memory.
@@ -84,6 +86,7 @@ pub mod conformance;
 mod error;
 mod execute;
 mod explain;
+pub mod guide;
 mod handle;
 mod moves;
 mod nodes;

@@ -3,40 +3,19 @@
 
 mod shadow;
 
-use allocator_core::{BestFit, Compaction, Lifetime, LowestOffset, Placement};
+use allocator_core::{BestFit, Compaction, GoodFit, LowestOffset, Placement};
 use proptest::prelude::*;
 use shadow::{Config, Op, Shadow};
 
 const CASES: u32 = if cfg!(miri) { 1 } else { 192 };
 const LENGTH: usize = if cfg!(miri) { 24 } else { 200 };
 
-fn op() -> impl Strategy<Value = Op> {
-    let lifetime = prop_oneof![Just(Lifetime::Unknown), Just(Lifetime::Short), Just(Lifetime::Long)];
-    let allocate = (any::<u64>(), any::<u8>(), lifetime, any::<bool>());
-    prop_oneof![
-        8 => allocate.prop_map(|(size, align_log2, lifetime, moving)| {
-            Op::Allocate { size, align_log2, lifetime, moving }
-        }),
-        5 => any::<usize>().prop_map(Op::Release),
-        1 => any::<usize>().prop_map(Op::Lease),
-        2 => any::<usize>().prop_map(Op::Unlease),
-        2 => (any::<u64>(), any::<u8>(), 0..9_usize)
-            .prop_map(|(size, align_log2, steps)| Op::Room { size, align_log2, steps }),
-        1 => (0..20_000_u64, 0..9_usize, any::<bool>())
-            .prop_map(|(budget, steps, meddle)| Op::Compact { budget, steps, meddle }),
-        2 => (any::<usize>(), any::<u64>()).prop_map(|(block, dst)| Op::Move { block, dst }),
-        1 => any::<usize>().prop_map(Op::Stale),
-        1 => (any::<u64>(), any::<usize>()).prop_map(|(size, block)| Op::StaleCandidate { size, block }),
-        1 => (any::<usize>(), any::<u64>(), any::<u64>())
-            .prop_map(|(block, from, len)| Op::Assign { block, from, len }),
-        1 => any::<usize>().prop_map(Op::Unassign),
-    ]
-}
-
-fn agrees<P: Placement + Copy>(config: Config, placement: P) {
+fn agrees<P: Placement>(shadow: impl Fn() -> Shadow<P>) {
     let settings = ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() };
-    proptest!(settings, |(program in prop::collection::vec(op(), 1..LENGTH))| {
-        let mut shadow = Shadow::new(config, placement);
+    let op =
+        (any::<u8>(), any::<u64>(), any::<usize>()).prop_map(|(kind, size, index)| Op::of(kind, size, index));
+    proptest!(settings, |(program in prop::collection::vec(op, 1..LENGTH))| {
+        let mut shadow = shadow();
         for op in &program {
             shadow.step(op);
             shadow.verify();
@@ -44,38 +23,93 @@ fn agrees<P: Placement + Copy>(config: Config, placement: P) {
     });
 }
 
-#[test]
-fn grain_1_best_fit_minimal() {
-    let compaction = Compaction::Minimal;
-    agrees(Config { size: 256, grain: 1, compaction, most_align_log2: 0, most_size: 40 }, BestFit);
+fn config(size: u64, grain: u64, most_align_log2: u8, most_size: u64) -> Config {
+    Config { size, grain, compaction: Compaction::Minimal, most_align_log2, most_size }
 }
 
 #[test]
-fn grain_1_best_fit_minimal_aligned() {
-    let compaction = Compaction::Minimal;
-    agrees(Config { size: 1000, grain: 1, compaction, most_align_log2: 6, most_size: 120 }, BestFit);
+fn arena_grain_1_good_fit() {
+    agrees(|| Shadow::arena(config(256, 1, 0, 40), GoodFit));
 }
 
 #[test]
-fn grain_4_lowest_offset_minimal_aligned() {
-    let compaction = Compaction::Minimal;
-    agrees(Config { size: 1024, grain: 4, compaction, most_align_log2: 5, most_size: 100 }, LowestOffset);
+fn arena_grain_16_good_fit_aligned() {
+    agrees(|| Shadow::arena(config(4096, 16, 7, 400), GoodFit));
 }
 
 #[test]
-fn grain_4_lowest_offset_slide_down() {
+fn arena_grain_1_best_fit() {
+    agrees(|| Shadow::arena(config(256, 1, 0, 40), BestFit));
+}
+
+#[test]
+fn arena_grain_1_best_fit_aligned() {
+    agrees(|| Shadow::arena(config(1000, 1, 6, 120), BestFit));
+}
+
+#[test]
+fn arena_grain_4_lowest_offset_aligned() {
+    agrees(|| Shadow::arena(config(1024, 4, 5, 100), LowestOffset));
+}
+
+#[test]
+fn arena_grain_4_lowest_offset_slide_down() {
     let compaction = Compaction::SlideDown;
-    agrees(Config { size: 512, grain: 4, compaction, most_align_log2: 2, most_size: 64 }, LowestOffset);
+    agrees(|| Shadow::arena(Config { compaction, ..config(512, 4, 2, 64) }, LowestOffset));
 }
 
 #[test]
-fn grain_256_best_fit_slide_down_aligned() {
+fn arena_grain_256_good_fit_slide_down_aligned() {
     let compaction = Compaction::SlideDown;
-    agrees(Config { size: 1 << 14, grain: 256, compaction, most_align_log2: 10, most_size: 2048 }, BestFit);
+    agrees(|| Shadow::arena(Config { compaction, ..config(1 << 14, 256, 10, 2048) }, GoodFit));
 }
 
 #[test]
-fn grain_1_best_fit_never() {
+fn arena_grain_1_best_fit_never() {
     let compaction = Compaction::Never;
-    agrees(Config { size: 777, grain: 1, compaction, most_align_log2: 4, most_size: 90 }, BestFit);
+    agrees(|| Shadow::arena(Config { compaction, ..config(777, 1, 4, 90) }, BestFit));
+}
+
+#[test]
+fn bare_grain_1_good_fit() {
+    agrees(|| Shadow::bare(config(300, 1, 0, 40), GoodFit));
+}
+
+#[test]
+fn bare_grain_8_good_fit_aligned() {
+    agrees(|| Shadow::bare(config(2048, 8, 6, 200), GoodFit));
+}
+
+#[test]
+fn bare_grain_1_best_fit_aligned() {
+    agrees(|| Shadow::bare(config(1000, 1, 5, 120), BestFit));
+}
+
+#[test]
+fn bare_grain_4_lowest_offset_aligned() {
+    agrees(|| Shadow::bare(config(1024, 4, 5, 100), LowestOffset));
+}
+
+/// Offsets beyond 2^32, and no bytes to check.
+#[test]
+fn bare_large_good_fit_aligned() {
+    agrees(|| Shadow::bare(config(1 << 48, 256, 40, 1 << 44), GoodFit));
+}
+
+#[test]
+fn bare_large_lowest_offset() {
+    agrees(|| Shadow::bare(config((1 << 40) - 1, 1, 0, 1 << 37), LowestOffset));
+}
+
+/// Offsets beyond 2^63.
+#[test]
+#[ignore = "sums of bytes overflow: OffsetAllocator::resize and resize_block, Plan::bytes, Stats::moved_bytes"]
+fn bare_huge_good_fit_aligned() {
+    agrees(|| Shadow::bare(config(u64::MAX - 255, 256, 63, 1 << 61), GoodFit));
+}
+
+#[test]
+#[ignore = "sums of bytes overflow: OffsetAllocator::resize and resize_block, Plan::bytes, Stats::moved_bytes"]
+fn bare_huge_lowest_offset() {
+    agrees(|| Shadow::bare(config(u64::MAX, 1, 0, 1 << 60), LowestOffset));
 }
