@@ -90,7 +90,7 @@ impl<B: Remap, P: Placement> Arena<B, P> {
     }
 
     /// [`compact`](Self::compact) so that large blocks move by whole pages, wherever they start: by
-    /// [`plan_compact_pages`](OffsetAllocator::plan_compact_pages) and [`remap_or_copy`]. Returns how many bytes moved.
+    /// [`plan_compact_pages`](crate::OffsetAllocator::plan_compact_pages) and [`remap_or_copy`]. Returns how many bytes moved.
     ///
     /// # Errors
     /// [`ArenaError::Device`] when the device refuses a copy: the moves before it stand.

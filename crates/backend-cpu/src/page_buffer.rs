@@ -13,7 +13,8 @@ use core::ops::Range;
 ///
 /// [`remap`](Remap::remap) exchanges the page tables of two ranges with `mremap` (Linux 5.7 or newer), whether their
 /// pages are huge or not. Elsewhere, and in a buffer made by [`fixed`](Self::fixed), it copies the source to the
-/// destination: [`exchanges_pages`](Self::exchanges_pages) says which. The granule is 2 MiB in all cases.
+/// destination: [`exchanges_pages`](Self::exchanges_pages) says which. The granule is 2 MiB in all cases. More in the
+/// documentation of the [crate](crate).
 ///
 /// # What must not be remapped
 /// Memory that somebody holds by its pages: registered with a driver (`cuMemHostRegister`, imported into Vulkan), with
@@ -114,7 +115,8 @@ impl Remap for PageBuffer {
         GRANULE as u64
     }
 
-    /// Exchanges the two ranges: three system calls for each 64 MiB, or half of the buffer if that is less.
+    /// Exchanges the two ranges: three system calls for each 64 MiB, or half of the buffer if that is less; before Linux
+    /// 6.17 for each granule. Where pages stay, copies `src` to `dst`.
     ///
     /// # Errors
     /// [`CpuError::Range`], [`CpuError::Overlap`]; [`CpuError::Exchange`] and [`CpuError::Scattered`] when the system,
