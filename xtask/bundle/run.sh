@@ -131,7 +131,7 @@ for which in $broken; do
     fenced "$work/extract"
 done
 
-# ---- What must be right: a kernel on a block that moves
+# ---- What must be right: a kernel on a block that moves, and on a tensor just swapped in
 
 say
 say "## A kernel on a block, before and after it moved"
@@ -140,6 +140,15 @@ limited 120 "$here/kernel_on_view" >"$work/kernel" 2>&1
 status=$?
 fenced "$work/kernel"
 [ $status -eq 0 ] || fail "kernel_on_view ended with status $status"
+
+say
+say "## A kernel on tensors just swapped in"
+say
+limited 120 "$here/compute_on_view" cuda >"$work/compute.raw" 2>&1
+status=$?
+sed "s/^told on cuda\$/told on $backend/" "$work/compute.raw" >"$work/compute"
+fenced "$work/compute"
+[ $status -eq 0 ] || fail "compute_on_view ended with status $status"
 
 # ---- What must be right: a model larger than its arena
 

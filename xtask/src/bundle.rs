@@ -163,6 +163,7 @@ fn misnamed(results: &str) -> Option<String> {
         "| suite | cuda-sim: passed | failed | cannot be tried here |",
         "| swap_virtual_memory |",
         "are right",
+        "told on cuda-sim",
         "device      cuda-sim,",
         "mismatches  0",
         "- backend: cuda-sim",
@@ -262,6 +263,12 @@ const PROGRAMS: &[Program] = &[
         source: "crates/backend-cuda/examples/kernel_on_view.rs",
     },
     Program {
+        name: "compute_on_view",
+        kind: "--example",
+        target: "compute_on_view",
+        source: "crates/swap-tensor/examples/compute_on_view/main.rs",
+    },
+    Program {
         name: "gpu_rates",
         kind: "--example",
         target: "gpu_rates",
@@ -322,7 +329,7 @@ mod tests {
     fn results_of_the_simulator_do_not_pass_for_a_gpus() {
         let good = "# cuda-sim: a simulated driver in host memory, and no GPU\n\
                     | suite | cuda-sim: passed | failed | cannot be tried here |\n| swap_virtual_memory | 9 | 0 | 0 |\n\
-                    all numbers are right\n`swap-tensor run --backend cuda-sim`\ndevice      cuda-sim, arena\nmismatches  0\n\
+                    all numbers are right\ntold on cuda-sim\n`swap-tensor run --backend cuda-sim`\ndevice      cuda-sim, arena\nmismatches  0\n\
                     - backend: cuda-sim\n| up 32 KiB deep | 1 |\nbackend cuda-sim\n\
                     Everything that must be right on cuda-sim was.\n";
         assert_eq!(misnamed(good), None);

@@ -4,6 +4,7 @@
 
 mod artifacts;
 mod backends;
+mod bench;
 mod bundle;
 mod ci;
 mod libtest;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         Some("ci") => ci::Options::parse(rest).map(|options| ci::run(&options)),
         Some("soak") => soak::Options::parse(rest).map(|options| soak::run(&options)),
         Some("bundle") => bundle::Options::parse(rest).map(|options| bundle::run(&options)),
+        Some("bench") => bench::Options::parse(rest).map(|options| bench::run(&options)),
         Some("setup") => setup::Options::parse(rest).map(|options| setup::run(&options)),
         Some("rules") if rest.is_empty() => Ok(rules::run()),
         Some("help" | "--help" | "-h") => {
@@ -54,6 +56,7 @@ Usage: cargo xtask COMMAND
   soak cuda [--seeds N] [--seed S]    the stories of the CUDA backend on the simulated driver (default 1000)
   bundle cuda [--out DIR] [--try]     a folder to run on a machine with a GPU and without Rust (default target/bundle/cuda);
                                       --try runs it on the simulated driver
+  bench core [--quick] [--full] [--only LIST] [--out FILE]  allocator-core beside its peers; the rows are named by a run
   setup vulkan                        install Mesa's software Vulkan driver and the validation layer (Debian, Ubuntu)
   rules                               repository rules: module docs, lib.rs as a table of contents, ...
 

@@ -23,9 +23,9 @@ use crate::{AllocError, Block, Fit, GoodFit, Handle, Placement, Request, Spot};
 /// taking ([`commit`](Self::commit)) are apart, so that a caller can compare candidates, or do what may
 /// fail, before anything changes. Every method that refuses leaves the state as it was.
 ///
-/// Complexity: allocate and free O(1), up to a bounded scan inside one size class; see [`GoodFit`]. No
-/// method but the growth of the slot table allocates on the heap, and that only until as many slots as
-/// there ever are blocks and holes at once exist.
+/// Complexity: with [`GoodFit`], allocate and free are O(1), but for the first refusal after the longest hole went and for
+/// alignment above the grain; other placements say their own. No method but the growth of the slot table allocates on the
+/// heap, and that only until as many slots as there ever are blocks and holes at once exist.
 ///
 /// ```
 /// use allocator_core::{AllocError, OffsetAllocator, Request};
@@ -174,8 +174,8 @@ impl<P> OffsetAllocator<P> {
         self.counts.requested -= node.len;
         self.counts.free += range.end - range.start;
         self.counts.blocks -= 1;
-        self.space.nodes.raise(slot);
-        self.space.free(slot, range.clone());
+        self.space.vacate(slot, range.clone());
+        self.space.nodes.give_block(slot);
         self.epoch += 1;
         Ok(range)
     }
@@ -250,15 +250,15 @@ impl<P> OffsetAllocator<P> {
         if handle.owner() != self.owner {
             return Err(AllocError::ForeignHandle { handle });
         }
-        if self.space.nodes.is_at(handle.slot(), handle.generation()) {
-            Ok(handle.slot())
-        } else {
-            Err(AllocError::StaleHandle { handle })
+        // Handles name slots for blocks only, and none has the generation of a vacant one.
+        match self.space.nodes.get(handle.slot()) {
+            Some(node) if node.b == handle.generation() => Ok(handle.slot()),
+            _ => Err(AllocError::StaleHandle { handle }),
         }
     }
 
     pub(crate) fn handle_of(&self, slot: u32) -> Handle {
-        Handle::new(slot, self.space.nodes.generation(slot), self.owner)
+        Handle::new(slot, self.space.nodes[slot].b, self.owner)
     }
 
     pub(crate) fn block_at(&self, slot: u32) -> Block {
@@ -366,7 +366,7 @@ impl<P> OffsetAllocator<P> {
         if self.counts.blocks >= u64::from(self.limit) {
             return Err(AllocError::TooManyBlocks { limit: self.limit });
         }
-        let slot = self.space.nodes.take();
+        let slot = self.space.nodes.take_block();
         self.space.occupy(spot.slot, spot.offset, slot, fit.size);
         let node = &mut self.space.nodes[slot];
         node.len = requested;
@@ -379,102 +379,9 @@ impl<P> OffsetAllocator<P> {
         self.epoch += 1;
         Ok(handle)
     }
-
-    /// Makes a block longer or shorter where it is, without moving anything: into the hole behind it, or leaving one.
-    /// O(1). The handle stays, and so does the alignment.
-    ///
-    /// ```
-    /// use allocator_core::{AllocError, OffsetAllocator, Request};
-    ///
-    /// let mut offsets = OffsetAllocator::new(100)?;
-    /// let block = offsets.allocate(Request::new(40))?;
-    /// assert_eq!(offsets.resize_block(block, 70)?, 0..70);
-    /// offsets.allocate(Request::new(20))?;
-    /// let error = AllocError::CannotGrow { handle: block, requested: 75, most: 70 };
-    /// assert_eq!(offsets.resize_block(block, 75), Err(error));
-    /// # Ok::<(), AllocError>(())
-    /// ```
-    ///
-    /// # Errors
-    /// A stale or foreign handle, [`ZeroSize`](AllocError::ZeroSize), [`SizeOverflow`](AllocError::SizeOverflow);
-    /// [`CannotGrow`](AllocError::CannotGrow) when another block or the end is in the way; [`Leased`](AllocError::Leased)
-    /// when a leased block is to become shorter.
-    pub fn resize_block(&mut self, handle: Handle, size: u64) -> Result<Range<u64>, AllocError> {
-        let slot = self.slot(handle)?;
-        let fit = Request::new(size).fit(self.grain)?;
-        let range = self.space.block_range(slot);
-        let node = &self.space.nodes[slot];
-        if size < node.len && node.leases() > 0 {
-            return Err(AllocError::Leased { handle, leases: node.leases() });
-        }
-        let behind = node.next.as_hole().map_or(range.end, |hole| self.space.nodes[hole].end());
-        if fit.size > behind - range.start {
-            return Err(AllocError::CannotGrow { handle, requested: size, most: behind - range.start });
-        }
-        let (end, leased) = (range.start + fit.size, node.leases() > 0);
-        let requested = node.len;
-        if end != range.end {
-            self.space.move_end(slot, range.end, end);
-        }
-        self.space.nodes[slot].len = size;
-        self.counts.requested = self.counts.requested - requested + size;
-        self.counts.free = self.counts.free + range.end - end;
-        if leased {
-            self.counts.leased_bytes = self.counts.leased_bytes - (range.end - range.start) + fit.size;
-        }
-        self.counts.high_water = self.counts.high_water.max(self.size - self.counts.free);
-        self.epoch += 1;
-        Ok(range.start..end)
-    }
-
-    /// Makes the whole range longer or shorter, at its end. O(1).
-    ///
-    /// The caller sees to the memory: before this when growing, after it when shrinking.
-    ///
-    /// ```
-    /// use allocator_core::{AllocError, OffsetAllocator, Request};
-    ///
-    /// let mut offsets = OffsetAllocator::new(100)?;
-    /// let block = offsets.allocate(Request::new(100))?;
-    /// offsets.resize(150)?;
-    /// offsets.allocate(Request::new(30))?;
-    /// assert_eq!(offsets.resize(120), Err(AllocError::CannotShrink { size: 120, least: 130 }));
-    /// assert_eq!(offsets.least_size(), 130);
-    /// offsets.resize(offsets.least_size())?; // to the end of the last block
-    /// assert_eq!(offsets.stats().free, 0);
-    /// # Ok::<(), AllocError>(())
-    /// ```
-    ///
-    /// # Errors
-    /// [`BadSize`](AllocError::BadSize) as for a new allocator; [`CannotShrink`](AllocError::CannotShrink) when a block
-    /// is in the way.
-    pub fn resize(&mut self, size: u64) -> Result<(), AllocError> {
-        check_size(size, self.grain)?;
-        let least = self.least_size();
-        if size < least {
-            return Err(AllocError::CannotShrink { size, least });
-        }
-        if size != self.size {
-            self.space.move_top(self.size, size);
-            self.counts.free = self.counts.free + size - self.size;
-            self.size = size;
-            self.epoch += 1;
-        }
-        Ok(())
-    }
-
-    /// The end of the last block: the range cannot be shorter. At least one grain. O(1).
-    #[must_use]
-    pub fn least_size(&self) -> u64 {
-        let last = match self.space.last().as_hole() {
-            Some(hole) => self.space.nodes[hole].prev,
-            None => self.space.last(),
-        };
-        last.as_block().map_or(self.grain, |slot| self.space.block_range(slot).end)
-    }
 }
 
-fn check_size(size: u64, grain: u64) -> Result<(), AllocError> {
+pub(crate) fn check_size(size: u64, grain: u64) -> Result<(), AllocError> {
     if size == 0 || !size.is_multiple_of(grain) {
         return Err(AllocError::BadSize { size, grain });
     }

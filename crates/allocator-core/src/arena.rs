@@ -5,6 +5,7 @@ use alloc::string::String;
 use core::fmt;
 use core::ops::Range;
 
+use crate::execute::{Mover, by_copy};
 use crate::params::Params;
 use crate::{
     AllocError, ApplyError, ArenaError, Block, DeviceBuffer, Explanation, GoodFit, Handle, Move, Observer,
@@ -82,19 +83,16 @@ pub enum Compaction {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Arena<B: DeviceBuffer, P: Placement = GoodFit> {
-    pub(crate) buffer: B,
-    pub(crate) allocator: OffsetAllocator<P>,
+    buffer: B,
+    allocator: OffsetAllocator<P>,
     params: Params,
     compaction: Compaction,
     observer: Option<Box<dyn Observer + Send>>,
     pub(crate) mover: Mover<B>,
-    remapped_bytes: u64,
+    pub(crate) remapped_bytes: u64,
     /// Kept for its buffers.
     pub(crate) plan: Plan,
 }
-
-/// How a move of the arena's own is made; returns how many bytes changed place without a copy.
-pub(crate) type Mover<B> = fn(&mut B, &Move) -> Result<u64, <B as DeviceBuffer>::Error>;
 
 impl<B: DeviceBuffer> Arena<B> {
     /// An arena over all of `buffer`, with its grain and [`GoodFit`].
@@ -364,6 +362,21 @@ impl<B: DeviceBuffer, P: Placement> Arena<B, P> {
         &self.buffer
     }
 
+    pub(crate) fn allocator_mut(&mut self) -> &mut OffsetAllocator<P> {
+        &mut self.allocator
+    }
+
+    pub(crate) fn observe(&mut self, tell: impl FnOnce(&mut (dyn Observer + Send))) {
+        if let Some(observer) = &mut self.observer {
+            tell(&mut **observer);
+        }
+    }
+
+    /// The end of the last part of a block that a parameter names.
+    pub(crate) fn params_end(&self, handle: Handle) -> Option<u64> {
+        self.params.of(handle).filter_map(|param| Some(self.params.part(param).ok()?.1.end)).max()
+    }
+
     /// The buffer, to write to. The allocator does not see what is done to it.
     pub fn buffer_mut(&mut self) -> &mut B {
         &mut self.buffer
@@ -374,22 +387,6 @@ impl<B: DeviceBuffer, P: Placement> Arena<B, P> {
     pub fn into_buffer(self) -> B {
         self.buffer
     }
-
-    pub(crate) fn execute(&mut self, plan: &Plan) -> Result<(), ArenaError<B::Error>> {
-        let (mover, mut remapped) = (self.mover, 0);
-        let moved = plan.moves().iter().try_for_each(|step| {
-            self.apply(step, |buffer, step| mover(buffer, step).map(|bytes| remapped += bytes))
-        });
-        self.remapped_bytes += remapped;
-        moved.map_err(|error| match error {
-            ApplyError::Alloc(error) => ArenaError::Alloc(error),
-            ApplyError::Run(error) => ArenaError::Device(error),
-        })
-    }
-}
-
-pub(crate) fn by_copy<B: DeviceBuffer>(buffer: &mut B, step: &Move) -> Result<u64, B::Error> {
-    buffer.copy_within(step.src.clone(), step.dst).map(|()| 0)
 }
 
 impl<B: DeviceBuffer, P: Placement> fmt::Debug for Arena<B, P> {

@@ -34,6 +34,8 @@ pub(crate) struct Bins {
 pub(crate) struct Head {
     /// Offset of `best`.
     pub(crate) low: u64,
+    /// Length of `best`: so a choice between holes looks at none of them.
+    pub(crate) len: u64,
     /// The lowest hole known, which is in no list; `NIL` iff there is none.
     pub(crate) best: u32,
     /// The others, the latest first; `NIL` if there are none.
@@ -41,7 +43,7 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    const EMPTY: Head = Head { low: 0, best: NIL, rest: NIL };
+    const EMPTY: Head = Head { low: 0, len: 0, best: NIL, rest: NIL };
 }
 
 /// A size class; greater means longer holes.
@@ -130,11 +132,11 @@ impl Bins {
         &mut self.heads[class.index()]
     }
 
-    /// Makes the hole `slot` at `offset` the only one of an empty class.
+    /// Makes the hole `slot` of `len` at `offset` the only one of an empty class.
     #[inline]
-    pub(crate) fn set_only(&mut self, class: Class, slot: u32, offset: u64) {
+    pub(crate) fn set_only(&mut self, class: Class, slot: u32, offset: u64, len: u64) {
         let (row, step) = class.split();
-        self.heads[class.index()] = Head { low: offset, best: slot, rest: NIL };
+        self.heads[class.index()] = Head { low: offset, len, best: slot, rest: NIL };
         self.steps[row] |= 1 << step;
         self.rows |= 1 << row;
     }
@@ -218,7 +220,7 @@ mod tests {
         assert_eq!((bins.longest(), bins.at_or_above(Class::FIRST)), (None, None));
         let lengths = [3, 40, 5_000, u64::MAX];
         for (slot, units) in lengths.into_iter().enumerate() {
-            bins.set_only(Class::of(units), slot as u32 + 1, 0);
+            bins.set_only(Class::of(units), slot as u32 + 1, 0, units);
         }
         assert!(bins.bits_hold());
         assert_eq!(bins.at_or_above(Class::of(4)), Some(Class::of(40)));
@@ -237,7 +239,7 @@ mod tests {
         assert_eq!(bins.heads.len(), 6 * STEPS);
         assert_eq!(bins.head(Class::of(1000)).best, NIL);
         bins.fit(1000);
-        bins.set_only(Class::of(1000), 3, 8);
+        bins.set_only(Class::of(1000), 3, 8, 1000);
         assert_eq!((bins.head(Class::of(1000)).best, bins.longest()), (3, Some(Class::of(1000))));
         assert!(bins.bits_hold());
     }

@@ -9,6 +9,7 @@
 //!   ├─ B: DeviceBuffer    size · grain · copy_within (memmove) · view      the backend's: CPU, CUDA, …
 //!   ├─ OffsetAllocator    who has which offsets; touches no memory
 //!   │    find ─► commit ─► Handle ─► free         O(1), generation-checked names
+//!   │    resize_block, resize                     grow and shrink in place
 //!   │    lease / unlease                          a leased block is a wall
 //!   │    plan_room, plan_compact ─► Plan          pure: [Move { handle, src, dst }, …]
 //!   │    commit_move                              one move at a time, others' work in between
@@ -21,6 +22,9 @@
 //! ```
 //!
 //! # Highlights
+//! * **Tight packing without a search**: [`GoodFit`], the default, compares two holes and packs better than exact best
+//!   fit; [`LowestOffset`] and [`BestFit`] are there too, and [`Placement`] is a trait. Measured beside six other
+//!   allocators in the repository's `benches/results/core.md`, losing rows included.
 //! * **Least moves**: [`OffsetAllocator::plan_room`] weighs sliding a window of blocks together against
 //!   evacuating one, by bytes moved. On random arenas of up to six blocks, where the exact optimum can be
 //!   computed, its plans move 1.3 % more bytes in all (3.2 % with mixed alignments).
@@ -78,6 +82,7 @@ mod buffer;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod error;
+mod execute;
 mod explain;
 mod handle;
 mod moves;
@@ -90,6 +95,7 @@ mod placement;
 mod plan;
 mod remap;
 mod request;
+mod resize;
 mod space;
 mod stats;
 

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 pub(crate) const NIL: u32 = 0;
 /// Set in a [`Link`] to a hole.
 const HOLE: u32 = 1 << 31;
-/// Blocks at once at most. There is one hole more than blocks at most, one yet while a block moves, and the sentinel.
+/// Blocks at once at most: there is one hole more than blocks at most, one yet while a block moves, and the sentinel.
 pub(crate) const MOST_BLOCKS: u32 = (HOLE - 3) / 2;
 
 /// A neighbour in address order, whose kind is known without looking at it. Both ends of the order lead to the sentinel,
@@ -51,18 +51,22 @@ impl Link {
     }
 }
 
-/// A block, a hole, or a vacant slot: 32 bytes, so that two share a cache line and none lies in two.
+/// A block, a hole, or a vacant slot of either: 32 bytes, so that two share a cache line and none lies in two.
+///
+/// A slot is one for blocks or for holes for ever, so that it can keep its generation.
 #[derive(Debug, Clone)]
 pub(crate) struct Node {
     pub(crate) offset: u64,
     /// Of a hole its length. Of a block the bytes asked for; it has as many, rounded up to the grain. 0 iff vacant.
     pub(crate) len: u64,
     pub(crate) prev: Link,
+    /// Of a vacant slot the next vacant one.
     pub(crate) next: Link,
     /// Of a hole the one before it in the list of its size class. Of a block its leases in the upper bits, the logarithm of
     /// its alignment in the lower six.
     pub(crate) a: u32,
-    /// Of a hole the next one in the list of its size class; the next vacant slot when vacant.
+    /// Of a hole the next one in the list of its size class. Of a slot for blocks its generation: raised when the block is
+    /// freed; at `u32::MAX` it is never given out again.
     pub(crate) b: u32,
 }
 
@@ -72,7 +76,7 @@ const ALIGN_BITS: u32 = 6;
 pub(crate) const MOST_LEASES: u32 = u32::MAX >> ALIGN_BITS;
 
 impl Node {
-    const VACANT: Node = Node { offset: 0, len: 0, prev: Link::END, next: Link::END, a: 0, b: NIL };
+    const VACANT: Node = Node { offset: 0, len: 0, prev: Link::END, next: Link::END, a: 0, b: 0 };
 
     /// End of a hole.
     #[inline]
@@ -99,64 +103,67 @@ impl Node {
     }
 }
 
-/// The nodes in one vector, the sentinel first, and a list of the vacant ones, the latest given back first.
+/// The nodes in one vector, the sentinel first, and two lists of vacant ones, the latest given back first.
 #[derive(Debug, Clone)]
 pub(crate) struct Nodes {
     nodes: Vec<Node>,
-    /// Per slot: raised when a block is freed. At `u32::MAX` the slot is never given out again.
-    generations: Vec<u32>,
-    /// Head of the list of vacant slots.
-    vacant: u32,
+    vacant_blocks: u32,
+    vacant_holes: u32,
 }
 
 impl Nodes {
     pub(crate) fn new() -> Self {
-        Nodes { nodes: vec![Node::VACANT], generations: vec![u32::MAX], vacant: NIL }
+        Nodes { nodes: vec![Node::VACANT], vacant_blocks: NIL, vacant_holes: NIL }
     }
 
-    /// A vacant slot. Allocates only when there is none.
+    /// A vacant slot for a block. Allocates only when there is none.
     #[inline]
-    pub(crate) fn take(&mut self) -> u32 {
-        let slot = self.vacant;
-        if slot != NIL {
-            self.vacant = self[slot].b;
-            return slot;
+    pub(crate) fn take_block(&mut self) -> u32 {
+        let slot = self.vacant_blocks;
+        if slot == NIL {
+            return self.grow();
         }
-        self.grow()
+        self.vacant_blocks = self[slot].next.slot();
+        slot
     }
 
-    /// Gives a slot back, which nothing names any more, or retires it.
+    /// Ends the names of a block that nothing links to any more, and gives its slot back, or retires it.
     #[inline]
-    pub(crate) fn give(&mut self, slot: u32) {
-        let vacant = self.vacant;
+    pub(crate) fn give_block(&mut self, slot: u32) {
+        let vacant = self.vacant_blocks;
         let node = &mut self[slot];
-        (node.len, node.b) = (0, vacant);
-        if self.generation(slot) != u32::MAX {
-            self.vacant = slot;
+        (node.len, node.next) = (0, Link::block(vacant));
+        // A live block is never at the last generation.
+        node.b += 1;
+        if node.b != u32::MAX {
+            self.vacant_blocks = slot;
         }
+    }
+
+    /// A vacant slot for a hole. Allocates only when there is none.
+    #[inline]
+    pub(crate) fn take_hole(&mut self) -> u32 {
+        let slot = self.vacant_holes;
+        if slot == NIL {
+            return self.grow();
+        }
+        self.vacant_holes = self[slot].next.slot();
+        slot
+    }
+
+    /// Gives the slot of a hole back that nothing links to any more.
+    #[inline]
+    pub(crate) fn give_hole(&mut self, slot: u32) {
+        let vacant = self.vacant_holes;
+        let node = &mut self[slot];
+        (node.len, node.next) = (0, Link::block(vacant));
+        self.vacant_holes = slot;
     }
 
     /// The node in a slot that may not exist.
+    #[inline]
     pub(crate) fn get(&self, slot: u32) -> Option<&Node> {
         self.nodes.get(slot as usize)
-    }
-
-    #[inline]
-    pub(crate) fn generation(&self, slot: u32) -> u32 {
-        self.generations[slot as usize]
-    }
-
-    /// Whether a slot exists and is at that generation. No handle has the generation of a slot that is no block.
-    #[inline]
-    pub(crate) fn is_at(&self, slot: u32, generation: u32) -> bool {
-        self.generations.get(slot as usize) == Some(&generation)
-    }
-
-    /// Ends the names of a block.
-    #[inline]
-    pub(crate) fn raise(&mut self, slot: u32) {
-        // A live block is never at the last generation: such a slot is retired when it is given back.
-        self.generations[slot as usize] += 1;
     }
 
     /// Every slot but the sentinel, vacant or not.
@@ -170,7 +177,6 @@ impl Nodes {
         // Bounded by the number of blocks, but for retired slots: each stands for 2^32 releases.
         assert!(slot < HOLE, "there are more retired slots than anybody lives to see");
         self.nodes.push(Node::VACANT);
-        self.generations.push(0);
         slot
     }
 }
@@ -211,16 +217,25 @@ mod tests {
     #[test]
     fn a_slot_with_no_generation_left_is_retired() {
         let mut nodes = Nodes::new();
-        let slot = nodes.take();
-        nodes.give(slot);
-        assert_eq!(nodes.take(), slot);
-        nodes.generations[slot as usize] = u32::MAX - 1;
-        nodes.raise(slot);
-        nodes.give(slot);
-        let other = nodes.take();
-        assert!(other != slot && other != NIL && nodes.is_at(other, 0) && !nodes.is_at(other + 1, 0));
-        nodes.give(other);
-        assert_eq!(nodes.take(), other);
+        let slot = nodes.take_block();
+        nodes.give_block(slot);
+        assert_eq!((nodes.take_block(), nodes[slot].b), (slot, 1));
+        nodes[slot].b = u32::MAX - 1;
+        nodes.give_block(slot);
+        let other = nodes.take_block();
+        assert!(other != slot && other != NIL && nodes[other].b == 0);
+        nodes.give_block(other);
+        assert_eq!(nodes.take_block(), other);
+    }
+
+    #[test]
+    fn slots_of_blocks_and_holes_are_not_mixed() {
+        let mut nodes = Nodes::new();
+        let (block, hole) = (nodes.take_block(), nodes.take_hole());
+        nodes.give_hole(hole);
+        nodes.give_block(block);
+        assert_eq!((nodes.take_hole(), nodes.take_block()), (hole, block));
+        assert!(nodes.take_hole() > hole && nodes.get(100).is_none());
     }
 
     #[test]

@@ -17,6 +17,13 @@ pub trait Observer {
         let _ = block;
     }
 
+    /// A block became longer or shorter; it is described as it was and as it is. By default this is heard as a release and
+    /// an allocation.
+    fn on_resize(&mut self, before: &Block, after: &Block) {
+        self.on_free(before);
+        self.on_alloc(after);
+    }
+
     /// A block moved.
     fn on_move(&mut self, step: &Move) {
         let _ = step;

@@ -2,8 +2,8 @@
 
 use core::ops::Range;
 
-use crate::bins::Class;
-use crate::nodes::{NIL, Node};
+use crate::bins::{Class, Head};
+use crate::nodes::Node;
 use crate::space::Space;
 use crate::{Fit, Lifetime};
 
@@ -57,46 +57,67 @@ pub struct GoodFit;
 impl Placement for GoodFit {
     #[inline]
     fn place(&self, holes: Holes<'_>, fit: &Fit) -> Option<Spot> {
-        let space = holes.space;
-        let own = space.class_of(fit.size);
-        let first = best_of(space, own, fit);
-        let Some(next) = space.bins.at_or_above(own.above()) else {
-            return first.or_else(|| look_everywhere(holes, fit));
-        };
-        let Some(first) = first else {
-            return best_of(space, next, fit).or_else(|| look_everywhere(holes, fit));
-        };
-        let lower = |spot: &Spot| (spot.offset < first.offset) != (fit.lifetime == Lifetime::Short);
-        if next == own.above() {
-            return Some(best_of(space, next, fit).filter(lower).unwrap_or(first));
+        let bins = &holes.space.bins;
+        let own = holes.space.class_of(fit.size);
+        let next = own.above();
+        if fit.lifetime == Lifetime::Short {
+            let found = [next, own].into_iter().filter_map(|class| in_best(&bins.head(class), fit));
+            let spot = found.max_by_key(|spot| spot.offset);
+            return spot.or_else(|| further(holes, next, fit));
         }
-        Some(first)
+        // Which of the two is lower cannot be foreseen: selections, no jump.
+        let (first, second) = (bins.head(own), bins.head(next));
+        let (low, lower) = (low_end(&first, fit), low_end(&second, fit));
+        let spot = Spot {
+            slot: if lower < low { second.best } else { first.best },
+            offset: if lower < low { lower } else { low },
+            checked: true,
+        };
+        if spot.offset != NOWHERE { Some(spot) } else { further(holes, next, fit) }
     }
+}
+
+/// The spot in a longer class than the next; failing that anywhere.
+#[inline]
+fn further(holes: Holes<'_>, next: Class, fit: &Fit) -> Option<Spot> {
+    let bins = &holes.space.bins;
+    let longer = bins.at_or_above(next).and_then(|class| in_best(&bins.head(class), fit));
+    longer.or_else(|| look_everywhere(holes, fit))
 }
 
 /// The spot in the lowest hole known of a class, if it fits.
 #[inline]
-fn best_of(space: &Space, class: Class, fit: &Fit) -> Option<Spot> {
-    let slot = space.bins.head(class).best;
-    if slot == NIL {
-        return None;
-    }
-    let offset = end_in(&space.nodes[slot], fit)?;
-    Some(Spot { slot, offset, checked: true })
+fn in_best(head: &Head, fit: &Fit) -> Option<Spot> {
+    // An empty class has a hole of no length, in which nothing fits.
+    let offset = end_in(head.low..head.low + head.len, fit)?;
+    Some(Spot { slot: head.best, offset, checked: true })
 }
+
+/// [`Fit::lowest_in`] the lowest hole known of a class, or [`NOWHERE`].
+#[inline]
+fn low_end(head: &Head, fit: &Fit) -> u64 {
+    let offset = head.low.wrapping_add(fit.align - 1) & !(fit.align - 1);
+    // Huge when the sum wrapped around.
+    let padding = offset.wrapping_sub(head.low);
+    if padding <= head.len && head.len - padding >= fit.size { offset } else { NOWHERE }
+}
+
+/// No offset: a block has at least one byte, which would have no room there.
+const NOWHERE: u64 = u64::MAX;
 
 /// Where a block goes in a hole.
 #[inline]
-fn end_in(node: &Node, fit: &Fit) -> Option<u64> {
-    let range = node.offset..node.end();
-    if fit.lifetime == Lifetime::Short { fit.highest_in(&range) } else { fit.lowest_in(&range) }
+fn end_in(hole: Range<u64>, fit: &Fit) -> Option<u64> {
+    if fit.lifetime == Lifetime::Short { fit.highest_in(&hole) } else { fit.lowest_in(&hole) }
 }
 
 /// Any hole that fits, the shortest class first.
 #[cold]
 fn look_everywhere(holes: Holes<'_>, fit: &Fit) -> Option<Spot> {
     holes.by_size(fit.size).find_map(|class| {
-        let spot = |(slot, node)| Some(Spot { slot, offset: end_in(node, fit)?, checked: true });
+        let spot = |(slot, node): (u32, &Node)| {
+            Some(Spot { slot, offset: end_in(node.offset..node.end(), fit)?, checked: true })
+        };
         class.space.in_class(class.class).find_map(spot)
     })
 }
@@ -113,7 +134,8 @@ impl Placement for BestFit {
     fn place(&self, holes: Holes<'_>, fit: &Fit) -> Option<Spot> {
         let best = |class: SizeClass<'_>, skip: usize, limit: usize| {
             let fitting = class.space.in_class(class.class).skip(skip).take(limit);
-            let spots = fitting.filter_map(|(slot, node)| Some((node.len, end_in(node, fit)?, slot)));
+            let spots = fitting
+                .filter_map(|(slot, node)| Some((node.len, end_in(node.offset..node.end(), fit)?, slot)));
             spots.min().map(|(_, offset, slot)| Spot { slot, offset, checked: true })
         };
         holes

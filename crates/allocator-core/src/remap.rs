@@ -2,9 +2,9 @@
 
 use core::ops::Range;
 
-use crate::arena::by_copy;
+use crate::execute::by_copy;
 use crate::request::{align_down, align_up};
-use crate::{Arena, ArenaError, DeviceBuffer, Move, Placement, Remap, check_copy, disjoint_steps};
+use crate::{Arena, ArenaError, DeviceBuffer, Placement, Remap, check_copy, disjoint_steps};
 
 /// Moves `src` to the range of the same length at `dst`: whole granules by [`Remap::remap`], ragged ends by
 /// [`DeviceBuffer::copy_within`]. Returns how many bytes were remapped.
@@ -86,7 +86,7 @@ impl<B: Remap, P: Placement> Arena<B, P> {
     /// For blocks that are not aligned there is [`compact_pages`](Self::compact_pages). Plans count a byte that is
     /// remapped like one that is copied.
     pub fn set_remap(&mut self, on: bool) {
-        self.mover = if on { by_pages } else { by_copy };
+        self.mover = if on { remap_or_copy } else { by_copy };
     }
 
     /// [`compact`](Self::compact) so that large blocks move by whole pages, wherever they start: by
@@ -96,17 +96,13 @@ impl<B: Remap, P: Placement> Arena<B, P> {
     /// [`ArenaError::Device`] when the device refuses a copy: the moves before it stand.
     pub fn compact_pages(&mut self, budget: u64) -> Result<u64, ArenaError<B::Error>> {
         let mut plan = core::mem::take(&mut self.plan);
-        self.allocator.plan_compact_pages_into(self.buffer.granule(), budget, &mut plan);
-        let mover = core::mem::replace(&mut self.mover, by_pages);
+        self.allocator().plan_compact_pages_into(self.buffer().granule(), budget, &mut plan);
+        let mover = core::mem::replace(&mut self.mover, remap_or_copy);
         let moved = self.execute(&plan).map(|()| plan.bytes());
         self.mover = mover;
         self.plan = plan;
         moved
     }
-}
-
-fn by_pages<B: Remap>(buffer: &mut B, step: &Move) -> Result<u64, B::Error> {
-    remap_or_copy(buffer, step.src.clone(), step.dst)
 }
 
 /// The part of `src` that consists of whole granules which take the place of whole granules; empty if the copy is

@@ -181,34 +181,13 @@ impl Space {
         (node.offset, node.prev, node.next) = (offset, prev, next);
     }
 
-    /// Frees a block and its slot, which may live on as the hole. Takes no slot, so it cannot fail.
-    #[inline]
-    pub(crate) fn free(&mut self, slot: u32, range: Range<u64>) {
-        if self.join(slot, range.clone()) == NIL {
-            let Node { prev, next, .. } = self.nodes[slot];
-            self.make_hole(slot, prev, next, range.start, range.end - range.start);
-        } else {
-            self.nodes.give(slot);
-        }
-    }
-
     /// Turns a block's `range` into a hole, joined with the holes beside it; its slot is left to the caller. The hole.
-    pub(crate) fn vacate(&mut self, slot: u32, range: Range<u64>) -> u32 {
-        let Node { prev, next, .. } = self.nodes[slot];
-        match self.join(slot, range.clone()) {
-            NIL => self.new_hole(prev, next, range.start, range.end - range.start),
-            hole => hole,
-        }
-    }
-
-    /// Gives a block's `range` to the holes beside it and unlinks it; the joined hole, or `NIL`, and nothing done, when
-    /// there is none.
     #[inline]
-    fn join(&mut self, slot: u32, range: Range<u64>) -> u32 {
+    pub(crate) fn vacate(&mut self, slot: u32, range: Range<u64>) -> u32 {
         let Node { prev, next, .. } = self.nodes[slot];
         if !prev.is_hole() {
             if !next.is_hole() {
-                return NIL;
+                return self.new_hole(prev, next, range.start, range.end - range.start);
             }
             let end = self.nodes[next.slot()].end();
             self.nodes[next.slot()].prev = prev;
@@ -275,24 +254,18 @@ impl Space {
 
     /// A new hole between its neighbours.
     fn new_hole(&mut self, prev: Link, next: Link, offset: u64, len: u64) -> u32 {
-        let slot = self.nodes.take();
-        self.make_hole(slot, prev, next, offset, len);
-        slot
-    }
-
-    /// Makes the node in `slot` a hole between its neighbours.
-    #[inline]
-    fn make_hole(&mut self, slot: u32, prev: Link, next: Link, offset: u64, len: u64) {
+        let slot = self.nodes.take_hole();
         self.nodes[prev.slot()].next = Link::hole(slot);
         self.nodes[next.slot()].prev = Link::hole(slot);
         let node = &mut self.nodes[slot];
         (node.offset, node.len, node.prev, node.next) = (offset, len, prev, next);
         self.count += 1;
-        self.enlist(slot, self.class_of(len), offset);
+        self.enlist(slot, self.class_of(len), offset, len);
         self.heard_of(len);
         if let Some(tree) = &mut self.tree {
             tree.insert(slot, offset, len);
         }
+        slot
     }
 
     /// Ends a hole, which its neighbours know of no more.
@@ -308,7 +281,7 @@ impl Space {
         if self.count == 0 {
             (self.longest, self.exact) = (0, true);
         }
-        self.nodes.give(slot);
+        self.nodes.give_hole(slot);
     }
 
     /// Changes a hole that keeps its place among its neighbours.
@@ -320,9 +293,12 @@ impl Space {
         let (from, to) = (self.class_of(length), self.class_of(len));
         if from != to {
             self.delist(slot, from);
-            self.enlist(slot, to, offset);
-        } else if self.bins.head(to).best == slot {
-            self.bins.head_mut(to).low = offset;
+            self.enlist(slot, to, offset, len);
+        } else {
+            let head = self.bins.head_mut(to);
+            if head.best == slot {
+                (head.low, head.len) = (offset, len);
+            }
         }
         self.exact &= length != self.longest;
         self.heard_of(len);
@@ -340,15 +316,22 @@ impl Space {
 
     /// Puts a hole into its class: the lower of it and the best becomes the best, the other the first of the rest.
     #[inline(always)]
-    fn enlist(&mut self, slot: u32, class: Class, offset: u64) {
+    fn enlist(&mut self, slot: u32, class: Class, offset: u64, len: u64) {
         let head = self.bins.head_mut(class);
         if head.best == NIL {
-            self.bins.set_only(class, slot, offset);
+            self.bins.set_only(class, slot, offset, len);
             return;
         }
-        let (best, other) = if offset < head.low { (slot, head.best) } else { (head.best, slot) };
         let rest = head.rest;
-        *head = Head { low: offset.min(head.low), best, rest: other };
+        // Which of the two is lower cannot be foreseen: selections, no jump.
+        let lower = offset < head.low;
+        let other = if lower { head.best } else { slot };
+        *head = Head {
+            low: if lower { offset } else { head.low },
+            len: if lower { len } else { head.len },
+            best: if lower { slot } else { head.best },
+            rest: other,
+        };
         let node = &mut self.nodes[other];
         (node.a, node.b) = (NIL, rest);
         // Without a rest this goes to the sentinel, which has no use for it.
@@ -370,8 +353,8 @@ impl Space {
             self.bins.clear(class);
         } else {
             let best = head.rest;
-            let Node { offset, b, .. } = self.nodes[best];
-            *head = Head { low: offset, best, rest: b };
+            let Node { offset, len, b, .. } = self.nodes[best];
+            *head = Head { low: offset, len, best, rest: b };
             self.nodes[b].a = NIL;
         }
     }

@@ -105,7 +105,7 @@ impl<P> OffsetAllocator<P> {
             if let Some(slot) = span.link.as_block() {
                 let node = &space.nodes[slot];
                 rule(span.range.start.is_multiple_of(1 << node.align_log2()), "a block is misaligned")?;
-                rule(space.nodes.generation(slot) < u32::MAX, "a block in a slot without generations")?;
+                rule(node.b < u32::MAX, "a block in a slot without generations")?;
                 rule(node.len > 0 && len - node.len < self.grain, "a block wastes a grain")?;
                 requested += node.len;
                 leased.0 += u64::from(node.leases() > 0);

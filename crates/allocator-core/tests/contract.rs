@@ -1,7 +1,10 @@
 //! The promises of the allocator's methods that no random program states by itself.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops where it stands")]
 
-use allocator_core::{AllocError, Handle, OffsetAllocator, Request, Verdict};
+use allocator_core::{
+    AllocError, Arena, Block, DeviceBuffer, Handle, Observer, OffsetAllocator, Request, Verdict,
+};
+use std::sync::{Arc, Mutex};
 
 fn filled(size: u64, sizes: &[u64]) -> (OffsetAllocator, Vec<Handle>) {
     let mut offsets = OffsetAllocator::new(size).unwrap();
@@ -151,4 +154,74 @@ fn handles_show_slot_generation_and_owner() {
     let again = offsets.allocate(Request::new(5)).unwrap();
     assert_ne!(blocks[0], again);
     assert!(format!("{again:?}").starts_with("Handle(") && again.to_string().contains('@'));
+}
+
+/// A buffer without bytes.
+struct Nothing(u64);
+
+impl DeviceBuffer for Nothing {
+    type View<'a> = ();
+    type Error = core::convert::Infallible;
+
+    fn size(&self) -> u64 {
+        self.0
+    }
+
+    fn copy_within(&mut self, _: core::ops::Range<u64>, _: u64) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
+    fn view(&self, _: core::ops::Range<u64>) -> Result<(), Self::Error> {
+        Ok(())
+    }
+}
+
+/// Live bytes as an observer hears of them.
+#[derive(Clone, Default)]
+struct Counts(Arc<Mutex<(u64, u64)>>);
+
+impl Observer for Counts {
+    fn on_alloc(&mut self, block: &Block) {
+        self.0.lock().unwrap().0 += block.requested;
+    }
+
+    fn on_free(&mut self, block: &Block) {
+        self.0.lock().unwrap().1 += block.requested;
+    }
+}
+
+#[test]
+fn resized_blocks_are_heard_and_keep_their_parameters() {
+    let mut arena = Arena::new(Nothing(100)).unwrap();
+    let counts = Counts::default();
+    arena.set_observer(Box::new(counts.clone()));
+    let block = arena.allocate(Request::new(10)).unwrap();
+    let part = arena.assign(block, 4..10).unwrap();
+    assert_eq!(arena.resize_block(block, 30), Ok(0..30));
+    assert!(
+        matches!(arena.resize_block(block, 9), Err(AllocError::Range(_))),
+        "a parameter names those bytes"
+    );
+    assert_eq!(arena.param(part), Ok(4..10));
+    arena.unassign(part).unwrap();
+    assert_eq!(arena.resize_block(block, 9), Ok(0..9));
+    assert_eq!(*counts.0.lock().unwrap(), (10 + 30 + 9, 10 + 30));
+}
+
+#[test]
+fn an_arena_is_as_long_as_its_buffer_came_out() {
+    let mut arena = Arena::new(Nothing(100)).unwrap();
+    let block = arena.allocate(Request::new(50)).unwrap();
+    let to = |buffer: &mut Nothing, size| -> Result<(), &str> {
+        buffer.0 = size;
+        Ok(())
+    };
+    arena.resize(200, to).unwrap();
+    assert_eq!(arena.stats().size, 200);
+    assert!(arena.resize(60, |_, _| Err("refused")).is_err());
+    assert!(arena.resize(49, |_, _| -> Result<(), ()> { panic!("not called") }).is_err());
+    assert_eq!((arena.stats().size, arena.range(block)), (200, Ok(0..50)));
+    arena.resize(60, |buffer, size| to(buffer, size + 20)).unwrap();
+    assert_eq!(arena.stats().size, 80, "what the buffer is counts");
+    arena.allocator().check().unwrap();
 }

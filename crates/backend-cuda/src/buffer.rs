@@ -2,7 +2,7 @@
 
 use crate::memory::Memory;
 use crate::queue::Piece;
-use crate::{CudaError, CudaQueue, CudaView};
+use crate::{CudaError, CudaQueue, CudaView, Plain};
 use allocator_core::{
     CopyCost, CopyWay, DeviceBuffer, Remap, bounce_pieces, check_copy, check_range, disjoint_steps,
 };
@@ -14,9 +14,9 @@ use std::sync::Arc;
 
 /// Bytes on a CUDA device. Cloning names the same bytes.
 ///
-/// When the last clone goes, what was enqueued on the device's queues is waited for, and the memory is freed. Work of
-/// the caller's on other streams is waited for too once a view of the buffer has been there (then for the whole context);
-/// what was launched by address alone is the caller's to wait for.
+/// When the last clone goes, what was enqueued on the device's queues is waited for, and the memory is freed. Work on other
+/// streams is waited for too, of another device in the same context or of the caller's once a view of the buffer has been
+/// there (then for the whole of that stream's context); what was launched by address alone is the caller's to wait for.
 ///
 /// Offsets and lengths are multiples of one byte. `copy_within` enqueues on the buffer's queue, at once.
 #[derive(Clone)]
@@ -54,8 +54,9 @@ impl CudaBuffer {
     /// all of it. Then nothing that anybody may read was changed. As for [`copy_within`](DeviceBuffer::copy_within), a
     /// copy that is cut is reported by the next event.
     pub fn copy_independent(&mut self, copies: &[(Range<u64>, u64)]) -> Result<(), CudaError> {
+        let size = self.memory.hold();
         for (src, dst) in copies {
-            check_copy(self.size(), 1, src, *dst)?;
+            check_copy(*size, 1, src, *dst)?;
         }
         check_independent(copies)?;
         self.memory.check()?;
@@ -73,11 +74,18 @@ impl CudaBuffer {
     /// Makes a virtual buffer longer or shorter, at its end and in place.
     ///
     /// All clones see the new length; memory is taken and given back by whole granules. Room for growth is reserved when the
-    /// device is opened ([`CudaOptions::reserve`](crate::CudaOptions::reserve)). Giving memory back waits for the device's
-    /// queues first. New bytes are unspecified. O(granules changed) calls of the driver.
+    /// device is opened ([`CudaOptions::reserve`](crate::CudaOptions::reserve)). Giving memory back waits for what was
+    /// enqueued, by the device's queues and through views; calls on clones that would use the buffer, [`size`](
+    /// DeviceBuffer::size) and [`view`](DeviceBuffer::view) among them, wait until it is done. New bytes are unspecified.
+    /// O(granules changed) calls of the driver.
+    ///
+    /// Shrinking voids views that reach beyond the new end, also those of clones: their bytes are gone, and whoever has one must
+    /// not use it any more. Its addresses stay the buffer's until the last clone goes, so that such a use is refused by the
+    /// driver, or ends the context, and never touches memory of anybody else's.
     ///
     /// # Errors
-    /// Not virtual; more than was reserved; no memory; the driver refuses. Nothing changed.
+    /// Not virtual; more than was reserved; no memory; the driver refuses. Nothing changed, unless the driver took pages away
+    /// and does not put them back: then all that uses the buffer is [`CudaError::Broken`].
     pub fn resize(&mut self, size: u64) -> Result<(), CudaError> {
         self.memory.resize(size)
     }
@@ -86,8 +94,8 @@ impl CudaBuffer {
     /// left and the work on it has ended.
     ///
     /// # Errors
-    /// Clones or operations still use it, or it was no slice: the buffer comes back.
-    pub fn into_slice(self) -> Result<cu::CudaSlice<u8>, CudaBuffer> {
+    /// Clones or operations still use it, or it was no slice of `T`: the buffer comes back.
+    pub fn into_slice<T: Plain>(self) -> Result<cu::CudaSlice<T>, CudaBuffer> {
         let CudaBuffer { memory, queue, scratch, cost } = self;
         match Memory::into_slice(memory) {
             Ok(slice) => Ok(slice),
@@ -120,7 +128,8 @@ impl DeviceBuffer for CudaBuffer {
     /// queue is empty, the copy is cut: the next event recorded on the queue reports [`CudaError::Cut`], or the next
     /// [`drain`](pinned_host::Queue::drain) does.
     fn copy_within(&mut self, src: Range<u64>, dst: u64) -> Result<(), CudaError> {
-        check_copy(self.size(), 1, &src, dst)?;
+        let size = self.memory.hold();
+        check_copy(*size, 1, &src, dst)?;
         self.memory.check()?;
         let len = src.end - src.start;
         if len == 0 || src.start == dst {
@@ -140,6 +149,7 @@ impl DeviceBuffer for CudaBuffer {
         }
     }
 
+    /// Checks the range against the size of now: a later [`resize`](CudaBuffer::resize) of any clone may void the view.
     fn view(&self, range: Range<u64>) -> Result<CudaView<'_>, CudaError> {
         check_range(self.size(), 1, &range)?;
         self.memory.check()?;
@@ -157,7 +167,8 @@ impl QueuedBuffer for CudaBuffer {
 
 /// Whole pages of a virtual buffer change places by unmapping and mapping; no byte is copied.
 ///
-/// The driver maps at once and not in the order of a stream. So the buffer's queue is waited for first, and with it
+/// The driver maps at once and not in the order of a stream. So the buffer's queue is waited for first (meanwhile, calls on
+/// clones that would use the buffer wait too), and with it
 /// whatever that was told to wait for: as with [`copy_within`](DeviceBuffer::copy_within), make the queue wait for those
 /// who use the two ranges. What comes later needs no wait for the remap. Addresses stay as they are.
 impl Remap for CudaBuffer {
@@ -169,7 +180,8 @@ impl Remap for CudaBuffer {
     }
 
     fn remap(&mut self, src: Range<u64>, dst: u64) -> Result<(), CudaError> {
-        check_copy(self.size(), 1, &src, dst)?;
+        let size = self.memory.hold_alone();
+        check_copy(*size, 1, &src, dst)?;
         let len = src.end - src.start;
         let wrong = |why| CudaError::Remap { src: src.start, len, dst, why };
         let Some(pages) = self.memory.pages() else {

@@ -14,7 +14,8 @@ pub struct DeviceInfo {
     pub ordinal: usize,
     /// Its name.
     pub name: String,
-    /// Its UUID: the same in every API and process.
+    /// Its UUID: the same in every API and process. That of the part the process sees, where a device is divided (MIG); zeros
+    /// where the driver is too old to say.
     pub uuid: [u8; 16],
     /// Bytes of its memory.
     pub memory: u64,
@@ -37,8 +38,8 @@ pub enum Select {
 }
 
 impl Select {
-    /// Reads a number as an ordinal, 32 hexadecimal digits (dashes, and `GPU-` before them, allowed) as a UUID, anything
-    /// else as a name.
+    /// Reads a number as an ordinal, 32 hexadecimal digits (dashes, and `GPU-` or `MIG-` before them, allowed) as a UUID,
+    /// anything else as a name.
     ///
     /// ```
     /// use backend_cuda::Select;
@@ -51,8 +52,8 @@ impl Select {
         if let Ok(ordinal) = text.parse() {
             return Select::Ordinal(ordinal);
         }
-        let digits: String =
-            text.strip_prefix("GPU-").unwrap_or(text).chars().filter(|c| *c != '-').collect();
+        let bare = ["GPU-", "MIG-"].iter().find_map(|prefix| text.strip_prefix(prefix));
+        let digits: String = bare.unwrap_or(text).chars().filter(|c| *c != '-').collect();
         match u128::from_str_radix(&digits, 16) {
             Ok(uuid) if digits.len() == 32 => Select::Uuid(uuid.to_be_bytes()),
             _ => Select::Name(text.to_owned()),
@@ -117,17 +118,35 @@ pub(crate) fn describe(ordinal: i32) -> Result<DeviceInfo, CudaError> {
     let major = ask(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
     let minor = ask(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
     let pages = ask(A::CU_DEVICE_ATTRIBUTE_VIRTUAL_ADDRESS_MANAGEMENT_SUPPORTED)?;
-    let uuid = device::get_uuid(at).map_err(of("cuDeviceGetUuid"))?;
+    let uuid = uuid(at)?;
     // SAFETY: as above.
     let memory = unsafe { device::total_mem(at) }.map_err(of("cuDeviceTotalMem"))?;
     Ok(DeviceInfo {
         ordinal: ordinal.unsigned_abs() as usize,
         name: device::get_name(at).map_err(of("cuDeviceGetName"))?,
-        uuid: uuid.bytes.map(|byte| byte.to_ne_bytes()[0]),
+        uuid,
         memory: memory as u64,
         capability: (major.unsigned_abs(), minor.unsigned_abs()),
         virtual_memory: pages != 0,
     })
+}
+
+/// By the newer function where the driver has it: that one tells the parts of a device (MIG) apart. Zeros where it has
+/// neither.
+fn uuid(at: sys::CUdevice) -> Result<[u8; 16], CudaError> {
+    let mut uuid = sys::CUuuid { bytes: [0; 16] };
+    let [newer, older] = driver::UUID.map(driver::has);
+    let (call, code) = match (newer, older) {
+        // SAFETY: the function exists, the device is one the driver named, and the other points to a value of ours.
+        (true, _) => ("cuDeviceGetUuid_v2", unsafe { sys::cuDeviceGetUuid_v2(&raw mut uuid, at) }),
+        // SAFETY: as above.
+        (_, true) => ("cuDeviceGetUuid", unsafe { sys::cuDeviceGetUuid(&raw mut uuid, at) }),
+        (false, false) => return Ok([0; 16]),
+    };
+    match code {
+        sys::CUresult::CUDA_SUCCESS => Ok(uuid.bytes.map(|byte| byte.to_ne_bytes()[0])),
+        code => Err(CudaError::of(call, code)),
+    }
 }
 
 #[cfg(test)]
@@ -147,6 +166,7 @@ mod tests {
         assert_eq!(pick("a10").unwrap(), 1);
         assert_eq!(pick("nvidia").unwrap(), 0);
         assert_eq!(pick("GPU-01010101-0101-0101-0101-010101010101").unwrap(), 1);
+        assert_eq!(pick("MIG-00000000-0000-0000-0000-000000000000").unwrap(), 0);
         assert_eq!(Select::default().pick(&devices).unwrap(), 0);
         let none = pick("7").unwrap_err().to_string();
         assert_eq!(none, "no CUDA device with ordinal 7; there are 0: NVIDIA H200, 1: NVIDIA A10G");

@@ -1,10 +1,12 @@
 //! What everything on one device shares: the CUDA context, the memory account, and whether the context is lost.
 
 use crate::error::is_loss;
+use crate::queue::QueueName;
 use crate::{CudaError, driver};
 use cudarc::driver as cu;
 use cudarc::driver::sys::{self, CUresult};
 use pinned_host::DeviceMemory;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// A CUDA context as one device value uses it.
@@ -12,8 +14,14 @@ pub(crate) struct Context {
     /// Retains the context; the caller's own, or one made here.
     safe: Arc<cu::CudaContext>,
     name: String,
-    /// Whether the driver copies in batches.
-    pub(crate) batches: bool,
+    /// Whether the driver copies in batches, as far as it is known.
+    pub(crate) batches: AtomicBool,
+    /// Whether it can be asked if a stream is being captured.
+    capture: bool,
+    /// The streams that are queues, so that each is one.
+    queues: Mutex<Vec<QueueName>>,
+    /// Whether waits for events sleep instead of spinning.
+    pub(crate) blocking: bool,
     usage: Mutex<DeviceMemory>,
     /// What ended the context, once something did.
     lost: OnceLock<(&'static str, CUresult)>,
@@ -22,22 +30,22 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// The primary context of a device, which cudarc does not watch over: this crate orders by its own events.
-    pub(crate) fn own(ordinal: usize) -> Result<Arc<Self>, CudaError> {
+    /// The primary context of a device.
+    pub(crate) fn own(ordinal: usize, blocking: bool) -> Result<Arc<Self>, CudaError> {
         let safe = cu::CudaContext::new(ordinal).map_err(of("cuDevicePrimaryCtxRetain"))?;
-        // SAFETY: of this context's slices none exists; buffers of ours are ordered by their users' events, and what a
-        // user makes from the context is documented to be untracked.
-        unsafe { safe.disable_event_tracking() };
-        Self::over(safe)
+        Self::over(safe, blocking)
     }
 
     /// A caller's context, as it is.
-    pub(crate) fn over(safe: Arc<cu::CudaContext>) -> Result<Arc<Self>, CudaError> {
+    pub(crate) fn over(safe: Arc<cu::CudaContext>, blocking: bool) -> Result<Arc<Self>, CudaError> {
         safe.check_err().map_err(of("an earlier call"))?;
         let name = safe.name().map_err(of("cuDeviceGetName"))?;
         Ok(Arc::new(Context {
             name,
-            batches: driver::has(driver::BATCH),
+            batches: AtomicBool::new(driver::has(driver::BATCH)),
+            capture: driver::has(driver::CAPTURE),
+            queues: Mutex::default(),
+            blocking,
             usage: Mutex::new(DeviceMemory::default()),
             lost: OnceLock::new(),
             late: Mutex::new(None),
@@ -57,6 +65,11 @@ impl Context {
         &self.name
     }
 
+    /// Whether both are the same stream of the driver's: default streams of two contexts have the same handle.
+    pub(crate) fn is_same_stream(a: &cu::CudaStream, b: &cu::CudaStream) -> bool {
+        a.cu_stream() == b.cu_stream() && a.context().cu_ctx() == b.context().cu_ctx()
+    }
+
     /// Whether both are the same context of the driver.
     pub(crate) fn is_same(&self, other: &cu::CudaContext) -> bool {
         self.safe.cu_ctx() == other.cu_ctx()
@@ -69,6 +82,34 @@ impl Context {
             return Ok(());
         }
         Err(CudaError::Foreign { what, theirs: other.ordinal(), ours: self.ordinal() })
+    }
+
+    /// # Errors
+    /// The stream is of another context, or one that is another on every thread.
+    pub(crate) fn check_stream(&self, stream: &cu::CudaStream) -> Result<(), CudaError> {
+        self.check_same("stream", stream.context())?;
+        if is_per_thread(stream) { Err(CudaError::PerThreadStream) } else { Ok(()) }
+    }
+
+    /// # Errors
+    /// The stream is being captured into a graph: what is enqueued would run with the graph, or not at all, and every event
+    /// recorded there would be none.
+    pub(crate) fn check_capture(&self, stream: sys::CUstream) -> Result<(), CudaError> {
+        if !self.capture {
+            return Ok(());
+        }
+        let mut status = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+        // SAFETY: the caller keeps the stream alive; the other points to a value of ours.
+        self.call("cuStreamIsCapturing", || unsafe { sys::cuStreamIsCapturing(stream, &raw mut status) })?;
+        match status {
+            sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE => Ok(()),
+            _ => Err(CudaError::Capturing),
+        }
+    }
+
+    /// The queues there are, for [`CudaQueue::over`](crate::CudaQueue::over) to look up.
+    pub(crate) fn queues(&self) -> MutexGuard<'_, Vec<QueueName>> {
+        lock(&self.queues)
     }
 
     /// Calls the driver with this context current on the thread; `f` is not called once the context is lost.
@@ -85,20 +126,53 @@ impl Context {
 
     /// Calls the driver with this context current on the thread, lost or not.
     pub(crate) fn call_raw(&self, f: impl FnOnce() -> CUresult) -> CUresult {
-        match self.bind() {
+        match bind(self.safe.cu_ctx()) {
             CUresult::CUDA_SUCCESS => f(),
             code => code,
         }
     }
 
-    /// As [`call`](Self::call), lost or not, and once more if it is refused: for waiting, and for what is given back. What
-    /// cannot be given back is leaked.
+    /// Waits: as [`call`](Self::call), lost or not, and once more if it is refused.
     pub(crate) fn insist(&self, name: &'static str, f: impl Fn() -> CUresult) -> Result<(), CudaError> {
+        let again = |code| code != CUresult::CUDA_SUCCESS && !is_loss(code);
+        self.repeat(name, again, f)
+    }
+
+    /// Gives something back: as [`call`](Self::call), lost or not. What cannot be given back is leaked.
+    ///
+    /// Tried again only where it was refused for want of memory: any other error may be that of earlier work, returned by a
+    /// call that has done what it was asked, and nothing is freed twice.
+    pub(crate) fn give_back(&self, name: &'static str, f: impl Fn() -> CUresult) -> Result<(), CudaError> {
+        self.repeat(name, |code| code == CUresult::CUDA_ERROR_OUT_OF_MEMORY, f)
+    }
+
+    fn repeat(
+        &self,
+        name: &'static str,
+        again: impl Fn(CUresult) -> bool,
+        f: impl Fn() -> CUresult,
+    ) -> Result<(), CudaError> {
         let mut code = self.call_raw(&f);
-        if code != CUresult::CUDA_SUCCESS && !is_loss(code) {
+        if again(code) {
             code = self.call_raw(&f);
         }
         if code == CUresult::CUDA_SUCCESS { Ok(()) } else { Err(self.heard(name, code)) }
+    }
+
+    /// Waits for everything that was submitted in the context.
+    pub(crate) fn wait_all(&self) -> Result<(), CudaError> {
+        self.insist("cuCtxSynchronize", sync)
+    }
+
+    /// Waits for everything that was submitted in a context that may be another.
+    pub(crate) fn wait_elsewhere(&self, safe: &cu::CudaContext) -> Result<(), CudaError> {
+        if self.is_same(safe) {
+            return self.wait_all();
+        }
+        match synchronize(safe) {
+            CUresult::CUDA_SUCCESS => Ok(()),
+            code => Err(CudaError::Elsewhere { code }),
+        }
     }
 
     /// Waits for everything that was submitted to `stream`, which the caller keeps alive.
@@ -122,8 +196,12 @@ impl Context {
     }
 
     /// The error behind a code, and the note that the context is lost if it says so.
+    ///
+    /// `CUDA_ERROR_UNKNOWN` says so if the context cannot be waited for either and the answer is the same: that is how a
+    /// device that fell off the bus answers everything, at once. Where it is no loss, this waits.
     pub(crate) fn heard(&self, call: &'static str, code: CUresult) -> CudaError {
-        if is_loss(code) {
+        let unknown = CUresult::CUDA_ERROR_UNKNOWN;
+        if is_loss(code) || code == unknown && !self.is_lost() && self.call_raw(sync) == unknown {
             let _ = self.lost.set((call, code));
         }
         self.check_lost().err().unwrap_or(CudaError::Driver { call, code })
@@ -169,20 +247,69 @@ impl Context {
         })?;
         Ok(value)
     }
+}
 
-    /// Makes the context current on this thread.
-    ///
-    /// Not by cudarc's `bind_to_thread`, which returns what an earlier, unrelated call left behind.
-    fn bind(&self) -> CUresult {
+/// Waits for everything that was submitted in a context, which may not be ours, and leaves the thread with the context it
+/// had. Not by cudarc's `synchronize`, which waits for nothing where an earlier, unrelated call left an error behind.
+pub(crate) fn synchronize(safe: &cu::CudaContext) -> CUresult {
+    let _restored = Restore::new();
+    match bind(safe.cu_ctx()) {
+        CUresult::CUDA_SUCCESS => sync(),
+        code => code,
+    }
+}
+
+/// Waits for the thread's current context.
+fn sync() -> CUresult {
+    // SAFETY: takes nothing.
+    unsafe { sys::cuCtxSynchronize() }
+}
+
+/// Gives the thread back the context it had, when dropped.
+///
+/// For what runs where no caller asked for CUDA, as in `Drop`: elsewhere ours stays current, as cudarc's calls leave theirs.
+pub(crate) struct Restore(Option<sys::CUcontext>);
+
+impl Restore {
+    pub(crate) fn new() -> Self {
         let mut current = core::ptr::null_mut();
         // SAFETY: points to memory of ours.
-        match unsafe { sys::cuCtxGetCurrent(&raw mut current) } {
-            CUresult::CUDA_SUCCESS if current == self.safe.cu_ctx() => CUresult::CUDA_SUCCESS,
-            // SAFETY: the context is retained by `safe`.
-            CUresult::CUDA_SUCCESS => unsafe { sys::cuCtxSetCurrent(self.safe.cu_ctx()) },
-            code => code,
+        let asked = unsafe { sys::cuCtxGetCurrent(&raw mut current) };
+        Restore((asked == CUresult::CUDA_SUCCESS).then_some(current))
+    }
+}
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        let Some(before) = self.0 else { return };
+        let mut current = core::ptr::null_mut();
+        // SAFETY: points to memory of ours.
+        let asked = unsafe { sys::cuCtxGetCurrent(&raw mut current) };
+        if asked == CUresult::CUDA_SUCCESS && current != before {
+            // SAFETY: it was current on this thread a moment ago, and null takes ours away. Should it have been destroyed
+            // since by its owner, the driver refuses, and ours stays.
+            let _ = unsafe { sys::cuCtxSetCurrent(before) };
         }
     }
+}
+
+/// Makes a context, which the caller keeps alive, current on this thread.
+///
+/// Not by cudarc's `bind_to_thread`, which returns what an earlier, unrelated call left behind.
+fn bind(context: sys::CUcontext) -> CUresult {
+    let mut current = core::ptr::null_mut();
+    // SAFETY: points to memory of ours.
+    match unsafe { sys::cuCtxGetCurrent(&raw mut current) } {
+        CUresult::CUDA_SUCCESS if current == context => CUresult::CUDA_SUCCESS,
+        // SAFETY: the context is alive.
+        CUresult::CUDA_SUCCESS => unsafe { sys::cuCtxSetCurrent(context) },
+        code => code,
+    }
+}
+
+/// Whether the handle stands for a stream that every thread has for itself.
+pub(crate) fn is_per_thread(stream: &cu::CudaStream) -> bool {
+    stream.cu_stream().addr() == PER_THREAD
 }
 
 /// The error of a safe call of cudarc's.
@@ -194,3 +321,6 @@ pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Every critical section leaves its data whole at each step, so a panic elsewhere spoils nothing.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// `CU_STREAM_PER_THREAD`.
+const PER_THREAD: usize = 2;

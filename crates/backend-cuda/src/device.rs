@@ -2,15 +2,17 @@
 
 use crate::context::Context;
 use crate::memory::{Memory, Use};
+use crate::plain::PlainCopies;
 use crate::queue::Unrecorded;
 use crate::{
-    CudaBuffer, CudaError, CudaEvent, CudaLocker, CudaOptions, CudaQueue, DeviceInfo, Streams, choose,
+    CudaBuffer, CudaError, CudaEvent, CudaLocker, CudaOptions, CudaQueue, DeviceInfo, Plain, Streams, choose,
 };
-use allocator_core::{DeviceBuffer, RangeError, check_range};
+use allocator_core::{RangeError, check_range};
 use cudarc::driver as cu;
 use cudarc::driver::sys;
 use pinned_host::{DeviceMemory, Lane, Parking, Queue, Refused, SliceOf, Ticket, Transfer};
-use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, RwLockReadGuard};
 
 /// A CUDA device: opened here, or made over a context and streams of the caller's (see [`CudaOptions`]).
 ///
@@ -37,8 +39,8 @@ pub struct CudaDevice {
     compute: CudaQueue,
     upload: CudaQueue,
     download: CudaQueue,
-    /// For plain reads and writes, away from the paths under test.
-    plain: CudaQueue,
+    /// Away from the paths under test.
+    plain: PlainCopies,
     scratch: Option<Arc<Memory>>,
     locker: CudaLocker,
     parking: Parking<Self>,
@@ -48,9 +50,9 @@ pub struct CudaDevice {
 /// A caller's slice that was not made a buffer, and why.
 #[derive(thiserror::Error)]
 #[error("{error}")]
-pub struct SliceRefused {
+pub struct SliceRefused<T = u8> {
     /// The slice, as it was.
-    pub slice: cu::CudaSlice<u8>,
+    pub slice: cu::CudaSlice<T>,
     /// Why.
     #[source]
     pub error: CudaError,
@@ -82,28 +84,20 @@ impl CudaDevice {
             None => (None, None, None),
             Some(Streams { compute, upload, download }) => (Some(compute), upload, download),
         };
-        let mut queues: Vec<CudaQueue> = Vec::with_capacity(4);
-        let mut queue = |stream: Option<Arc<cu::CudaStream>>, name| {
-            let made = match stream {
-                None => CudaQueue::make(&context, name)?,
-                Some(stream) => match find(&queues, &stream) {
-                    Some(known) => return Ok(known.clone()),
-                    None => CudaQueue::over(&context, stream, name),
-                },
-            };
-            queues.push(made.clone());
-            Ok::<_, CudaError>(made)
+        let queue = |stream: Option<Arc<cu::CudaStream>>, name| match stream {
+            None => CudaQueue::make(&context, name),
+            Some(stream) => Ok(CudaQueue::over(&context, stream, name)),
         };
         let compute = queue(compute, "compute")?;
         let upload = queue(upload, "upload")?;
         let download = queue(download, "download")?;
-        let plain = queue(None, "plain")?;
         let scratch = match options.scratch {
             0 => None,
             bytes => Some(Arc::new(Memory::new(&context, bytes, Use::Scratch, vec![compute.clone()])?)),
         };
         let locker = CudaLocker::new(&context, options.host_memory);
         let (parking, options) = (Parking::new(), options.clone());
+        let plain = PlainCopies::new(&context);
         Ok(CudaDevice { context, compute, upload, download, plain, scratch, locker, parking, options })
     }
 
@@ -122,22 +116,24 @@ impl CudaDevice {
 
     /// A stream of the caller's as a queue; one of the device's own streams as the queue it belongs to.
     ///
+    /// The same stream is the same queue each time. While it is being captured into a graph, the queue refuses everything with
+    /// [`CudaError::Capturing`].
+    ///
     /// # Errors
-    /// A stream of another context.
+    /// A stream of another context, or the per-thread default stream.
     pub fn wrap(&self, stream: &Arc<cu::CudaStream>) -> Result<CudaQueue, CudaError> {
-        self.context.check_same("stream", stream.context())?;
-        let known = find([&self.compute, &self.upload, &self.download], stream);
-        Ok(known.cloned().unwrap_or_else(|| CudaQueue::over(&self.context, Arc::clone(stream), "wrapped")))
+        self.context.check_stream(stream)?;
+        Ok(CudaQueue::over(&self.context, Arc::clone(stream), "wrapped"))
     }
 
-    /// A buffer in memory of the caller's: an arena inside a program that already has its slice.
+    /// A buffer in memory of the caller's: an arena inside a program that already has its slice. Its offsets are bytes.
     ///
     /// Waits for the slice's stream first. The slice is dropped with the buffer's last clone, or given back by
     /// [`CudaBuffer::into_slice`].
     ///
     /// # Errors
     /// A slice of no bytes or of another context, or its stream cannot be waited for; the slice comes back.
-    pub fn buffer_over(&self, slice: cu::CudaSlice<u8>) -> Result<CudaBuffer, SliceRefused> {
+    pub fn buffer_over<T: Plain>(&self, slice: cu::CudaSlice<T>) -> Result<CudaBuffer, SliceRefused<T>> {
         match Memory::over(&self.context, slice, self.streams()) {
             Ok(memory) => Ok(self.buffer_of(memory)),
             Err((slice, error)) => Err(SliceRefused { slice, error }),
@@ -165,9 +161,9 @@ impl CudaDevice {
         self.context.memory_info()
     }
 
-    /// Whether many copies can go to the driver in one call.
+    /// Whether many copies can go to the driver in one call, as far as it has said.
     pub fn has_batches(&self) -> bool {
-        self.context.batches
+        self.context.batches.load(Relaxed)
     }
 
     /// How many driver events the device's three queues have made: no more once warm.
@@ -186,10 +182,10 @@ impl CudaDevice {
         self.context.is_lost()
     }
 
-    /// The streams on which this crate uses buffers, each once.
+    /// The streams on which this device uses buffers and does not wait, each once.
     fn streams(&self) -> Vec<CudaQueue> {
-        let mut streams: Vec<CudaQueue> = Vec::with_capacity(4);
-        for queue in [&self.compute, &self.upload, &self.download, &self.plain] {
+        let mut streams: Vec<CudaQueue> = Vec::with_capacity(3);
+        for queue in [&self.compute, &self.upload, &self.download] {
             if !streams.iter().any(|known| known.same_queue(queue)) {
                 streams.push(queue.clone());
             }
@@ -201,21 +197,33 @@ impl CudaDevice {
         CudaBuffer::new(memory, &self.compute, self.scratch.as_ref(), self.options.step_cost)
     }
 
-    /// Checks that `buffer` is in this context, whole, and has `len` bytes from `at`; the address there.
-    fn check(&self, buffer: &CudaBuffer, at: u64, len: usize) -> Result<sys::CUdeviceptr, CudaError> {
+    /// Checks that `buffer` is in this context, whole, and has `len` bytes from `at`, which `lane` uses from now on (or
+    /// nobody who does not wait); the address there, and what keeps it so until the use is enqueued.
+    fn check<'a>(
+        &self,
+        buffer: &'a CudaBuffer,
+        at: u64,
+        len: usize,
+        lane: Option<&CudaQueue>,
+    ) -> Result<(sys::CUdeviceptr, RwLockReadGuard<'a, u64>), CudaError> {
         let memory = buffer.memory();
         self.context.check_same("buffer", memory.context().safe())?;
         memory.check()?;
-        let (len, size) = (len as u64, buffer.size());
+        let held = memory.hold();
+        let (len, size) = (len as u64, *held);
         let end = at.checked_add(len).ok_or(RangeError::OutOfBounds { start: at, len, size })?;
         check_range(size, 1, &(at..end))?;
-        Ok(memory.base() + at)
+        if let Some(lane) = lane {
+            memory.lend_to(lane);
+        }
+        Ok((memory.base() + at, held))
     }
 
-    /// What became of a transfer.
+    /// What became of a transfer; `writes_host`: whether it is one to the host.
     fn ticket(
         &self,
         lane: &CudaQueue,
+        writes_host: bool,
         slice: SliceOf<Self>,
         recorded: Result<CudaEvent, Unrecorded>,
     ) -> Result<Ticket<Self>, Refused<Self>> {
@@ -225,24 +233,13 @@ impl CudaDevice {
             // Its end is waited for, or nobody gets the memory again.
             Err(Unrecorded::Enqueued(error)) => match self.context.wait_out(lane.raw()) {
                 Ok(()) => Err(Refused { slice: Some(slice), error }),
-                Err(_) if self.is_lost() => Err(Refused { slice: Some(slice), error }),
+                Err(_) if self.is_lost() && !writes_host => Err(Refused { slice: Some(slice), error }),
                 Err(_) => {
                     std::mem::forget(slice);
                     Err(Refused { slice: None, error })
                 }
             },
         }
-    }
-
-    /// Enqueues a plain copy and waits for it.
-    fn plainly(
-        &self,
-        call: &'static str,
-        copy: impl FnOnce(sys::CUstream) -> sys::CUresult,
-    ) -> Result<(), CudaError> {
-        let stream = self.plain.raw();
-        self.context.call(call, || copy(stream))?;
-        self.context.wait_out(stream)
     }
 }
 
@@ -285,17 +282,18 @@ impl Transfer for CudaDevice {
         at: u64,
     ) -> Result<Ticket<Self>, Refused<Self>> {
         self.parking.sweep();
-        let to = match self.check(dst, at, src.len()) {
+        let (to, held) = match self.check(dst, at, src.len(), Some(&self.upload)) {
             Ok(to) => to,
             Err(error) => return Err(Refused { slice: Some(src), error }),
         };
         let (from, bytes) = (src.as_ptr().cast(), src.len());
-        let recorded = self.upload.submit("cuMemcpyHtoDAsync", |stream| {
+        let recorded = self.upload.submit("cuMemcpyHtoDAsync", false, |stream| {
             // SAFETY: the slice belongs to a ticket from here on, until the event behind the copy has fired; the range was
             // checked, and the memory waits for the lane before it goes.
             unsafe { sys::cuMemcpyHtoDAsync_v2(to, from, bytes, stream) }
         });
-        self.ticket(&self.upload, src, recorded)
+        drop(held);
+        self.ticket(&self.upload, false, src, recorded)
     }
 
     fn download(
@@ -305,16 +303,17 @@ impl Transfer for CudaDevice {
         mut dst: SliceOf<Self>,
     ) -> Result<Ticket<Self>, Refused<Self>> {
         self.parking.sweep();
-        let from = match self.check(src, from, dst.len()) {
+        let (from, held) = match self.check(src, from, dst.len(), Some(&self.download)) {
             Ok(from) => from,
             Err(error) => return Err(Refused { slice: Some(dst), error }),
         };
         let (to, bytes) = (dst.as_mut_ptr().cast(), dst.len());
-        let recorded = self.download.submit("cuMemcpyDtoHAsync", |stream| {
+        let recorded = self.download.submit("cuMemcpyDtoHAsync", true, |stream| {
             // SAFETY: as in `upload`.
             unsafe { sys::cuMemcpyDtoHAsync_v2(to, from, bytes, stream) }
         });
-        self.ticket(&self.download, dst, recorded)
+        drop(held);
+        self.ticket(&self.download, true, dst, recorded)
     }
 
     fn parking(&self) -> &Parking<Self> {
@@ -325,31 +324,24 @@ impl Transfer for CudaDevice {
         *self.context.account()
     }
 
-    /// On a stream of its own, through the driver's handling of pageable memory.
+    /// On a stream of its own, through the driver's handling of pageable memory. Page-locked memory is filled from a copy of
+    /// its size: what is borrowed cannot be kept from its owner if the wait fails.
     fn read_now(&self, src: &CudaBuffer, from: u64, dst: &mut [u8]) -> Result<(), CudaError> {
-        let from = self.check(src, from, dst.len())?;
+        // Held until it has ended, as is `dst`.
+        let (from, _held) = self.check(src, from, dst.len(), None)?;
         if dst.is_empty() {
             return self.context.check_lost();
         }
-        let (to, bytes) = (dst.as_mut_ptr().cast(), dst.len());
-        // SAFETY: the range was checked; `dst` outlives the wait. The driver fills pageable memory by itself before the
-        // call or the wait returns, so that nothing writes there after an error.
-        self.plainly("cuMemcpyDtoHAsync", |stream| unsafe {
-            sys::cuMemcpyDtoHAsync_v2(to, from, bytes, stream)
-        })
+        self.plain.read(src.memory(), from, dst)
     }
 
     /// As [`read_now`](Transfer::read_now).
     fn write_now(&self, dst: &mut CudaBuffer, at: u64, src: &[u8]) -> Result<(), CudaError> {
-        let to = self.check(dst, at, src.len())?;
+        let (to, _held) = self.check(dst, at, src.len(), None)?;
         if src.is_empty() {
             return self.context.check_lost();
         }
-        let (from, bytes) = (src.as_ptr().cast(), src.len());
-        // SAFETY: as in `read_now`.
-        self.plainly("cuMemcpyHtoDAsync", |stream| unsafe {
-            sys::cuMemcpyHtoDAsync_v2(to, from, bytes, stream)
-        })
+        self.plain.write(dst.memory(), to, src)
     }
 }
 
@@ -363,15 +355,8 @@ impl core::fmt::Debug for CudaDevice {
     }
 }
 
-impl core::fmt::Debug for SliceRefused {
+impl<T> core::fmt::Debug for SliceRefused<T> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("SliceRefused").field("error", &self.error).finish_non_exhaustive()
     }
-}
-
-fn find<'a>(
-    queues: impl IntoIterator<Item = &'a CudaQueue>,
-    stream: &Arc<cu::CudaStream>,
-) -> Option<&'a CudaQueue> {
-    queues.into_iter().find(|queue| queue.raw() == stream.cu_stream())
 }

@@ -62,6 +62,12 @@ pub(crate) const VIRTUAL: &[&str] = &[
 /// Many copies in one call: since CUDA 12.8.
 pub(crate) const BATCH: &str = "cuMemcpyBatchAsync\0";
 
+/// Whether a stream is being captured: since CUDA 10.
+pub(crate) const CAPTURE: &str = "cuStreamIsCapturing\0";
+
+/// The identity of a device, or of the part of one that the process sees: since CUDA 11.4, and before that.
+pub(crate) const UUID: [&str; 2] = ["cuDeviceGetUuid_v2\0", "cuDeviceGetUuid\0"];
+
 /// What every device needs, the functions that cudarc calls for us included.
 const ALWAYS: &[&str] = &[
     "cuInit\0",
@@ -71,7 +77,6 @@ const ALWAYS: &[&str] = &[
     "cuDeviceGetAttribute\0",
     "cuDeviceGetCount\0",
     "cuDeviceGetName\0",
-    "cuDeviceGetUuid\0",
     "cuDeviceTotalMem_v2\0",
     "cuDevicePrimaryCtxRetain\0",
     "cuDevicePrimaryCtxRelease_v2\0",
@@ -95,6 +100,7 @@ const ALWAYS: &[&str] = &[
     "cuMemFreeHost\0",
     "cuMemHostRegister_v2\0",
     "cuMemHostUnregister\0",
+    "cuPointerGetAttribute\0",
     "cuMemcpyHtoDAsync_v2\0",
     "cuMemcpyDtoHAsync_v2\0",
     "cuMemcpyDtoDAsync_v2\0",

@@ -20,7 +20,8 @@ pub enum CudaError {
         /// The function it lacks.
         symbol: &'static str,
     },
-    /// The library is there, but no driver or device that it could use.
+    /// The library is there, but no driver or device that it could use: `CUDA_ERROR_DEVICE_UNAVAILABLE` is one that another
+    /// process has for itself.
     #[error("the CUDA driver cannot be used here: {call} said {code:?}")]
     NoDriver {
         /// The function.
@@ -53,6 +54,18 @@ pub enum CudaError {
         bytes: u64,
         /// What the device had free just after; `None` where it did not say.
         free: Option<u64>,
+        /// The function.
+        call: &'static str,
+        /// What it returned.
+        code: CUresult,
+    },
+    /// The driver gave no page-locked host memory.
+    #[error("no page-locked host memory of {bytes} bytes: {call} said {code:?}, {} of host memory available", told(*available))]
+    HostMemory {
+        /// What was asked.
+        bytes: u64,
+        /// What the host had just after; `None` where it does not say.
+        available: Option<u64>,
         /// The function.
         call: &'static str,
         /// What it returned.
@@ -123,6 +136,19 @@ pub enum CudaError {
         /// Ordinal of the device it was given to.
         ours: usize,
     },
+    /// The per-thread default stream, which cannot be a queue: it is another stream on every thread, and a queue and its
+    /// events are used from any.
+    #[error("the per-thread default stream is a stream of each thread's own, and no queue")]
+    PerThreadStream,
+    /// The stream is being captured into a graph, of which this crate's work can be no part; nothing was enqueued.
+    #[error("the stream is being captured into a graph")]
+    Capturing,
+    /// A context that is not the device's could not be waited for; what its streams may use is kept.
+    #[error("another CUDA context cannot be waited for: cuCtxSynchronize said {code:?}")]
+    Elsewhere {
+        /// What it returned.
+        code: CUresult,
+    },
     /// A copy in several pieces was cut half-way: the bytes at its destination are torn.
     ///
     /// The first event recorded after the copy reports it, each time it is asked.
@@ -167,23 +193,34 @@ impl CudaError {
         match *self {
             CudaError::NoDriver { code, .. }
             | CudaError::Memory { code, .. }
+            | CudaError::HostMemory { code, .. }
             | CudaError::Cut { code, .. }
+            | CudaError::Elsewhere { code }
             | CudaError::DeviceLost { code, .. }
             | CudaError::Driver { code, .. } => Some(code),
             _ => None,
         }
     }
 
-    /// The error of a refused call, with those that end the context told apart.
+    /// The error of a call that was refused while a device was looked for or opened, with those told apart that end a
+    /// context and those of a device that is busy (in exclusive mode, say) or does not answer.
     pub(crate) fn of(call: &'static str, code: CUresult) -> CudaError {
-        if is_loss(code) { CudaError::DeviceLost { call, code } } else { CudaError::Driver { call, code } }
+        match code {
+            CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE | CUresult::CUDA_ERROR_UNKNOWN => {
+                CudaError::NoDriver { call, code }
+            }
+            code if is_loss(code) => CudaError::DeviceLost { call, code },
+            code => CudaError::Driver { call, code },
+        }
     }
 }
 
 impl DeviceError for CudaError {
     fn kind(&self) -> ErrorKind {
         match self {
-            CudaError::Memory { .. } | CudaError::Limit { .. } => ErrorKind::OutOfMemory,
+            CudaError::Memory { .. } | CudaError::HostMemory { .. } | CudaError::Limit { .. } => {
+                ErrorKind::OutOfMemory
+            }
             CudaError::Driver { code: CUresult::CUDA_ERROR_OUT_OF_MEMORY, .. } => ErrorKind::OutOfMemory,
             CudaError::DeviceLost { .. } | CudaError::Broken => ErrorKind::DeviceLost,
             CudaError::Range(_)
@@ -192,6 +229,8 @@ impl DeviceError for CudaError {
             | CudaError::Cast { .. }
             | CudaError::ZeroSize
             | CudaError::Foreign { .. }
+            | CudaError::PerThreadStream
+            | CudaError::Capturing
             | CudaError::NoDevice { .. } => ErrorKind::InvalidUse,
             _ => ErrorKind::Failed,
         }
@@ -201,14 +240,15 @@ impl DeviceError for CudaError {
 /// Whether nothing works in the context any more once a call returned `code`.
 ///
 /// The codes of which the driver's documentation says that the process is left in an inconsistent state, or that the
-/// context must be destroyed; and those of a context, driver or device that is gone.
+/// context must be destroyed; and those of a context or driver that is gone. `Context::heard` looks closer at
+/// `CUDA_ERROR_UNKNOWN`.
 pub(crate) fn is_loss(code: CUresult) -> bool {
     use CUresult as C;
     matches!(
         code,
         C::CUDA_ERROR_DEINITIALIZED
-            | C::CUDA_ERROR_DEVICE_UNAVAILABLE
             | C::CUDA_ERROR_ECC_UNCORRECTABLE
+            | C::CUDA_ERROR_CONTAINED
             | C::CUDA_ERROR_NVLINK_UNCORRECTABLE
             | C::CUDA_ERROR_ILLEGAL_ADDRESS
             | C::CUDA_ERROR_LAUNCH_TIMEOUT
@@ -220,6 +260,7 @@ pub(crate) fn is_loss(code: CUresult) -> bool {
             | C::CUDA_ERROR_INVALID_ADDRESS_SPACE
             | C::CUDA_ERROR_INVALID_PC
             | C::CUDA_ERROR_LAUNCH_FAILED
+            | C::CUDA_ERROR_TENSOR_MEMORY_LEAK
             | C::CUDA_ERROR_MPS_CLIENT_TERMINATED
             | C::CUDA_ERROR_EXTERNAL_DEVICE
     )
@@ -264,5 +305,16 @@ mod tests {
              an unknown part of device memory free"
         );
         assert_eq!(memory.code(), Some(code));
+    }
+
+    #[test]
+    fn errors_that_end_the_context_are_told_from_those_that_do_not() {
+        use CUresult as C;
+        assert!([C::CUDA_ERROR_CONTAINED, C::CUDA_ERROR_TENSOR_MEMORY_LEAK].into_iter().all(is_loss));
+        // Another process has the device; or nobody knows.
+        for code in [C::CUDA_ERROR_DEVICE_UNAVAILABLE, C::CUDA_ERROR_UNKNOWN] {
+            let busy = CudaError::of("cuDevicePrimaryCtxRetain", code);
+            assert!(!is_loss(code) && matches!(busy, CudaError::NoDriver { .. }), "{busy}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Events: points on the timeline of a queue, each behind a driver event that is used again.
 
 use crate::CudaError;
-use crate::context::Context;
+use crate::context::{Context, Restore};
 use cudarc::driver::sys::{self, CUresult};
 use pinned_host::Event;
 use std::collections::VecDeque;
@@ -16,13 +16,12 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 /// queue makes none. Events may outlive queue and device.
 ///
 /// Work on a CUDA device fails only with its context: then every event not yet seen to have fired reports
-/// [`CudaError::DeviceLost`], and counts as settled. A copy that was cut half-way is reported by the first event recorded
-/// after it, as [`CudaError::Cut`].
+/// [`CudaError::DeviceLost`]. A copy that was cut half-way is reported by the first event recorded after it, as
+/// [`CudaError::Cut`].
 ///
-/// That a lost context touches memory no more is an assumption: the driver's reference says that it runs nothing further,
-/// and not when a copy that an engine has begun ends. So host memory of a lost context stays with the driver until the
-/// process ends (whether or not its owner is gone), and who goes on using a slice into which a download failed with the
-/// context should not trust it with anything that counts.
+/// The driver's reference says that a lost context runs nothing further, and not when a copy ends that an engine has begun.
+/// So on a lost context only the event of an upload counts as settled, whose slice is read at the worst. The slice of a
+/// download is never given out again, and neither this crate nor the driver is asked to free host memory any more.
 #[derive(Clone)]
 pub struct CudaEvent {
     slot: Arc<Slot>,
@@ -103,7 +102,7 @@ impl Event for CudaEvent {
 
     fn is_settled(&self) -> bool {
         // Asking may notice the loss.
-        matches!(self.reached(), Ok(true)) || self.context().is_lost()
+        matches!(self.reached(), Ok(true)) || !self.slot.writes_host && self.context().is_lost()
     }
 }
 
@@ -158,6 +157,8 @@ struct Slot {
     /// Its number on the queue; the first is 1.
     number: u64,
     cut: Option<Cut>,
+    /// Whether what it stands for may write host memory.
+    writes_host: bool,
 }
 
 // SAFETY: a driver event may be used from any thread.
@@ -168,8 +169,9 @@ unsafe impl Sync for Slot {}
 impl Drop for Slot {
     fn drop(&mut self) {
         let context = &self.track.context;
+        let _restored = Restore::new();
         // SAFETY: made by `Slots::ready`, and nobody has it any more. The driver keeps what pending waits need.
-        context.late(context.insist("cuEventDestroy", || unsafe { sys::cuEventDestroy_v2(self.raw) }));
+        context.late(context.give_back("cuEventDestroy", || unsafe { sys::cuEventDestroy_v2(self.raw) }));
     }
 }
 
@@ -202,10 +204,19 @@ impl Slots {
             self.looks -= 1;
         }
         let mut raw = core::ptr::null_mut();
-        let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
+        let mut flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
+        if track.context.blocking {
+            flags |= sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC as u32;
+        }
         // SAFETY: points to memory of ours.
         track.context.call("cuEventCreate", || unsafe { sys::cuEventCreate(&raw mut raw, flags) })?;
-        self.all.push_front(Arc::new(Slot { track: Arc::clone(track), raw, number: 0, cut: None }));
+        self.all.push_front(Arc::new(Slot {
+            track: Arc::clone(track),
+            raw,
+            number: 0,
+            cut: None,
+            writes_host: true,
+        }));
         Ok(())
     }
 
@@ -215,6 +226,7 @@ impl Slots {
         track: &Arc<Track>,
         stream: sys::CUstream,
         cut: &mut Option<Cut>,
+        writes_host: bool,
     ) -> Result<CudaEvent, CudaError> {
         self.ready(track)?;
         let number = self.last + 1;
@@ -226,6 +238,7 @@ impl Slots {
         };
         slot.number = number;
         slot.cut = *cut;
+        slot.writes_host = writes_host;
         let raw = slot.raw;
         // SAFETY: event and stream are of this context, and alive.
         let recorded = track.context.call("cuEventRecord", || unsafe { sys::cuEventRecord(raw, stream) });

@@ -1,8 +1,7 @@
 //! Host memory that the device copies from and to by itself.
 
 use crate::CudaError;
-use crate::context::Context;
-use crate::memory::no_memory;
+use crate::context::{Context, Restore};
 use core::ptr::NonNull;
 use cudarc::driver::sys;
 use pinned_host::{HostRegion, OsLocker, OsRegion, PageLocker, SystemMemory};
@@ -58,10 +57,10 @@ impl CudaLocker {
             // SAFETY: points to a value of ours.
             unsafe { sys::cuMemHostAlloc(&raw mut base, bytes, PORTABLE | flags) }
         });
-        made.map_err(|error| self.refused(bytes, error))?;
+        made.map_err(|error| Self::refused(bytes, error))?;
         let Some(base) = NonNull::new(base.cast::<u8>()) else {
             let code = sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY;
-            return Err(self.refused(bytes, CudaError::Driver { call: "cuMemHostAlloc", code }));
+            return Err(Self::refused(bytes, CudaError::Driver { call: "cuMemHostAlloc", code }));
         };
         let region = self.region(base, bytes, Backing::Driver);
         // The driver does not say what new memory holds; a region's bytes are initialised.
@@ -81,7 +80,7 @@ impl CudaLocker {
             // SAFETY: the range is mapped, and stays so until it is unregistered.
             unsafe { sys::cuMemHostRegister_v2(base.as_ptr().cast(), len, REGISTER_PORTABLE) }
         });
-        made.map_err(|error| self.refused(len, error))?;
+        made.map_err(|error| Self::refused(len, error))?;
         Ok(self.region(base, len, Backing::Registered(Some(pages))))
     }
 
@@ -89,8 +88,14 @@ impl CudaLocker {
         CudaRegion { base, len, backing, context: Arc::clone(&self.context) }
     }
 
-    fn refused(&self, bytes: usize, error: CudaError) -> CudaError {
-        no_memory(&self.context, "page-locked host memory", bytes as u64, error)
+    fn refused(bytes: usize, error: CudaError) -> CudaError {
+        match error {
+            CudaError::Driver { call, code: code @ sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY } => {
+                let available = SystemMemory::current().map(|memory| memory.available);
+                CudaError::HostMemory { bytes: bytes as u64, available, call, code }
+            }
+            error => error,
+        }
     }
 }
 
@@ -125,9 +130,15 @@ impl PageLocker for CudaLocker {
         SystemMemory::current().map(|memory| memory.available / 2)
     }
 
-    /// 64 GiB: one registration takes no more, and a copy may not cross from one to the next.
+    /// 64 GiB of registered memory, a size chosen here: a registration that is very large fails where several smaller ones do
+    /// not. (A copy may not cross from one to the next.) Of the driver's own memory all that can be addressed: it refuses what
+    /// it does not have.
     fn max_region(&self) -> usize {
-        usize::try_from(MAX_REGION).unwrap_or(usize::MAX)
+        let most = isize::MAX as usize;
+        match self.kind {
+            HostMemory::Registered => usize::try_from(MAX_REGISTERED).unwrap_or(most),
+            HostMemory::Driver | HostMemory::WriteCombined => most,
+        }
     }
 
     /// The driver copies pageable memory by way of buffers of its own: slower, and the caller may be made to wait.
@@ -176,15 +187,19 @@ unsafe impl Sync for CudaRegion {}
 impl Drop for CudaRegion {
     fn drop(&mut self) {
         let (context, base) = (&self.context, self.base.as_ptr().cast());
+        let _restored = Restore::new();
         match &mut self.backing {
+            // A copy that was under way may still write it: it stays until the process ends.
+            Backing::Driver if context.is_lost() => {}
+            Backing::Registered(pages) if context.is_lost() => core::mem::forget(pages.take()),
             Backing::Driver => {
                 // SAFETY: from `cuMemHostAlloc`; tickets in flight own slices of the region, so nothing uses it.
-                context.late(context.insist("cuMemFreeHost", || unsafe { sys::cuMemFreeHost(base) }));
+                context.late(context.give_back("cuMemFreeHost", || unsafe { sys::cuMemFreeHost(base) }));
             }
             Backing::Registered(pages) => {
                 // SAFETY: registered by `registered`; as above.
                 let done =
-                    context.insist("cuMemHostUnregister", || unsafe { sys::cuMemHostUnregister(base) });
+                    context.give_back("cuMemHostUnregister", || unsafe { sys::cuMemHostUnregister(base) });
                 // Pages that the driver still counts as its own are never given to anybody else.
                 if !context.late(done) {
                     core::mem::forget(pages.take());
@@ -222,8 +237,8 @@ fn in_pieces(bytes: usize, f: &(impl Fn(usize, usize) + Sync)) {
 const PORTABLE: u32 = sys::CU_MEMHOSTALLOC_PORTABLE;
 const WRITE_COMBINED: u32 = sys::CU_MEMHOSTALLOC_WRITECOMBINED;
 const REGISTER_PORTABLE: u32 = sys::CU_MEMHOSTREGISTER_PORTABLE;
-/// Bytes of the largest registration.
-const MAX_REGION: u64 = 64 << 30;
+/// Bytes of the largest registration that is tried.
+const MAX_REGISTERED: u64 = 64 << 30;
 /// Bytes that a thread of its own is worth.
 const WORTH_A_THREAD: usize = 64 << 20;
 const MOST_THREADS: usize = 16;

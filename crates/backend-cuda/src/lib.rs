@@ -2,28 +2,33 @@
 //!
 //! Builds, links and starts on machines without CUDA: opening a device there is an error that says what is missing. And
 //! made to live inside programs that use cudarc already: over their context, their streams, their slice of memory; a block
-//! of an arena is a slice of cudarc's to their kernels, copies and cuBLAS calls.
+//! of an arena is a slice to cudarc's kernels, copies and whatever takes its traits `DevicePtr` and `DevicePtrMut`, such as
+//! its safe cuBLAS calls. What wants a `CudaSlice` or one of its own views does not take it.
 //!
 //! | to | use |
 //! |---|---|
 //! | open a device, or make one over a context or streams | [`CudaOptions`], [`CudaDevice`], [`Streams`], [`Select`] |
 //! | have memory: the driver's, the caller's slice, or pages that change places | [`CudaBuffer`], [`CudaDevice::buffer_over`], [`CudaOptions::virtual_memory`] |
-//! | give a block to a kernel or a library | [`CudaView`] |
+//! | give a block to a kernel or a library | [`CudaView`], [`Plain`] |
 //! | have page-locked host memory | [`CudaLocker`], [`HostMemory`]; for cudarc's copies [`CudaPinned`] |
 //! | order work | [`CudaQueue`], [`CudaEvent`] |
 //! | know what went wrong | [`CudaError`] |
 //!
 //! # How work is ordered
 //! Three streams: uploads, downloads, and one for moves and kernels, which may be the caller's. Between them there are
-//! events and nothing else: `pinned_host::Hazards` says which. cudarc's own event tracking is off on a context made here
-//! (it would make disjoint blocks of one arena wait for one another) and stays as it is on a caller's. Streams made here
-//! do not synchronise with the default stream.
+//! events and nothing else: `pinned_host::Hazards` says which. cudarc's own event tracking stays as it is, on for slices
+//! that are made in a context opened here: blocks of ours take no part in it, so disjoint ones never wait for one another.
+//! Streams made here do not synchronise with the default stream.
 //!
 //! # Moves
 //! CUDA forbids copies that overlap themselves. A move by at least its length is one copy; a shorter one is made in steps
 //! as long as the distance, or by way of a bounce buffer, whichever costs less by a model of two numbers
 //! ([`CudaOptions::scratch`], [`CudaOptions::step_cost`]). Their defaults are reasoned and not measured on a GPU. With
 //! virtual memory, whole pages move without a copy ([`allocator_core::Remap`]).
+//!
+//! # Threads
+//! As with cudarc, calls leave the device's context current on the calling thread. Dropping a value of this crate's gives the
+//! thread back the context it had; cudarc's own values do not.
 //!
 //! # Errors
 //! A call that the driver refuses has enqueued nothing, and nothing has changed. Errors after which CUDA's context is
@@ -61,6 +66,7 @@ mod memory;
 mod options;
 mod pages;
 mod pinned;
+mod plain;
 mod queue;
 mod view;
 
@@ -76,4 +82,4 @@ pub use host::{CudaLocker, CudaRegion, HostMemory};
 pub use options::{CudaOptions, Streams};
 pub use pinned::CudaPinned;
 pub use queue::CudaQueue;
-pub use view::CudaView;
+pub use view::{CudaView, Plain};

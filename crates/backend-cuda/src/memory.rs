@@ -1,25 +1,29 @@
 //! Device memory: the driver's, a caller's slice, or reserved addresses with pages behind them.
 
-use crate::context::Context;
+use crate::context::{Context, Restore, is_per_thread, lock};
 use crate::pages::Pages;
-use crate::{CudaError, CudaQueue};
+use crate::{CudaError, CudaQueue, Plain};
+use core::any::Any;
 use cudarc::driver as cu;
 use cudarc::driver::{DevicePtrMut, sys};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use pinned_host::Queue;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Device memory, freed when nothing uses it any more.
 pub(crate) struct Memory {
     context: Arc<Context>,
     base: sys::CUdeviceptr,
     /// Length in bytes; fits `usize`. Changes only where there are pages.
-    size: AtomicU64,
+    ///
+    /// Held for reading from the check of a range until what uses it is enqueued, and for writing by who takes pages away or
+    /// lets them change places: from before he waits for those that are enqueued until it is done.
+    size: RwLock<u64>,
     backing: Backing,
     use_: Use,
     /// The streams on which this crate uses it.
     streams: Vec<CudaQueue>,
-    /// Whether a stream of somebody else's was given its address.
-    lent: AtomicBool,
+    /// Contexts, each once, of which streams that are not in `streams` may use it.
+    lent: Mutex<Vec<Arc<cu::CudaContext>>>,
 }
 
 /// What memory is for.
@@ -34,8 +38,8 @@ pub(crate) enum Use {
 enum Backing {
     /// `cuMemAlloc`.
     Driver,
-    /// A caller's; `None` once given back.
-    Slice(Option<cu::CudaSlice<u8>>),
+    /// A caller's, a `CudaSlice` of some type; `None` once given back.
+    Slice(Option<Box<dyn Any + Send + Sync>>),
     /// Virtual memory management.
     Pages(Pages),
 }
@@ -68,7 +72,10 @@ impl Memory {
         (size, reserve, granule): (u64, u64, u64),
         streams: Vec<CudaQueue>,
     ) -> Result<Self, CudaError> {
-        check_size(size)?;
+        if size == 0 {
+            return Err(CudaError::ZeroSize);
+        }
+        check_size(size.max(reserve))?;
         let pages = Pages::new(context, size, reserve, granule)?;
         let base = pages.base();
         Ok(Self::with(context, base, size, Backing::Pages(pages), Use::Buffer, streams))
@@ -78,15 +85,15 @@ impl Memory {
     ///
     /// # Errors
     /// [`CudaError::ZeroSize`], another context, or its stream cannot be waited for; the slice comes back.
-    pub(crate) fn over(
+    pub(crate) fn over<T: Plain>(
         context: &Arc<Context>,
-        mut slice: cu::CudaSlice<u8>,
+        mut slice: cu::CudaSlice<T>,
         streams: Vec<CudaQueue>,
-    ) -> Result<Self, (cu::CudaSlice<u8>, CudaError)> {
+    ) -> Result<Self, (cu::CudaSlice<T>, CudaError)> {
         let stream = Arc::clone(slice.stream());
         let ready = || {
             context.check_same("slice", stream.context())?;
-            check_size(slice.len() as u64)?;
+            check_size(slice.num_bytes() as u64)?;
             context.stored()
         };
         if let Err(error) = ready() {
@@ -98,11 +105,14 @@ impl Memory {
         if let Err(error) = context.stored() {
             return Err((slice, error));
         }
-        if let Err(error) = context.wait_out(stream.cu_stream()) {
+        // Other threads may have used it on streams of theirs by the same name.
+        let ended =
+            if is_per_thread(&stream) { context.wait_all() } else { context.wait_out(stream.cu_stream()) };
+        if let Err(error) = ended {
             return Err((slice, error));
         }
-        let size = slice.len() as u64;
-        Ok(Self::with(context, base, size, Backing::Slice(Some(slice)), Use::Buffer, streams))
+        let size = slice.num_bytes() as u64;
+        Ok(Self::with(context, base, size, Backing::Slice(Some(Box::new(slice))), Use::Buffer, streams))
     }
 
     fn with(
@@ -116,11 +126,11 @@ impl Memory {
         let memory = Memory {
             context: Arc::clone(context),
             base,
-            size: AtomicU64::new(size),
+            size: RwLock::new(size),
             backing,
             use_,
             streams,
-            lent: AtomicBool::new(false),
+            lent: Mutex::default(),
         };
         memory.count(0, memory.held());
         memory
@@ -134,8 +144,20 @@ impl Memory {
         self.base
     }
 
+    /// Waits while it changes.
     pub(crate) fn size(&self) -> u64 {
-        self.size.load(SeqCst)
+        *self.hold()
+    }
+
+    /// The size, which stays as it is, and the pages where they are, until this is dropped. A thread may hold it once.
+    pub(crate) fn hold(&self) -> RwLockReadGuard<'_, u64> {
+        // A panic elsewhere leaves a number that was right when it was stored.
+        self.size.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The size, and until it is dropped nobody enqueues what uses the memory, other than through a view.
+    pub(crate) fn hold_alone(&self) -> RwLockWriteGuard<'_, u64> {
+        self.size.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn pages(&self) -> Option<&Pages> {
@@ -151,9 +173,19 @@ impl Memory {
         self.pages().map_or(Ok(()), Pages::check)
     }
 
-    /// A stream that may not be ours uses it from now on.
-    pub(crate) fn lend(&self) {
-        self.lent.store(true, SeqCst);
+    /// Streams of `to` that may not be ours use it from now on.
+    pub(crate) fn lend(&self, to: &Arc<cu::CudaContext>) {
+        let mut lent = lock(&self.lent);
+        if !lent.iter().any(|known| known.cu_ctx() == to.cu_ctx()) {
+            lent.push(Arc::clone(to));
+        }
+    }
+
+    /// `queue` uses it from now on: a lane of another device in the same context, say.
+    pub(crate) fn lend_to(&self, queue: &CudaQueue) {
+        if !self.streams.iter().any(|known| known.same_queue(queue)) {
+            self.lend(queue.stream().context());
+        }
     }
 
     /// Grows or shrinks what has pages behind it; see [`CudaBuffer::resize`](crate::CudaBuffer::resize).
@@ -163,30 +195,33 @@ impl Memory {
             return Err(CudaError::Remap { src: 0, len: self.size(), dst: size, why });
         };
         check_size(size)?;
+        let mut held = self.hold_alone();
         let (before, after) = pages.resize(&self.context, size, || self.wait_out())?;
-        self.size.store(size, SeqCst);
+        *held = size;
         self.count(before, after);
         Ok(())
     }
 
     /// The slice of a caller's, given back once nothing uses it; else the memory as it is.
-    pub(crate) fn into_slice(mut this: Arc<Self>) -> Result<cu::CudaSlice<u8>, Arc<Self>> {
+    pub(crate) fn into_slice<T: Plain>(mut this: Arc<Self>) -> Result<cu::CudaSlice<T>, Arc<Self>> {
         if let Some(memory) = Arc::get_mut(&mut this)
-            && matches!(memory.backing, Backing::Slice(Some(_)))
+            && matches!(&memory.backing, Backing::Slice(Some(slice)) if slice.is::<cu::CudaSlice<T>>())
             && (memory.context.late(memory.wait_out()) || memory.context.is_lost())
             && let Backing::Slice(slice) = &mut memory.backing
-            && let Some(slice) = slice.take()
+            && let Some(Ok(slice)) = slice.take().map(|slice| slice.downcast())
         {
-            return Ok(slice);
+            return Ok(*slice);
         }
         Err(this)
     }
 
     /// Waits until nothing enqueued here uses it, and nothing of those it was lent to.
     fn wait_out(&self) -> Result<(), CudaError> {
-        if self.lent.load(SeqCst) {
-            // SAFETY: takes nothing.
-            return self.context.insist("cuCtxSynchronize", || unsafe { sys::cuCtxSynchronize() });
+        // Not under the lock: it may take long.
+        let lent = lock(&self.lent).clone();
+        lent.iter().try_for_each(|context| self.context.wait_elsewhere(context))?;
+        if lent.iter().any(|context| self.context.is_same(context)) {
+            return Ok(());
         }
         self.streams.iter().try_for_each(|queue| self.context.wait_out(queue.raw()))
     }
@@ -208,6 +243,7 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
+        let _restored = Restore::new();
         let (context, held) = (&self.context, self.held());
         let ended = context.late(self.wait_out()) || context.is_lost();
         match &mut self.backing {
@@ -218,7 +254,7 @@ impl Drop for Memory {
             Backing::Pages(pages) => pages.free(context),
             Backing::Driver => {
                 // SAFETY: made by `new`, and nothing uses it any more.
-                context.late(context.insist("cuMemFree", || unsafe { sys::cuMemFree_v2(self.base) }));
+                context.late(context.give_back("cuMemFree", || unsafe { sys::cuMemFree_v2(self.base) }));
             }
         }
         self.count(held, 0);

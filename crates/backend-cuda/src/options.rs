@@ -22,9 +22,15 @@ pub struct CudaOptions {
     pub(crate) scratch: u64,
     pub(crate) step_cost: u64,
     pub(crate) host_memory: HostMemory,
+    blocking: bool,
 }
 
 /// Streams of the caller's for [`CudaOptions::over_streams`].
+///
+/// None may be the per-thread default stream. While one is being captured into a graph, whatever would use it returns
+/// [`CudaError::Capturing`], and nothing of this crate's becomes part of the graph. Take memory and give it back outside of
+/// captures: buffers that go wait for their streams, which a capture forbids (they are leaked then, and the capture may be
+/// spoilt).
 #[derive(Debug, Clone)]
 pub struct Streams {
     /// For moves; also the default for kernels.
@@ -46,6 +52,7 @@ impl CudaOptions {
             scratch: SCRATCH,
             step_cost: STEP_COST,
             host_memory: HostMemory::default(),
+            blocking: false,
         }
     }
 
@@ -106,17 +113,26 @@ impl CudaOptions {
         self
     }
 
+    /// Whether threads that wait for an event sleep until it fires (`CU_EVENT_BLOCKING_SYNC`), which costs some time on each
+    /// wait, or spin as the driver likes, which may keep a processor busy (default).
+    ///
+    /// Waits for a whole queue, of which there are few, follow the context: `CudaContext::set_blocking_synchronize` of cudarc's.
+    #[must_use]
+    pub fn blocking_waits(mut self, on: bool) -> Self {
+        self.blocking = on;
+        self
+    }
+
     /// Opens a device in its primary context, with a stream for each direction and one for moves and kernels.
     ///
-    /// The context is shared with whatever else in the process uses the primary one. cudarc's event tracking is off for
-    /// the handle of it that [`CudaDevice::cuda`] gives, and on or off as it was for every other: slices that the caller
-    /// makes from ours and uses on several streams are the caller's to order.
+    /// The context is shared with whatever else in the process uses the primary one. cudarc's event tracking is on for the
+    /// handle of it that [`CudaDevice::cuda`] gives: slices that the caller makes from it are ordered between streams.
     ///
     /// # Errors
     /// No library, driver or device; a driver that lacks what this needs; no memory.
     pub fn open(&self) -> Result<CudaDevice, CudaError> {
         let ordinal = self.select.pick(&choose::list()?)?;
-        CudaDevice::assemble(Context::own(ordinal)?, None, self)
+        CudaDevice::assemble(Context::own(ordinal, self.blocking)?, None, self)
     }
 
     /// The same in a context that the caller has and goes on using; the choice of a device, made already, is ignored.
@@ -129,19 +145,18 @@ impl CudaOptions {
     /// trying again works).
     pub fn over_context(&self, context: &Arc<cu::CudaContext>) -> Result<CudaDevice, CudaError> {
         driver::init()?;
-        CudaDevice::assemble(Context::over(Arc::clone(context))?, None, self)
+        CudaDevice::assemble(Context::over(Arc::clone(context), self.blocking)?, None, self)
     }
 
     /// The same on streams that the caller has and goes on using, all of one context.
     ///
     /// # Errors
-    /// As [`over_context`](Self::over_context); streams of several contexts.
+    /// As [`over_context`](Self::over_context); streams of several contexts; the per-thread default stream.
     pub fn over_streams(&self, streams: Streams) -> Result<CudaDevice, CudaError> {
         driver::init()?;
-        let context = Context::over(Arc::clone(streams.compute.context()))?;
-        for stream in [&streams.upload, &streams.download].into_iter().flatten() {
-            context.check_same("stream", stream.context())?;
-        }
+        let context = Context::over(Arc::clone(streams.compute.context()), self.blocking)?;
+        let all = [Some(&streams.compute), streams.upload.as_ref(), streams.download.as_ref()];
+        all.into_iter().flatten().try_for_each(|stream| context.check_stream(stream))?;
         CudaDevice::assemble(context, Some(streams), self)
     }
 }

@@ -108,7 +108,7 @@ impl Pages {
     /// `quiet` waits until nobody uses what goes. O(pages changed) calls of the driver.
     ///
     /// # Errors
-    /// More than is reserved, no memory, or the driver refuses; nothing changed.
+    /// More than is reserved, no memory, or the driver refuses; nothing changed, unless pages could not be put back.
     pub(crate) fn resize(
         &self,
         context: &Context,
@@ -125,7 +125,11 @@ impl Pages {
         let held = table.len();
         if wanted < held {
             quiet()?;
-            self.unmap(context, &mut table, wanted..held)?;
+            let goes = wanted..held;
+            if let Err(error) = self.unmap(context, &mut table, goes.clone()) {
+                self.put_back(context, &mut table, core::slice::from_ref(&goes))?;
+                return Err(error);
+            }
             table.drain(wanted..).for_each(|page| release(context, page));
         }
         let mut grown = Ok(());
@@ -143,8 +147,8 @@ impl Pages {
     /// Exchanges the pages of two ranges of granules of the same length, which do not overlap and which nobody uses.
     ///
     /// # Errors
-    /// The driver refuses, and the pages are where they were; or they could not be put back, and [`check`](Self::check)
-    /// says so from now on.
+    /// The driver refuses, and the pages are where they were; or some could not be put back, and [`check`](Self::check) says
+    /// so from now on.
     pub(crate) fn exchange(
         &self,
         context: &Context,
@@ -152,27 +156,45 @@ impl Pages {
         b: Range<usize>,
     ) -> Result<(), CudaError> {
         self.check()?;
-        let mut table = lock(&self.table);
-        let table = &mut *table;
-        self.unmap(context, table, a.clone())?;
-        let mut exchanged = self.unmap(context, table, b.clone());
-        if exchanged.is_ok() {
+        let table = &mut *lock(&self.table);
+        let mut exchanged = false;
+        let off = |table: &mut [Page]| {
+            self.unmap(context, table, a.clone()).and_then(|()| self.unmap(context, table, b.clone()))
+        };
+        let mut outcome = off(table);
+        if outcome.is_ok() {
             swap(table, &a, &b);
+            exchanged = true;
             let mapped = self.map(context, table, a.clone());
-            exchanged = mapped.and_then(|()| self.map(context, table, b.clone()));
-            if exchanged.is_err() {
-                // Back to where they were, if what was mapped comes off again.
-                let off = self.unmap(context, table, a.clone());
-                if off.is_ok() {
-                    swap(table, &a, &b);
-                }
+            outcome = mapped.and_then(|()| self.map(context, table, b.clone()));
+            // Back to where they were, if what was mapped comes off again.
+            if outcome.is_err() && off(table).is_ok() {
+                swap(table, &a, &b);
+                exchanged = false;
             }
         }
-        let Err(error) = exchanged else { return Ok(()) };
+        let Err(error) = outcome else { return Ok(()) };
+        self.put_back(context, table, &[a, b])?;
+        // What did not come off is where it was wanted.
+        if exchanged { Ok(()) } else { Err(error) }
+    }
+
+    /// Maps what was taken off `ranges`, where the table has it.
+    ///
+    /// # Errors
+    /// Some of it cannot be mapped: the pages are broken from now on.
+    fn put_back(
+        &self,
+        context: &Context,
+        table: &mut [Page],
+        ranges: &[Range<usize>],
+    ) -> Result<(), CudaError> {
         // Once more if need be: a refusal for want of memory may have been of the moment.
-        let back = [&a, &a, &b, &b].map(|range| self.map(context, table, range.clone()).is_ok());
-        if (back[0] || back[1]) && (back[2] || back[3]) {
-            return Err(error);
+        let back = |range: &Range<usize>, table: &mut [Page]| {
+            (0..2).any(|_| self.map(context, table, range.clone()).is_ok())
+        };
+        if ranges.iter().filter(|range| !back(range, table)).count() == 0 {
+            return Ok(());
         }
         self.broken.store(true, SeqCst);
         Err(context.check_lost().err().unwrap_or(CudaError::Broken))
@@ -185,7 +207,7 @@ impl Pages {
         if context.late(self.unmap(context, &mut table, all)) || context.is_lost() {
             table.drain(..).for_each(|page| release(context, page));
             // SAFETY: reserved by `new`, and nothing is mapped there.
-            let given = context.insist("cuMemAddressFree", || unsafe {
+            let given = context.give_back("cuMemAddressFree", || unsafe {
                 sys::cuMemAddressFree(self.base, self.reserved as usize)
             });
             context.late(given);
@@ -249,7 +271,8 @@ impl Pages {
             if run > 0 {
                 let bytes = run * self.granule as usize;
                 // SAFETY: the run consists of whole mappings, and nobody uses them.
-                let off = context.insist("cuMemUnmap", || unsafe { sys::cuMemUnmap(self.at(from), bytes) });
+                let off =
+                    context.give_back("cuMemUnmap", || unsafe { sys::cuMemUnmap(self.at(from), bytes) });
                 if off.is_ok() || context.is_lost() {
                     table[from..from + run].iter_mut().for_each(|page| page.mapped = false);
                 }
@@ -267,7 +290,7 @@ impl Pages {
 
 fn release(context: &Context, page: Page) {
     // SAFETY: made by `create` and forgotten here; should it still be mapped, the driver keeps it until it is not.
-    context.late(context.insist("cuMemRelease", || unsafe { sys::cuMemRelease(page.handle) }));
+    context.late(context.give_back("cuMemRelease", || unsafe { sys::cuMemRelease(page.handle) }));
 }
 
 /// Changes what pages lie behind two ranges; nothing is mapped there.

@@ -7,7 +7,8 @@ use crate::event::{Cut, Slots, Track};
 use cudarc::driver as cu;
 use cudarc::driver::sys;
 use pinned_host::Queue;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, Weak};
 
 /// An ordered sequence of work: a CUDA stream, made here or the caller's own.
 ///
@@ -24,6 +25,9 @@ struct Shared {
     track: Arc<Track>,
     state: Mutex<State>,
 }
+
+/// A queue, for as long as somebody has it.
+pub(crate) struct QueueName(Weak<Shared>);
 
 #[derive(Default)]
 struct State {
@@ -60,10 +64,19 @@ impl CudaQueue {
         Ok(Self::over(context, stream, name))
     }
 
-    /// A caller's stream of the same context.
+    /// A stream of the same context: the queue that it is already, or else a new one.
     pub(crate) fn over(context: &Arc<Context>, stream: Arc<cu::CudaStream>, name: &'static str) -> Self {
-        let track = Track::new(context);
-        CudaQueue(Arc::new(Shared { stream, name, track, state: Mutex::new(State::default()) }))
+        let mut known_queues = context.queues();
+        let mut known = known_queues.iter().filter_map(|QueueName(queue)| queue.upgrade());
+        if let Some(known) = known.find(|queue| Context::is_same_stream(&queue.stream, &stream)) {
+            return CudaQueue(known);
+        }
+        let (track, state) = (Track::new(context), Mutex::new(State::default()));
+        let queue = CudaQueue(Arc::new(Shared { stream, name, track, state }));
+        // A stream that is gone with its queue may leave its handle to another.
+        known_queues.retain(|QueueName(queue)| queue.strong_count() > 0);
+        known_queues.push(QueueName(Arc::downgrade(&queue.0)));
+        queue
     }
 
     /// The stream, for kernels, libraries and copies of the caller's.
@@ -88,19 +101,22 @@ impl CudaQueue {
 
     /// Enqueues one operation and records behind it in one step, so that the event names it and not what others add.
     ///
-    /// Whatever can be refused is asked for before: the event is there when the operation is enqueued.
+    /// Whatever can be refused is asked for before: the event is there when the operation is enqueued. `writes_host`: whether
+    /// it may write host memory.
     pub(crate) fn submit(
         &self,
         call: &'static str,
+        writes_host: bool,
         enqueue: impl FnOnce(sys::CUstream) -> sys::CUresult,
     ) -> Result<CudaEvent, Unrecorded> {
         let Shared { track, state, .. } = &*self.0;
         let mut state = lock(state);
         let State { slots, cut } = &mut *state;
-        slots.ready(track).map_err(Unrecorded::Refused)?;
         let stream = self.raw();
+        self.context().check_capture(stream).map_err(Unrecorded::Refused)?;
+        slots.ready(track).map_err(Unrecorded::Refused)?;
         self.context().call(call, || enqueue(stream)).map_err(Unrecorded::Refused)?;
-        slots.record(track, stream, cut).map_err(Unrecorded::Enqueued)
+        slots.record(track, stream, cut, writes_host).map_err(Unrecorded::Enqueued)
     }
 
     /// Enqueues copies that stay together, in order; `asked` is what they add up to.
@@ -112,6 +128,7 @@ impl CudaQueue {
         let context = self.context();
         context.check_lost()?;
         let stream = self.raw();
+        context.check_capture(stream)?;
         let mut state = lock(&self.0.state);
         let mut done = 0;
         for piece in pieces {
@@ -145,11 +162,12 @@ impl CudaQueue {
     pub(crate) fn batch(&self, pieces: &[Piece]) -> Result<(), CudaError> {
         let context = self.context();
         let asked = pieces.iter().map(|piece| piece.len).sum();
-        let default_stream = self.raw().is_null() || self.raw().addr() <= PER_THREAD;
-        if !context.batches || default_stream || pieces.len() < 2 {
+        let default_stream = self.raw().addr() <= LEGACY;
+        if !context.batches.load(Relaxed) || default_stream || pieces.len() < 2 {
             return self.copies(asked, pieces.iter().copied());
         }
         context.check_lost()?;
+        context.check_capture(self.raw())?;
         let mut dsts: Vec<_> = pieces.iter().map(|piece| piece.dst).collect();
         let mut srcs: Vec<_> = pieces.iter().map(|piece| piece.src).collect();
         let mut sizes: Vec<_> = pieces.iter().map(|piece| piece.len as usize).collect();
@@ -187,12 +205,22 @@ impl CudaQueue {
             lock(&self.0.state).cut.get_or_insert(cut(&error, 0, asked));
             return Ok(());
         }
-        self.copies(asked, pieces.iter().copied())
+        let singly = self.copies(asked, pieces.iter().copied());
+        // A driver that takes none is not asked again: each refusal costs emptying the queue.
+        match error.code() {
+            Some(sys::CUresult::CUDA_ERROR_NOT_SUPPORTED) => context.batches.store(false, Relaxed),
+            Some(sys::CUresult::CUDA_ERROR_INVALID_VALUE) if singly.is_ok() => {
+                context.batches.store(false, Relaxed);
+            }
+            _ => {}
+        }
+        singly
     }
 
     /// Blocks until everything submitted so far has ended; reports nothing that an event will report.
     pub(crate) fn empty(&self) -> Result<(), CudaError> {
         let stream = self.raw();
+        self.context().check_capture(stream)?;
         // SAFETY: the stream is alive.
         self.context().call("cuStreamSynchronize", || unsafe { sys::cuStreamSynchronize(stream) })
     }
@@ -207,6 +235,7 @@ impl Queue for CudaQueue {
             return Ok(());
         }
         let (stream, raw) = (self.raw(), event.native());
+        self.context().check_capture(stream)?;
         self.context().call("cuStreamWaitEvent", || {
             // SAFETY: stream and event are alive; the wait is for what the event names now, and later uses of the driver
             // event do not change it.
@@ -215,13 +244,16 @@ impl Queue for CudaQueue {
     }
 
     fn record(&self) -> Result<CudaEvent, CudaError> {
+        self.context().check_capture(self.raw())?;
         let Shared { track, state, .. } = &*self.0;
         let State { slots, cut } = &mut *lock(state);
-        slots.record(track, self.raw(), cut)
+        // Who knows what it stands for.
+        slots.record(track, self.raw(), cut, true)
     }
 
     fn same_queue(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+        // Two devices of one context may have been given the same stream.
+        Arc::ptr_eq(&self.0, &other.0) || Context::is_same_stream(&self.0.stream, &other.0.stream)
     }
 
     fn drain(&self) -> Result<(), CudaError> {
@@ -255,11 +287,11 @@ fn cut(error: &CudaError, done: u64, asked: u64) -> Cut {
         CudaError::DeviceLost { call, code } | CudaError::Driver { call, code } => {
             Cut { done, asked, call, code }
         }
-        // `Context::call` returns no others.
+        // A capture may have begun meanwhile.
         _ => Cut { done, asked, call: COPY, code: sys::CUresult::CUDA_ERROR_UNKNOWN },
     }
 }
 
 const COPY: &str = "cuMemcpyDtoDAsync";
-/// The handles 1 and 2 stand for the legacy and the per-thread default stream.
-const PER_THREAD: usize = 2;
+/// The handles 0 and 1 stand for the legacy default stream.
+const LEGACY: usize = 1;

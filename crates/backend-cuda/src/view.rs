@@ -1,6 +1,7 @@
 //! A range of a buffer, as cudarc's kernels, copies and libraries take it.
 
 use crate::CudaError;
+use crate::context::Context;
 use crate::memory::Memory;
 use core::marker::PhantomData;
 use core::ops::Range;
@@ -18,7 +19,10 @@ use std::sync::Arc;
 ///
 /// Its lifetime guards the handle, not execution, and it orders nothing: who uses the range on a stream holds a lease or
 /// waits for events, and records one afterwards ([`CudaDevice::wrap`](crate::CudaDevice::wrap) makes a queue of the
-/// stream). In particular cudarc's own waits between streams know nothing of it.
+/// stream). In particular cudarc's own waits between streams know nothing of it. Before the buffer's memory goes, everything
+/// is waited for in the contexts of the streams that a view was given to; a kernel's stream is taken to be of the buffer's
+/// context. What cudarc copies from a view by a stream of **another** context is not seen (it asks the view for its address
+/// on the view's own stream): wait for that before the buffer goes.
 ///
 /// ```no_run
 /// use allocator_core::DeviceBuffer;
@@ -33,6 +37,16 @@ use std::sync::Arc;
 /// assert_eq!(stream.clone_dtoh(&block)?, [1.0; 1024]);
 /// let done = device.queue().record()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// A type with bytes that are no value of it is the caller's to vouch for:
+///
+/// ```compile_fail,E0277
+/// # use allocator_core::DeviceBuffer;
+/// # fn of(buffer: &backend_cuda::CudaBuffer) -> Result<(), backend_cuda::CudaError> {
+/// let flags = buffer.view(0..16)?.cast::<bool>()?; // `cast_unchecked`, which is unsafe
+/// # Ok(())
+/// # }
 /// ```
 pub struct CudaView<'a, T = u8> {
     memory: &'a Arc<Memory>,
@@ -51,13 +65,24 @@ impl<'a> CudaView<'a> {
 }
 
 impl<'a, T> CudaView<'a, T> {
-    /// The same bytes as a slice of another type.
-    ///
-    /// What they hold is whatever was put there: types for which not every value is valid are checked by nobody.
+    /// The same bytes as a slice of another type, of which every pattern of bits is a value.
     ///
     /// # Errors
     /// The bytes are no whole number of `U`, or not aligned to it: ask for blocks with that alignment.
-    pub fn cast<U: DeviceRepr>(self) -> Result<CudaView<'a, U>, CudaError> {
+    pub fn cast<U: Plain>(self) -> Result<CudaView<'a, U>, CudaError> {
+        // SAFETY: whatever the bytes are, they are values of `U`.
+        unsafe { self.cast_unchecked() }
+    }
+
+    /// The same for any type that cudarc takes: `half::f16`, `bool`, structures and enumerations of the caller's.
+    ///
+    /// # Errors
+    /// As [`cast`](Self::cast).
+    ///
+    /// # Safety
+    /// Whenever cudarc copies values of `U` from the view to the host, its bytes are valid values of `U`. (cudarc's safe copies
+    /// make a `Vec<U>` of them and ask nobody.)
+    pub unsafe fn cast_unchecked<U: DeviceRepr>(self) -> Result<CudaView<'a, U>, CudaError> {
         let CudaView { memory, stream, address, bytes, .. } = self;
         let (size, align) = (size_of::<U>(), align_of::<U>());
         if size == 0 || bytes % size as u64 != 0 || address % align as u64 != 0 {
@@ -78,12 +103,34 @@ impl<'a, T> CudaView<'a, T> {
     }
 
     fn given_to(&self, stream: &cu::CudaStream) -> sys::CUdeviceptr {
-        if stream.cu_stream() != self.stream.cu_stream() {
-            self.memory.lend();
+        if !Context::is_same_stream(stream, self.stream) {
+            self.memory.lend(stream.context());
         }
         self.address
     }
 }
+
+/// A type of which every pattern of bits is a value: integers, floats, arrays of them.
+///
+/// Sealed: [`CudaView::cast_unchecked`] takes other types at the caller's word.
+pub trait Plain: DeviceRepr + sealed::Sealed + 'static {}
+
+mod sealed {
+    /// Keeps the list in this file.
+    pub trait Sealed {}
+}
+
+macro_rules! plain {
+    ($($number:ty)*) => {
+        $(impl sealed::Sealed for $number {}
+        impl Plain for $number {})*
+    };
+}
+
+plain!(u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize f32 f64);
+
+impl<T: Plain, const N: usize> sealed::Sealed for [T; N] {}
+impl<T: Plain, const N: usize> Plain for [T; N] {}
 
 impl<T> Clone for CudaView<'_, T> {
     fn clone(&self) -> Self {
@@ -119,7 +166,7 @@ impl<T> DevicePtrMut<T> for CudaView<'_, T> {
 unsafe impl<'a, 'b: 'a, T> PushKernelArg<&'b CudaView<'_, T>> for LaunchArgs<'a> {
     #[inline(always)]
     fn arg(&mut self, arg: &'b CudaView<'_, T>) -> &mut Self {
-        arg.memory.lend();
+        arg.memory.lend(arg.memory.context().safe());
         self.arg(&arg.address)
     }
 }
@@ -128,7 +175,7 @@ unsafe impl<'a, 'b: 'a, T> PushKernelArg<&'b CudaView<'_, T>> for LaunchArgs<'a>
 unsafe impl<'a, 'b: 'a, T> PushKernelArg<&'b mut CudaView<'_, T>> for LaunchArgs<'a> {
     #[inline(always)]
     fn arg(&mut self, arg: &'b mut CudaView<'_, T>) -> &mut Self {
-        arg.memory.lend();
+        arg.memory.lend(arg.memory.context().safe());
         self.arg(&arg.address)
     }
 }

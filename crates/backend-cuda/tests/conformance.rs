@@ -9,6 +9,7 @@
 mod common;
 
 use allocator_core::conformance::Harness as BufferHarness;
+use backend_cuda::cudarc::driver::CudaContext;
 use backend_cuda::{CudaBuffer, CudaDevice, CudaOptions};
 use common::{Fault, SIMULATED, Sim};
 use pinned_host::conformance::Harness;
@@ -47,9 +48,10 @@ impl Harness for Cuda {
         self.options.open().unwrap()
     }
 
-    /// Devices in one context understand one another's events.
+    /// In a context of its own: devices in one context understand one another's events.
     fn other_device(&self) -> Option<CudaDevice> {
-        None
+        let other = CudaContext::new_non_primary(0, 0).unwrap();
+        Some(self.options.over_context(&other).unwrap())
     }
 
     fn fail_next_record(&self, _device: &CudaDevice, _lane: Lane) -> bool {

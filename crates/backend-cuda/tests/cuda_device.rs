@@ -122,9 +122,9 @@ fn a_program_of_cudarcs_keeps_its_context_streams_and_slice() {
     device.queue().wait(sent.event()).unwrap();
     buffer.copy_within(0..1000, 500).unwrap();
     let clone = buffer.clone();
-    let buffer = buffer.into_slice().unwrap_err();
+    let buffer = buffer.into_slice::<u8>().unwrap_err();
     drop(clone);
-    let slice = buffer.into_slice().unwrap();
+    let slice = buffer.into_slice::<u8>().unwrap();
     let found = stream.clone_dtoh(&slice).unwrap();
     assert!(found[..1500].iter().all(|&byte| byte == 9) && found[1500..].iter().all(|&byte| byte == 0));
     drop(sent);
@@ -133,7 +133,7 @@ fn a_program_of_cudarcs_keeps_its_context_streams_and_slice() {
 
     // And over a context alone.
     let device = CudaOptions::new().over_context(&context).unwrap();
-    assert!(device.buffer(64).unwrap().into_slice().is_err(), "it was no slice");
+    assert!(device.buffer(64).unwrap().into_slice::<u8>().is_err(), "it was no slice");
     drop(slice);
     assert!(device.take_late_error().is_none());
 }

@@ -42,7 +42,7 @@ fn every_fault_at_every_call() {
                     failed += 1;
                 }
                 (Err(error), _) => {
-                    assert_eq!(error.kind(), ErrorKind::DeviceLost, "{fault:?} at {k}: {error}");
+                    assert!(is_end(error), "{fault:?} at {k}: {error}");
                     lost += 1;
                 }
             }
@@ -58,7 +58,7 @@ fn every_fault_at_every_call() {
             } else if struck == 1 {
                 // The driver answers everything with the error, and so does this crate.
                 let error = run(&sim).unwrap_err();
-                assert_eq!(error.kind(), ErrorKind::DeviceLost, "{fault:?} at {k}, afterwards: {error}");
+                assert!(is_end(&error), "{fault:?} at {k}, afterwards: {error}");
             }
             sim.check();
         }
@@ -67,6 +67,11 @@ fn every_fault_at_every_call() {
             _ => assert!(lost * 2 > calls, "{fault:?} ended {lost} of {calls} runs"),
         }
     }
+}
+
+/// The context is lost, or none can be had.
+fn is_end(error: &CudaError) -> bool {
+    error.kind() == ErrorKind::DeviceLost || matches!(error, CudaError::NoDriver { .. })
 }
 
 /// A device, page-locked memory, uploads, moves both ways, remaps, growth, downloads: all that this crate does, ordered by
@@ -208,7 +213,9 @@ impl<'a> Story<'a> {
         let accesses = [(range.clone(), Access::Read)];
         self.order(self.device.lane(Lane::Download), &accesses)?;
         let sent = self.device.download(&self.buffer, range.start, slice).map_err(|refused| {
-            assert!(refused.slice.is_some(), "{}", refused.error);
+            // A lost device may write it yet.
+            let lost = refused.error.kind() == ErrorKind::DeviceLost;
+            assert!(refused.slice.is_some() || lost, "{}", refused.error);
             refused.error
         })?;
         self.hazards.after(&accesses, sent.event());

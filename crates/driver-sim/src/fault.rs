@@ -7,6 +7,8 @@ use crate::result::CuError;
 pub(crate) enum Fault {
     /// Refuses a call that allocates or enqueues.
     OutOfMemory,
+    /// Refuses a call of whatever class with this error, and changes nothing.
+    Refused(CuError),
     /// Work fails with this error, and the context with it.
     Sticky(CuError),
     /// Everything fails from now on.
@@ -123,6 +125,11 @@ const KINDS: &[(&str, Fault)] = &[
     ("LAUNCH_FAILED", Fault::Sticky(CuError::LAUNCH_FAILED)),
     ("ECC_UNCORRECTABLE", Fault::Sticky(CuError::ECC_UNCORRECTABLE)),
     ("DEVICE_LOST", Fault::DeviceLost),
+    ("CONTAINED", Fault::Sticky(CuError::CONTAINED)),
+    ("TENSOR_MEMORY_LEAK", Fault::Sticky(CuError::TENSOR_MEMORY_LEAK)),
+    ("NOT_SUPPORTED", Fault::Refused(CuError::NOT_SUPPORTED)),
+    ("INVALID_VALUE", Fault::Refused(CuError::INVALID_VALUE)),
+    ("UNKNOWN", Fault::Refused(CuError::UNKNOWN)),
 ];
 
 #[cfg(test)]

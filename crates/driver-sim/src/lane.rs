@@ -8,7 +8,7 @@ use crate::memory::Part;
 use crate::result::CuError;
 use crate::run::Work;
 use crate::sim::{Sim, was_handle};
-use crate::types::{Event, LEGACY, PER_THREAD, Stream};
+use crate::types::{Context, Event, LEGACY, PER_THREAD, Stream};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -68,12 +68,27 @@ pub(crate) struct StreamState {
     pub(crate) lane: usize,
     pub(crate) flags: u32,
     pub(crate) priority: i32,
+    /// What was current when it was made.
+    pub(crate) context: Context,
+    pub(crate) capture: Capture,
+}
+
+/// Whether a stream is being captured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Capture {
+    #[default]
+    None,
+    Active,
+    /// A call that is not allowed meanwhile has spoilt it.
+    Invalidated,
 }
 
 /// What is known of an event.
 #[derive(Debug, Clone)]
 pub(crate) struct EventState {
     pub(crate) flags: u32,
+    /// What was current when it was made.
+    pub(crate) context: Context,
     pub(crate) recorded: Option<Recorded>,
 }
 
@@ -145,11 +160,30 @@ impl Sim {
                 self.thread_lanes.insert(thread, lane);
                 Ok(lane)
             }
-            _ => match self.streams.get(&stream) {
+            _ => match self.streams.get_mut(&stream) {
+                // No graph is made here, so nothing that is submitted can become a part of it.
+                Some(StreamState { capture, .. }) if *capture != Capture::None => {
+                    *capture = Capture::Invalidated;
+                    Err(CuError::STREAM_CAPTURE_UNSUPPORTED)
+                }
                 Some(state) => Ok(state.lane),
                 None => Err(self.bad_handle(call, "stream", stream)),
             },
         }
+    }
+
+    /// Reports a stream that belongs to another context than `context`. The default streams are every context's.
+    pub(crate) fn check_context_of(
+        &mut self,
+        call: &str,
+        stream: Stream,
+        context: Context,
+    ) -> Result<(), CuError> {
+        if self.streams.get(&stream).is_none_or(|state| state.context == context) {
+            return Ok(());
+        }
+        self.report(format!("{call}: the stream {stream:#x} belongs to another context"));
+        Err(CuError::INVALID_HANDLE)
     }
 
     pub(crate) fn event(&mut self, call: &str, event: Event) -> Result<&mut EventState, CuError> {

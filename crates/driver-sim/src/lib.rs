@@ -78,7 +78,12 @@
 //! | 2 | `ILLEGAL_ADDRESS` | sticky |
 //! | 3 | `LAUNCH_FAILED` | sticky |
 //! | 4 | `ECC_UNCORRECTABLE` | sticky |
-//! | 5 | `DEVICE_LOST` | this call and all later ones answer `CUDA_ERROR_DEVICE_UNAVAILABLE`; what is in the streams never runs |
+//! | 5 | `DEVICE_LOST` | this call and all later ones answer `CUDA_ERROR_UNKNOWN`, as where a device fell off the bus; what is in the streams never runs |
+//! | 6 | `CONTAINED` | sticky |
+//! | 7 | `TENSOR_MEMORY_LEAK` | sticky |
+//! | 8 | `NOT_SUPPORTED` | refuses the call with that error, whatever it does, and changes nothing |
+//! | 9 | `INVALID_VALUE` | the same |
+//! | 10 | `UNKNOWN` | the same; unlike 5, later calls go through |
 //!
 //! A *sticky* fault is asynchronous. At a call that enqueues work, the call succeeds and its work fails when it runs:
 //! noise in its destination, nothing after it runs. The error surfaces at the call that runs it, which is often not
@@ -87,7 +92,10 @@
 //! driver asks for a new process instead.
 //!
 //! A call that releases something (`cuMemFree`, `cuStreamDestroy`, …) on a broken device still answers the error, and
-//! is accounted as having released it: what is reported as a leak is what nobody tried to release.
+//! is accounted as having released it: what is reported as a leak is what nobody tried to release. Page-locked memory that
+//! is kept on a broken device is no leak, and neither are the contexts: nobody can say when a copy to the host that an
+//! engine had begun ends, so keeping its memory is the careful thing, and giving back what such a copy was to write is an
+//! undefined use.
 //!
 //! Not counted and never struck: `cuInit`, `cuGetErrorName`, `cuGetErrorString`, `cuDriverGetVersion`,
 //! `cuCtxGetCurrent`, `cuCtxSetCurrent`, `cuCtxPushCurrent`, `cuCtxPopCurrent`, and queries of what does not change
@@ -107,6 +115,8 @@
 //! | bytes nobody wrote, read by a kernel or brought to the host | when the reader runs |
 //! | the program writing the page-locked source of a copy in flight, or the destination | when the copy runs |
 //! | pageable memory reused after an asynchronous copy returned (`check`), or used in one at all (`report`) | when the copy runs; the call |
+//! | an event recorded in a stream of another context, a kernel launched in one while another context is current | the call; it answers `CUDA_ERROR_INVALID_HANDLE` |
+//! | page-locked memory given back on a broken device that a copy to the host, then in flight, was to write | the call |
 //! | a call from a function of `cuLaunchHostFunc` | the call; it answers `CUDA_ERROR_NOT_PERMITTED` |
 //!
 //! *Pageable memory.* A driver may stage the source of an asynchronous copy and return, or wait; programs rely on
@@ -132,9 +142,22 @@
 //! *Host functions* run on a thread of their own, when some call makes work run. With functions that take long, a run
 //! is not a matter of the seed alone.
 //!
-//! *Not there:* capture, managed memory and shareable handles are answered with `CUDA_ERROR_NOT_SUPPORTED`, a second
+//! *Capture* can be begun, asked for and ended, and gives no graph: whatever uses the stream meanwhile answers
+//! `CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED` and spoils it.
+//!
+//! *Not there:* managed memory and shareable handles are answered with `CUDA_ERROR_NOT_SUPPORTED`, a second
 //! device with `CUDA_ERROR_INVALID_DEVICE`. Graphs, arrays, textures and what else this crate's module `abi` lacks are
 //! not exported.
+//!
+//! # What it cannot show
+//! * One clock stands for all threads of the host: what one of them waited for, all of them know to have ended. A thread
+//!   that relies on another's wait without being ordered after it is not found.
+//! * A device that breaks discards what is in its streams at once. On a real one a copy may still be under way, so bytes
+//!   that change after an error are never seen here; that memory is kept is checked where it is given back, and not where
+//!   the program reuses it for something else.
+//! * All contexts share one device, one address space and one legacy default stream; an error in one breaks all.
+//! * Nothing runs unless the host calls, so a host that never waits for a device that waits for it does not hang as it
+//!   would; and no time passes, so nothing is shown of speed.
 //!
 //! # Kernels
 //! PTX is not executed. A module may be PTX text; the names of its entries are found in it, and each runs as its *host

@@ -8,8 +8,10 @@ use crate::lane::{EventState, Lane, StreamState};
 use crate::memory::Memory;
 use crate::result::CuError;
 use crate::rng::Rng;
+use crate::run::Work;
 use crate::types::{Context, Event, Function, Module, Pool, Stream};
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread::ThreadId;
 
@@ -36,6 +38,8 @@ pub(crate) struct Sim {
     pub(crate) host: Clock,
     /// What every call answers from now on.
     pub(crate) broken: Option<CuError>,
+    /// Host memory that copies were to write when the device broke.
+    pub(crate) doubtful: Vec<Range<u64>>,
     /// How the work of the current call is to fail.
     pub(crate) fate: Option<CuError>,
     /// Work that will fail when it runs: its lane and number.
@@ -110,6 +114,7 @@ impl Sim {
             functions: BTreeMap::new(),
             host: Clock::default(),
             broken: None,
+            doubtful: Vec::new(),
             fate: None,
             doomed: None,
             operations: 0,
@@ -131,7 +136,8 @@ impl Sim {
         match struck {
             None => Ok(()),
             Some(Fault::OutOfMemory) => Err(CuError::OUT_OF_MEMORY),
-            Some(Fault::DeviceLost) => Err(self.break_with(CuError::DEVICE_UNAVAILABLE)),
+            Some(Fault::Refused(error)) => Err(error),
+            Some(Fault::DeviceLost) => Err(self.break_with(CuError::UNKNOWN)),
             Some(Fault::Sticky(error)) if class == Class::Enqueue => {
                 self.fate = Some(error);
                 Ok(())
@@ -140,9 +146,16 @@ impl Sim {
         }
     }
 
-    /// Breaks the device: what is in the streams never runs.
+    /// Breaks the device: what is in the streams never runs. A driver says nothing of a copy that an engine has begun, so
+    /// what copies were to write on the host counts as in use for good.
     pub(crate) fn break_with(&mut self, error: CuError) -> CuError {
         self.doomed = None;
+        for pending in self.lanes.iter().flat_map(|lane| &lane.pending) {
+            if let Work::Copies(copies) = &pending.work {
+                let to_host = copies.iter().filter(|copy| copy.direction == TO_HOST);
+                self.doubtful.extend(to_host.map(|copy| copy.dst..copy.dst + copy.len));
+            }
+        }
         self.lanes.iter_mut().for_each(|lane| lane.pending.clear());
         *self.broken.get_or_insert(error)
     }
@@ -188,6 +201,8 @@ pub(crate) fn was_handle(value: usize) -> bool {
 static LAST_HANDLE: AtomicUsize = AtomicUsize::new(1);
 /// Beyond the addresses of user space on every system with 47 bits of them.
 const HANDLES: usize = 0x51c0_0000_0000_0000;
+/// Direction of a copy to the host.
+const TO_HOST: usize = 1;
 /// A program with a wait missing in its inner loop is not to fill its log, nor memory.
 const MOST_PRINTED: u64 = 50;
 const MOST_KEPT: usize = 10_000;

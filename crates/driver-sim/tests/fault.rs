@@ -11,8 +11,13 @@ use driver_sim::{CuError, CuResult, SUCCESS};
 use std::mem::MaybeUninit;
 
 const OUT_OF_MEMORY: u32 = 1;
-const STICKY: [(u32, CuError); 3] =
-    [(2, CuError::ILLEGAL_ADDRESS), (3, CuError::LAUNCH_FAILED), (4, CuError::ECC_UNCORRECTABLE)];
+const STICKY: [(u32, CuError); 5] = [
+    (2, CuError::ILLEGAL_ADDRESS),
+    (3, CuError::LAUNCH_FAILED),
+    (4, CuError::ECC_UNCORRECTABLE),
+    (6, CuError::CONTAINED),
+    (7, CuError::TENSOR_MEMORY_LEAK),
+];
 const DEVICE_LOST: u32 = 5;
 
 #[test]
@@ -144,15 +149,46 @@ fn a_lost_device_answers_nothing_else() {
     let (a, memory, pinned) = (stream(), alloc(64), Pinned::new(64));
     upload(memory, &pinned, a);
     simInjectFault(DEVICE_LOST, 1);
-    fails(cuStreamQuery(a), CuError::DEVICE_UNAVAILABLE);
+    fails(cuStreamQuery(a), CuError::UNKNOWN);
     assert_eq!(simPendingWork(), 0);
-    fails(cuCtxSynchronize(), CuError::DEVICE_UNAVAILABLE);
+    fails(cuCtxSynchronize(), CuError::UNKNOWN);
     ok(cuCtxSetCurrent(made(|out| cuCtxGetCurrent(Some(out)))));
     // Nothing is in use any more, and giving back is accounted though it is answered with the error.
-    fails(cuMemFree_v2(memory), CuError::DEVICE_UNAVAILABLE);
-    fails(cuMemFreeHost(pinned.ptr()), CuError::DEVICE_UNAVAILABLE);
-    fails(cuStreamDestroy_v2(a), CuError::DEVICE_UNAVAILABLE);
+    fails(cuMemFree_v2(memory), CuError::UNKNOWN);
+    fails(cuMemFreeHost(pinned.ptr()), CuError::UNKNOWN);
+    fails(cuStreamDestroy_v2(a), CuError::UNKNOWN);
     device.finish_broken();
+}
+
+#[test]
+fn host_memory_that_a_broken_device_may_write_is_not_given_back() {
+    let device = Device::new(0);
+    let (a, memory, pinned) = (stream(), alloc(64), Pinned::new(64));
+    ok(cuMemsetD8Async(memory, 1, 64, a));
+    download(&pinned, memory, a);
+    simInjectFault(DEVICE_LOST, 1);
+    fails(cuCtxSynchronize(), CuError::UNKNOWN);
+    fails(cuMemFree_v2(memory), CuError::UNKNOWN);
+    fails(cuStreamDestroy_v2(a), CuError::UNKNOWN);
+    assert_eq!(leaks().0, 0, "keeping it is no leak");
+    fails(cuMemFreeHost(pinned.ptr()), CuError::UNKNOWN);
+    expect_undefined(&["may write which was in flight when the device broke"]);
+    device.finish_broken();
+}
+
+#[test]
+fn a_refusal_strikes_any_call_and_changes_nothing() {
+    for (kind, error) in [(8, CuError::NOT_SUPPORTED), (9, CuError::INVALID_VALUE), (10, CuError::UNKNOWN)] {
+        let device = Device::new(0);
+        let (a, memory) = (stream(), alloc(64));
+        for call in [&|| cuMemFree_v2(memory), &|| cuStreamSynchronize(a)] as [&dyn Fn() -> CuResult; 2] {
+            simInjectFault(kind, 1);
+            fails(call(), error);
+        }
+        free(memory);
+        ok(cuStreamDestroy_v2(a));
+        device.finish();
+    }
 }
 
 /// A program of many kinds of calls that releases all it has whatever happens, as a careful one does.
@@ -173,7 +209,11 @@ fn script() -> Result<(), CuResult> {
         check(cuMemHostAlloc(Some(&mut pointer), 64, 0))?;
         // SAFETY: the call has succeeded.
         let host = unsafe { pointer.assume_init() };
-        owned.push(Box::new(move || cuMemFreeHost(host)));
+        owned.push(Box::new(move || match cuCtxSynchronize() {
+            SUCCESS => cuMemFreeHost(host),
+            // A copy may still write it, so it stays.
+            lost => lost,
+        }));
         for value in 0..4 {
             let mut address = MaybeUninit::uninit();
             check(cuMemAlloc_v2(Some(&mut address), 64))?;
@@ -212,7 +252,7 @@ fn every_fault_at_every_call_of_a_script() {
     assert_eq!(script(), Ok(()));
     let calls = simCallCount() - before;
     drop(device);
-    for kind in 1..=5 {
+    for kind in 1..=7 {
         for k in 1..=calls {
             let device = Device::new(k);
             assert_eq!(simInjectFault(kind, k), 0);

@@ -45,9 +45,9 @@ fn a_pool_lives_in_a_slice_of_the_callers_and_gives_it_back() {
     }
     assert!(pool.stats().evictions >= 4, "{:?}", pool.stats());
 
-    let buffer = buffer.into_slice().unwrap_err();
+    let buffer = buffer.into_slice::<u8>().unwrap_err();
     drop((tensors, pool));
-    let slice = buffer.into_slice().unwrap();
+    let slice = buffer.into_slice::<u8>().unwrap();
     assert_eq!(slice.len(), 64 << 10);
 }
 

@@ -35,15 +35,24 @@ pub(crate) enum Fault {
     LaunchFailed = 3,
     EccUncorrectable = 4,
     DeviceLost = 5,
+    Contained = 6,
+    TensorMemoryLeak = 7,
+    /// These three refuse one call of whatever kind, and nothing else.
+    NotSupported = 8,
+    InvalidValue = 9,
+    Unknown = 10,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Fault; 5] = [
+    /// But for those that only single calls make sense of.
+    pub(crate) const ALL: [Fault; 7] = [
         Fault::OutOfMemory,
         Fault::IllegalAddress,
         Fault::LaunchFailed,
         Fault::EccUncorrectable,
         Fault::DeviceLost,
+        Fault::Contained,
+        Fault::TensorMemoryLeak,
     ];
 }
 

@@ -5,7 +5,7 @@ use crate::fault::Class;
 use crate::lane::{EventState, Recorded};
 use crate::result::{CuError, CuResult};
 use crate::run::Work;
-use crate::session::call;
+use crate::session::{call, current_context};
 use crate::sim::new_handle;
 use crate::types::{Event, Out, Stream};
 
@@ -22,7 +22,7 @@ pub extern "C" fn cuEventCreate(event: Out<'_, Event>, flags: u32) -> CuResult {
                 CuError::INVALID_VALUE
             });
         }
-        sim.events.insert(handle, EventState { flags, recorded: None });
+        sim.events.insert(handle, EventState { flags, context: current_context(), recorded: None });
         event.write(handle);
         Ok(())
     })
@@ -37,7 +37,7 @@ pub extern "C" fn cuEventDestroy_v2(event: Event) -> CuResult {
     })
 }
 
-/// Makes an event stand for all work that is in a stream now.
+/// Makes an event stand for all work that is in a stream of its context now.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuEventRecord(event: Event, stream: Stream) -> CuResult {
     record("cuEventRecord", event, stream)
@@ -52,7 +52,8 @@ pub extern "C" fn cuEventRecordWithFlags(event: Event, stream: Stream, _flags: u
 fn record(name: &'static str, event: Event, stream: Stream) -> CuResult {
     call(name, Class::Enqueue, |sim| {
         let lane = sim.lane_of(name, stream)?;
-        sim.event(name, event)?;
+        let context = sim.event(name, event)?.context;
+        sim.check_context_of(name, stream, context)?;
         sim.submit(lane, name, Vec::new(), Vec::new(), Work::Record(event));
         let mark = sim.mark(lane);
         sim.event(name, event)?.recorded = Some(Recorded { mark, time: None });

@@ -7,7 +7,7 @@ use crate::lane::Touch;
 use crate::memory::Part;
 use crate::result::{CuError, CuResult};
 use crate::run::{HostData, ResolvedEffect, Work, overlap};
-use crate::session::{Session, call};
+use crate::session::{Session, call, current_context};
 use crate::types::{Function, HostFn, In, LaunchConfig, Stream};
 use std::ffi::c_void;
 
@@ -88,6 +88,7 @@ unsafe fn launch(
 ) -> Result<(), CuError> {
     let name = sim.name;
     let lane = sim.lane_of(name, config.stream)?;
+    sim.check_context_of(name, config.stream, current_context())?;
     let Some(&(module, twin)) = sim.functions.get(&function) else {
         return Err(sim.bad_handle(name, "function", function));
     };

@@ -112,7 +112,7 @@ pub unsafe extern "C" fn cuPointerGetAttribute(
 impl Session {
     /// Checks that memory at `address` may go: that it is alive, came to be in one of the `wanted` ways and begins
     /// there, and that the host knows that nothing uses it any more. If something does, that is reported, and done
-    /// first. On a broken device the last is not asked.
+    /// first. On a broken device the last is asked of copies to the host alone.
     pub(super) fn retire(
         &mut self,
         address: u64,
@@ -140,6 +140,13 @@ impl Session {
     /// Reports work that may still use addresses that are about to go, and has it done.
     pub(super) fn settle(&mut self, range: std::ops::Range<u64>, verb: &str) {
         if self.broken.is_some() {
+            if self.doubtful.iter().any(|used| used.start < range.end && range.start < used.end) {
+                let (name, bytes) = (self.name, range.end - range.start);
+                self.report(format!(
+                    "{name}: {verb} {bytes} bytes at {:#x} that a copy may write which was in flight when the device broke",
+                    range.start
+                ));
+            }
             return;
         }
         let host = self.host.clone();

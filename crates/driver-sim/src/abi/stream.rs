@@ -3,7 +3,7 @@
 use super::context::{GREATEST_PRIORITY, LEAST_PRIORITY};
 use super::given;
 use crate::fault::Class;
-use crate::lane::StreamState;
+use crate::lane::{Capture, StreamState};
 use crate::result::{CuError, CuResult};
 use crate::run::Work;
 use crate::session::{call, current_context};
@@ -31,7 +31,8 @@ fn create(name: &'static str, stream: Out<'_, Stream>, flags: u32, priority: i32
         let lane = sim.new_lane(flags != NON_BLOCKING);
         let priority = priority.clamp(GREATEST_PRIORITY, LEAST_PRIORITY);
         let handle = new_handle();
-        sim.streams.insert(handle, StreamState { lane, flags, priority });
+        let (context, capture) = (current_context(), Capture::None);
+        sim.streams.insert(handle, StreamState { lane, flags, priority, context, capture });
         stream.write(handle);
         Ok(())
     })
@@ -83,12 +84,13 @@ pub extern "C" fn cuStreamWaitEvent(stream: Stream, event: Event, _flags: u32) -
     })
 }
 
-/// Writes the context of a stream: the current one.
+/// Writes the context of a stream: the one it was made in, the current one for a default stream.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuStreamGetCtx(stream: Stream, context: Out<'_, Context>) -> CuResult {
     call("cuStreamGetCtx", Class::Constant, |sim| {
         sim.lane_of("cuStreamGetCtx", stream)?;
-        given(context)?.write(current_context());
+        let made_in = sim.streams.get(&stream).map(|state| state.context);
+        given(context)?.write(made_in.unwrap_or_else(current_context));
         Ok(())
     })
 }
@@ -113,26 +115,53 @@ pub extern "C" fn cuStreamGetPriority(stream: Stream, priority: Out<'_, i32>) ->
     })
 }
 
-/// Capture is not there: `CUDA_ERROR_NOT_SUPPORTED`.
+/// Begins a capture, in which nothing can be captured: what is submitted spoils it.
 #[unsafe(no_mangle)]
-pub extern "C" fn cuStreamBeginCapture_v2(_stream: Stream, _mode: u32) -> CuResult {
-    call("cuStreamBeginCapture_v2", Class::Other, |_| Err(CuError::NOT_SUPPORTED))
-}
-
-/// Capture is not there: `CUDA_ERROR_NOT_SUPPORTED`.
-#[unsafe(no_mangle)]
-pub extern "C" fn cuStreamEndCapture(_stream: Stream, _graph: Out<'_, usize>) -> CuResult {
-    call("cuStreamEndCapture", Class::Other, |_| Err(CuError::NOT_SUPPORTED))
-}
-
-/// Writes that a stream is not being captured.
-#[unsafe(no_mangle)]
-pub extern "C" fn cuStreamIsCapturing(stream: Stream, status: Out<'_, u32>) -> CuResult {
-    call("cuStreamIsCapturing", Class::Constant, |sim| {
-        sim.lane_of("cuStreamIsCapturing", stream)?;
-        given(status)?.write(0);
+pub extern "C" fn cuStreamBeginCapture_v2(stream: Stream, mode: u32) -> CuResult {
+    call("cuStreamBeginCapture_v2", Class::Other, |sim| {
+        let name = sim.name;
+        sim.lane_of(name, stream)?;
+        match sim.streams.get_mut(&stream) {
+            Some(state) if mode <= MODES => state.capture = Capture::Active,
+            Some(_) => return Err(CuError::INVALID_VALUE),
+            // The legacy default stream cannot be captured; of a thread's own it is not there.
+            None => return Err(CuError::STREAM_CAPTURE_UNSUPPORTED),
+        }
         Ok(())
     })
 }
 
+/// Ends a capture and writes no graph.
+#[unsafe(no_mangle)]
+pub extern "C" fn cuStreamEndCapture(stream: Stream, graph: Out<'_, usize>) -> CuResult {
+    call("cuStreamEndCapture", Class::Other, |sim| {
+        let capture = sim.streams.get_mut(&stream).map(|state| std::mem::take(&mut state.capture));
+        given(graph)?.write(0);
+        match capture {
+            Some(Capture::Active) => Ok(()),
+            Some(Capture::Invalidated) => Err(CuError::STREAM_CAPTURE_INVALIDATED),
+            _ => Err(CuError::ILLEGAL_STATE),
+        }
+    })
+}
+
+/// Writes whether a stream is being captured.
+#[unsafe(no_mangle)]
+pub extern "C" fn cuStreamIsCapturing(stream: Stream, status: Out<'_, u32>) -> CuResult {
+    call("cuStreamIsCapturing", Class::Constant, |sim| {
+        let capture = match sim.streams.get(&stream) {
+            Some(state) => state.capture,
+            None => sim.lane_of("cuStreamIsCapturing", stream).map(|_| Capture::None)?,
+        };
+        given(status)?.write(match capture {
+            Capture::None => 0,
+            Capture::Active => 1,
+            Capture::Invalidated => 2,
+        });
+        Ok(())
+    })
+}
+
+/// The last mode of a capture.
+const MODES: u32 = 2;
 const NON_BLOCKING: u32 = 1;
