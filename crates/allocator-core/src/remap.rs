@@ -181,9 +181,10 @@ mod tests {
     }
 
     fn cases() -> impl Iterator<Item = (Range<u64>, u64)> {
-        let starts = [0, 5, 16, 30, 64, 75];
+        // Under miri a few of them, as it takes a thousand times as long.
+        let starts = if cfg!(miri) { &[5, 64][..] } else { &[0, 5, 16, 30, 64, 75] };
         let lengths = [0, 1, 15, 16, 31, 32, 48, 60, 70];
-        let pairs = starts.into_iter().flat_map(move |start| lengths.map(|len| start..start + len));
+        let pairs = starts.iter().flat_map(move |start| lengths.map(|len| *start..*start + len));
         pairs.flat_map(|src: Range<u64>| {
             let start = src.start;
             let room = 160 - (src.end - src.start);
@@ -202,8 +203,9 @@ mod tests {
                 let len = src.end - src.start;
                 assert_eq!(buffer.view(dst..dst + len).unwrap(), wanted, "{src:?} to {dst}, {remaps}");
                 // Bytes of neither range stay.
+                let after = buffer.view(0..160).unwrap();
                 for at in (0..160).filter(|at| !src.contains(at) && !(dst..dst + len).contains(at)) {
-                    assert_eq!(buffer.view(at..at + 1).unwrap(), &before[at as usize..=at as usize]);
+                    assert_eq!(after[at as usize], before[at as usize], "{src:?} to {dst}, byte {at}");
                 }
                 let apart = src.start.abs_diff(dst);
                 if remaps == 99 && apart > 0 && apart.is_multiple_of(16) {
@@ -232,7 +234,7 @@ mod tests {
                 }
             }
         }
-        assert!(refused > 100, "{refused}");
+        assert!(refused > if cfg!(miri) { 10 } else { 100 }, "{refused}");
     }
 
     /// Grants every remap once a copy was refused, as a device that lacked memory for a moment does.
