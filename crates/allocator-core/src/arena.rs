@@ -5,6 +5,7 @@ use alloc::string::String;
 use core::fmt;
 use core::ops::Range;
 
+use crate::execute::{Mover, by_copy};
 use crate::params::Params;
 use crate::{
     AllocError, ApplyError, ArenaError, Block, DeviceBuffer, Explanation, GoodFit, Handle, Move, Observer,
@@ -87,8 +88,10 @@ pub struct Arena<B: DeviceBuffer, P: Placement = GoodFit> {
     params: Params,
     compaction: Compaction,
     observer: Option<Box<dyn Observer + Send>>,
+    pub(crate) mover: Mover<B>,
+    pub(crate) remapped_bytes: u64,
     /// Kept for its buffers.
-    plan: Plan,
+    pub(crate) plan: Plan,
 }
 
 impl<B: DeviceBuffer> Arena<B> {
@@ -109,7 +112,8 @@ impl<B: DeviceBuffer, P: Placement> Arena<B, P> {
     pub fn with_placement(buffer: B, placement: P) -> Result<Self, AllocError> {
         let allocator = OffsetAllocator::with_placement(buffer.size(), buffer.grain(), placement)?;
         let (params, plan) = (Params::default(), Plan::default());
-        Ok(Self { buffer, allocator, params, compaction: Compaction::default(), observer: None, plan })
+        let (compaction, observer, mover) = (Compaction::default(), None, by_copy as Mover<B>);
+        Ok(Self { buffer, allocator, params, compaction, observer, mover, remapped_bytes: 0, plan })
     }
 
     /// What happens when only fragmentation is in the way.
@@ -120,6 +124,12 @@ impl<B: DeviceBuffer, P: Placement> Arena<B, P> {
     /// Who hears every allocation, release and move from now on; `Box::new(())` for nobody.
     pub fn set_observer(&mut self, observer: Box<dyn Observer + Send>) {
         self.observer = Some(observer);
+    }
+
+    /// Bytes that the arena's own moves have remapped instead of copied, of [`Stats::moved_bytes`] in all. O(1).
+    #[must_use]
+    pub fn remapped_bytes(&self) -> u64 {
+        self.remapped_bytes
     }
 
     /// Makes room, moving blocks when only fragmentation is in the way, and takes it.
@@ -253,7 +263,8 @@ impl<B: DeviceBuffer, P: Placement> Arena<B, P> {
         Ok(())
     }
 
-    /// Compacts, moving at most `budget` bytes with the buffer's own copies; returns how many moved.
+    /// Compacts, moving at most `budget` bytes with the buffer's own copies (or remaps, see
+    /// [`set_remap`](Self::set_remap)); returns how many moved.
     ///
     /// # Errors
     /// [`ArenaError::Device`] when the device refuses a copy: the moves before it stand.

@@ -49,8 +49,12 @@ pub trait DeviceBuffer {
         Self: Sized;
 }
 
-/// A buffer whose pages can be exchanged instead of copied: 2 MiB pages with `mremap` on the CPU,
+/// A buffer whose pages can be exchanged instead of copied: page tables of 2 MiB with `mremap` on the CPU,
 /// virtual memory management on CUDA, sparse binding on Vulkan.
+///
+/// An arena uses it for its own moves after [`Arena::set_remap`](crate::Arena::set_remap);
+/// [`remap_or_copy`](crate::remap_or_copy) makes one move of any length and distance, within
+/// [`Arena::apply`](crate::Arena::apply) too.
 pub trait Remap: DeviceBuffer {
     /// Size and alignment, in bytes, of what can be remapped; a power of two and a multiple of the grain.
     fn granule(&self) -> u64;

@@ -1,8 +1,16 @@
-//! Plans carried out with a buffer's own copies.
+//! Plans carried out with a buffer's own copies, or remaps.
 
 use core::ops::Range;
 
 use crate::{AllocError, Arena, ArenaError, DeviceBuffer, Move, Placement, Plan};
+
+/// How a range moves to an offset; returns how many bytes did so without a copy.
+pub(crate) type Mover<B> = fn(&mut B, Range<u64>, u64) -> Result<u64, <B as DeviceBuffer>::Error>;
+
+/// The [`Mover`] that every buffer has.
+pub(crate) fn by_copy<B: DeviceBuffer>(buffer: &mut B, src: Range<u64>, dst: u64) -> Result<u64, B::Error> {
+    buffer.copy_within(src, dst).map(|()| 0)
+}
 
 impl<B: DeviceBuffer, P: Placement> Arena<B, P> {
     /// Makes the moves of a plan that was made for the arena as it is.
@@ -16,7 +24,8 @@ impl<B: DeviceBuffer, P: Placement> Arena<B, P> {
             let (steps, others) = rest.split_at(count);
             rest = others;
             self.allocator().check_move(first)?;
-            self.buffer_mut().copy_within(src, dst).map_err(ArenaError::Device)?;
+            let mover = self.mover;
+            self.remapped_bytes += mover(self.buffer_mut(), src, dst).map_err(ArenaError::Device)?;
             for step in steps {
                 self.record(step)?;
             }

@@ -47,7 +47,7 @@
 //! * *compacting everything* (DeepSpeed): copies the whole arena where one block would do. It is there as
 //!   [`Compaction::SlideDown`].
 //! * *remapping pages*: no copies, but only where the device can, and in granules of megabytes. It is there
-//!   as the optional trait [`Remap`].
+//!   as the optional trait [`Remap`], and an arena over such a buffer uses it when told to: [`Arena::set_remap`].
 //!
 //! What it is not: thread-safe by itself (`&mut self`; put it under your lock), and an owner of memory (the
 //! backend's buffer is).
@@ -96,6 +96,7 @@ mod overlap;
 mod params;
 mod placement;
 mod plan;
+mod remap;
 mod request;
 mod resize;
 mod space;
@@ -112,5 +113,6 @@ pub use overlap::{CopyCost, CopyWay, DisjointSteps, bounce_pieces, disjoint_step
 pub use params::ParamId;
 pub use placement::{BestFit, GoodFit, Hole, Holes, LowestOffset, Placement, SizeClass, Spot};
 pub use plan::{Move, Plan};
+pub use remap::remap_or_copy;
 pub use request::{Block, Fit, Lifetime, Request};
 pub use stats::Stats;

@@ -1,12 +1,14 @@
 //! Buffers of the CPU device and views of them.
 
+use crate::page_buffer::check_remap;
+use crate::pages::{GRANULE, Pages};
 use crate::queue::CpuQueue;
 use crate::range_lock::{InUse, RangeGuard, RangeLock, Want};
 use crate::work::Work;
 use crate::{CpuError, sync};
-use allocator_core::{DeviceBuffer, check_copy, check_range};
+use allocator_core::{DeviceBuffer, Remap, check_copy, check_range};
 use bytemuck::{AnyBitPattern, Pod};
-use pinned_host::{DeviceMemory, HostRegion, OsLocker, OsRegion, PageLocker, QueuedBuffer};
+use pinned_host::{DeviceMemory, QueuedBuffer};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
@@ -48,6 +50,22 @@ impl DeviceBuffer for CpuBuffer {
     fn view(&self, range: Range<u64>) -> Result<CpuView<'_>, CpuError> {
         check_range(self.memory.size, 1, &range)?;
         Ok(CpuView { memory: &self.memory, range })
+    }
+}
+
+/// Whole pages of 2 MiB change places, enqueued on the compute queue as a copy is, and with both ranges kept from
+/// everybody else meanwhile. Where the system refuses, or cannot do it, the source is copied to the destination.
+///
+/// Addresses stay and their pages become others: as with [`PageBuffer`](crate::PageBuffer), not for memory that somebody
+/// holds by its pages.
+impl Remap for CpuBuffer {
+    fn granule(&self) -> u64 {
+        GRANULE as u64
+    }
+
+    fn remap(&mut self, src: Range<u64>, dst: u64) -> Result<(), CpuError> {
+        check_remap(self.memory.size, &src, dst)?;
+        self.queue.submit(Work::Remap { memory: Arc::clone(&self.memory), src, dst })
     }
 }
 
@@ -163,7 +181,7 @@ impl core::fmt::Debug for CpuView<'_> {
 
 /// The bytes of a buffer, shared by its clones and by the operations in flight.
 pub(crate) struct Memory {
-    region: OsRegion,
+    pages: Pages,
     size: u64,
     ranges: RangeLock,
     usage: Arc<Usage>,
@@ -172,17 +190,19 @@ pub(crate) struct Memory {
 impl Memory {
     fn new(size: u64, usage: &Arc<Usage>) -> Result<Self, CpuError> {
         let bytes = usize::try_from(size).map_err(|_| CpuError::TooLarge { bytes: size })?;
-        let region = map_pages(bytes.max(1)).map_err(|source| CpuError::Memory { bytes: size, source })?;
-        // First touch happens here and not inside the first transfer.
-        region.prepare(0, region.len());
+        let pages = Pages::new(bytes).map_err(|source| CpuError::Memory { bytes: size, source })?;
         usage.grow(size);
-        Ok(Memory { region, size, ranges: RangeLock::new(), usage: Arc::clone(usage) })
+        Ok(Memory { pages, size, ranges: RangeLock::new(), usage: Arc::clone(usage) })
     }
 
     /// Address of byte `offset`, which is at most `size`.
     pub(crate) fn at(&self, offset: u64) -> *mut u8 {
         debug_assert!(offset <= self.size);
-        self.region.base().as_ptr().wrapping_add(offset as usize)
+        self.pages.base().wrapping_add(offset as usize)
+    }
+
+    pub(crate) fn pages(&self) -> &Pages {
+        &self.pages
     }
 
     /// Takes ranges for as long as bytes are touched.
@@ -227,15 +247,5 @@ impl Usage {
 
     fn shrink(&self, bytes: u64) {
         sync::lock(&self.memory).current -= bytes;
-    }
-}
-
-/// Pageable pages: a device's memory is not host memory that a device must reach, so it is not locked and
-/// takes nothing from the lock limit.
-fn map_pages(bytes: usize) -> Result<OsRegion, pinned_host::HostError> {
-    let locker = OsLocker;
-    match locker.pageable(bytes) {
-        Some(region) => region,
-        None => locker.lock(bytes),
     }
 }

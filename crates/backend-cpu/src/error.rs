@@ -26,6 +26,39 @@ pub enum CpuError {
         /// Size that was asked for, in bytes.
         bytes: u64,
     },
+    /// A remap whose ranges share bytes; nothing was touched.
+    #[error("cannot exchange the pages of {len} bytes at {src} with those at {dst}: the ranges overlap")]
+    Overlap {
+        /// First byte of the source.
+        src: u64,
+        /// First byte of the destination.
+        dst: u64,
+        /// Length of both in bytes.
+        len: u64,
+    },
+    /// The system did not exchange the pages of two ranges; every byte is where it was.
+    #[error("the system did not exchange the pages of {len} bytes at {src} with those at {dst}: {source}")]
+    Exchange {
+        /// First byte of the source.
+        src: u64,
+        /// First byte of the destination.
+        dst: u64,
+        /// Length of both in bytes.
+        len: u64,
+        /// What the system said; out of memory when the process has as many mappings as it may have.
+        #[source]
+        source: std::io::Error,
+    },
+    /// One more exchange would cut the buffers of the process into too many mappings; every byte is where it was.
+    #[error(
+        "the buffers of this process are cut into {pieces} pieces already, of {most} they may be cut into"
+    )]
+    Scattered {
+        /// Cuts there are now, over all buffers.
+        pieces: u64,
+        /// The most there may be.
+        most: u64,
+    },
     /// The system gave no thread for a queue.
     #[error("no thread for the queue `{queue}`: {source}")]
     Thread {
@@ -107,10 +140,13 @@ impl DeviceError for CpuError {
             | CpuError::Foreign { .. }
             | CpuError::WaitsForItself { .. }
             | CpuError::InUse { .. }
+            | CpuError::Overlap { .. }
             | CpuError::Cast { .. } => ErrorKind::InvalidUse,
-            CpuError::Thread { .. } | CpuError::Operation { .. } | CpuError::Panicked { .. } => {
-                ErrorKind::Failed
-            }
+            CpuError::Thread { .. }
+            | CpuError::Exchange { .. }
+            | CpuError::Scattered { .. }
+            | CpuError::Operation { .. }
+            | CpuError::Panicked { .. } => ErrorKind::Failed,
         }
     }
 }

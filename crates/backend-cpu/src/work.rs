@@ -17,6 +17,8 @@ pub(crate) enum Work {
     Download { src: Arc<Memory>, from: u64, dst: HostBytes },
     /// Within a buffer, with memmove semantics.
     Move { memory: Arc<Memory>, src: Range<u64>, dst: u64 },
+    /// Within a buffer, by exchanging the pages of two ranges that do not overlap.
+    Remap { memory: Arc<Memory>, src: Range<u64>, dst: u64 },
     /// Nothing, until an event has fired.
     Wait(CpuEvent),
     /// A user's kernel.
@@ -29,7 +31,7 @@ pub(crate) type Kernel = Box<dyn FnOnce() -> Result<(), CpuError> + Send>;
 impl Work {
     /// Whether it copies bytes and does nothing else: it runs no foreign code and waits for no event.
     pub(crate) fn is_copy(&self) -> bool {
-        matches!(self, Work::Upload { .. } | Work::Download { .. } | Work::Move { .. })
+        matches!(self, Work::Upload { .. } | Work::Download { .. } | Work::Move { .. } | Work::Remap { .. })
     }
 
     /// Does it, on the calling thread, which holds no range.
@@ -54,6 +56,16 @@ impl Work {
                 let _guard = memory.acquire(&[(src, false), (dst..dst + len, true)])?;
                 // SAFETY: the buffer checked both ranges; the guard keeps others from them; `copy` allows overlap.
                 unsafe { std::ptr::copy(memory.at(from), memory.at(dst), len as usize) };
+            }
+            Work::Remap { memory, src, dst } => {
+                let len = src.end - src.start;
+                let from = src.start;
+                let _guard = memory.acquire(&[(src.clone(), true), (dst..dst + len, true)])?;
+                // SAFETY: the buffer checked both ranges; the guard keeps readers and writers from them.
+                if unsafe { memory.pages().exchange(src, dst) }.is_err() {
+                    // SAFETY: as above; a refused exchange has left every byte where it was.
+                    unsafe { std::ptr::copy_nonoverlapping(memory.at(from), memory.at(dst), len as usize) };
+                }
             }
             Work::Wait(event) => event.await_fired(),
             Work::Run(kernel) => return run_kernel(kernel),

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop where it stands")]
 
 use allocator_core::conformance::Harness as BufferHarness;
+use backend_cpu::{CpuError, PageBuffer};
 use pinned_host::{Queue, QueuedBuffer, Transfer};
 
 /// A device whose buffers are under test.
@@ -28,8 +29,27 @@ impl<T: Transfer> BufferHarness for Buffers<T> {
     }
 }
 
+/// Makes the synchronous buffers under test.
+struct SyncBuffers(fn(u64) -> Result<PageBuffer, CpuError>);
+
+impl BufferHarness for SyncBuffers {
+    type Buffer = PageBuffer;
+
+    fn make(&mut self, size: u64) -> PageBuffer {
+        (self.0)(size).unwrap()
+    }
+
+    fn write(&mut self, buffer: &mut PageBuffer, at: u64, bytes: &[u8]) {
+        buffer.bytes_mut()[at as usize..][..bytes.len()].copy_from_slice(bytes);
+    }
+
+    fn read(&mut self, buffer: &PageBuffer, at: u64, len: u64) -> Vec<u8> {
+        buffer.bytes()[at as usize..][..len as usize].to_vec()
+    }
+}
+
 mod cpu {
-    use super::Buffers;
+    use super::{Buffers, SyncBuffers};
     use backend_cpu::CpuDevice;
     use pinned_host::conformance::Harness;
 
@@ -43,13 +63,26 @@ mod cpu {
         }
     }
 
-    mod device_buffer {
-        allocator_core::device_buffer_suite!(super::Buffers(backend_cpu::CpuDevice::new().unwrap()));
+    /// A suite of the floor below over the device's buffers, the synchronous ones, and those whose pages stay.
+    macro_rules! buffers {
+        ($suite:ident, $tests:ident) => {
+            mod $suite {
+                allocator_core::$tests!(super::Buffers(backend_cpu::CpuDevice::new().unwrap()));
+
+                mod pages {
+                    allocator_core::$tests!(super::super::SyncBuffers(backend_cpu::PageBuffer::new));
+                }
+
+                mod fixed_pages {
+                    allocator_core::$tests!(super::super::SyncBuffers(backend_cpu::PageBuffer::fixed));
+                }
+            }
+        };
     }
 
-    mod arena {
-        allocator_core::arena_suite!(super::Buffers(backend_cpu::CpuDevice::new().unwrap()));
-    }
+    buffers!(device_buffer, device_buffer_suite);
+    buffers!(arena, arena_suite);
+    buffers!(remap, remap_suite);
 
     pinned_host::transfer_suite!(Cpu);
     pinned_host::queue_suite!(Cpu);

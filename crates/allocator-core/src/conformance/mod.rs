@@ -133,6 +133,8 @@ macro_rules! remap_suite {
             whole_granules_move_up_and_down,
             neighbouring_granules_move,
             copies_work_after_a_remap,
+            ragged_moves_are_remapped_and_copied,
+            arena_that_remaps_loses_no_byte,
             off_the_granule_is_refused,
             overlap_is_refused,
             out_of_bounds_is_refused,

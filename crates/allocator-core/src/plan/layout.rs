@@ -25,6 +25,13 @@ impl Item {
         self.offset + self.len
     }
 
+    /// The lowest offset it can slide down to, in steps of `step` bytes (a power of two) if there is one.
+    fn lowest_above(&self, free_from: u64, step: Option<u64>) -> Option<u64> {
+        let Some(step) = step else { return lowest(&(free_from..self.end()), self.len, self.align) };
+        // Both are powers of two, so going down by a multiple of the larger keeps alignment and remainder.
+        Some(self.offset - align_down(self.offset.checked_sub(free_from)?, step.max(self.align)))
+    }
+
     pub(super) fn to(&self, dst: u64) -> Move {
         Move { handle: self.handle, src: self.offset..self.end(), dst }
     }
@@ -70,12 +77,20 @@ impl Layout {
         (0..=self.len()).any(|gap| lowest(&self.gap(gap), fit.size, fit.align).is_some())
     }
 
-    /// Moves every block that `may` move down as far as it goes and tells `emit` each move. O(blocks).
-    pub(super) fn slide_down(&mut self, mut may: impl FnMut(&Item) -> bool, mut emit: impl FnMut(Move)) {
+    /// Moves every block that `may` move down as far as it goes, those of at least `granule` bytes by a multiple of
+    /// it, and tells `emit` each move. O(blocks).
+    pub(super) fn slide_down(
+        &mut self,
+        granule: u64,
+        mut may: impl FnMut(&Item) -> bool,
+        mut emit: impl FnMut(Move),
+    ) {
+        let granule = granule.checked_next_power_of_two();
         let mut free_from = 0;
         for item in &mut self.items {
+            let step = granule.filter(|granule| item.len >= *granule);
             if !item.wall
-                && let Some(dst) = lowest(&(free_from..item.end()), item.len, item.align)
+                && let Some(dst) = item.lowest_above(free_from, step)
                 && dst < item.offset
                 && may(item)
             {

@@ -120,7 +120,7 @@ impl Search {
             self.emit(layout, split, plan);
             return true;
         }
-        layout.slide_down(|_| true, |step| plan.push(step));
+        layout.slide_down(u64::MAX, |_| true, |step| plan.push(step));
         if layout.holds(fit) || self.evacuate(layout, fit, None, plan) {
             return true;
         }

@@ -29,11 +29,32 @@ impl<P> OffsetAllocator<P> {
 
     /// [`plan_compact`](Self::plan_compact) into a plan whose buffers are used again.
     pub fn plan_compact_into(&self, budget: u64, plan: &mut Plan) {
+        self.plan_compact_pages_into(u64::MAX, budget, plan);
+    }
+
+    /// [`plan_compact`](Self::plan_compact) for a buffer whose pages can change places: every block of at least
+    /// `granule` bytes moves by a multiple of it, so that its whole granules can be
+    /// [remapped](crate::remap_or_copy).
+    ///
+    /// The price is a hole of less than a granule before each such block, which only smaller blocks can use: in the
+    /// end the largest hole is up to that much per large block below it smaller than after `plan_compact`. Blocks
+    /// [aligned](Request::align) to the granule move so by themselves and cost nothing more. `granule` is rounded up
+    /// to a power of two.
+    #[must_use]
+    pub fn plan_compact_pages(&self, granule: u64, budget: u64) -> Plan {
+        let mut plan = Plan::default();
+        self.plan_compact_pages_into(granule, budget, &mut plan);
+        plan
+    }
+
+    /// [`plan_compact_pages`](Self::plan_compact_pages) into a plan whose buffers are used again.
+    pub fn plan_compact_pages_into(&self, granule: u64, budget: u64, plan: &mut Plan) {
         plan.clear();
         let mut layout = core::mem::take(&mut plan.layout);
         layout.load(self, true);
         let mut left = budget;
         layout.slide_down(
+            granule,
             |item| left.checked_sub(item.len).inspect(|rest| left = *rest).is_some(),
             |step| plan.push(step),
         );
@@ -54,7 +75,74 @@ impl<P> OffsetAllocator<P> {
     /// Length of the longest hole after everything slid down; with `walls` off, leases are ignored.
     pub(crate) fn reachable(&self, walls: bool, plan: &mut Plan) -> u64 {
         plan.layout.load(self, walls);
-        plan.layout.slide_down(|_| true, drop);
+        plan.layout.slide_down(u64::MAX, |_| true, drop);
         plan.layout.longest_gap()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec::Vec;
+
+    /// Blocks of 1 to 40 bytes, every third of which is gone.
+    fn scattered(seed: u64, align: impl Fn(u64) -> u64) -> OffsetAllocator {
+        let mut random = seed.wrapping_mul(2) + 1;
+        let mut next = |below: u64| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random % below
+        };
+        let mut allocator = OffsetAllocator::new(1000).unwrap();
+        let mut blocks = Vec::new();
+        loop {
+            let size = 1 + next(40);
+            match allocator.allocate(Request::new(size).align(align(size))) {
+                Ok(block) => blocks.push(block),
+                Err(_) => break,
+            }
+        }
+        for (number, block) in blocks.iter().enumerate() {
+            match number % 11 {
+                0 | 3 | 6 | 9 => drop(allocator.free(*block).unwrap()),
+                7 => drop(allocator.lease(*block).unwrap()),
+                _ => {}
+            }
+        }
+        allocator
+    }
+
+    #[test]
+    fn large_blocks_move_by_granules_and_compaction_ends() {
+        for seed in 1..200 {
+            let mut allocator = scattered(seed, |size| if size % 5 == 0 { 4 } else { 1 });
+            let plan = allocator.plan_compact_pages(16, u64::MAX);
+            assert!(plan.bytes() <= allocator.plan_slide().bytes(), "no block moves that would not slide");
+            for step in plan.moves() {
+                assert!(step.dst < step.src.start);
+                assert!(step.len() < 16 || (step.src.start - step.dst).is_multiple_of(16), "{step:?}");
+                allocator.commit_move(step).unwrap();
+            }
+            allocator.check().unwrap();
+            assert!(allocator.plan_compact_pages(16, u64::MAX).is_empty());
+            // No hole before a large block that it could have gone down by a granule.
+            let holes: Vec<_> = allocator.holes().collect();
+            for block in allocator.blocks().filter(|block| block.leases == 0) {
+                let before = holes.iter().find(|hole| hole.end == block.range.start);
+                let most = if block.range.end - block.range.start < 16 { 4 } else { 16 };
+                assert!(before.is_none_or(|hole| hole.end - hole.start < most), "{block:?} after {before:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_aligned_to_the_granule_slide_as_ever() {
+        for seed in 1..100 {
+            let allocator = scattered(seed, |size| if size < 16 { 1 } else { 16 });
+            assert_eq!(allocator.plan_compact_pages(16, u64::MAX), allocator.plan_slide());
+            assert_eq!(allocator.plan_compact_pages(16, 60), allocator.plan_compact(60));
+            assert_eq!(allocator.plan_compact_pages(0, 60), allocator.plan_compact(60));
+        }
     }
 }
