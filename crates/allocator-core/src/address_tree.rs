@@ -247,7 +247,7 @@ mod tests {
             state = state.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(0x1405_7B7E_F767_814F);
             (state >> 33) % bound
         };
-        for step in 0..if cfg!(miri) { 200 } else { 5000_u32 } {
+        for step in 0..if cfg!(miri) { 40 } else { 5000_u32 } {
             let offset = draw(500) * 100;
             if let Some((_, len)) = map.get_mut(&offset) {
                 if draw(3) == 0 {

@@ -32,7 +32,7 @@ impl<P> OffsetAllocator<P> {
         let hole = found.filter(|_| !there).unwrap_or(left);
         self.space.occupy(hole, step.dst, slot, step.len());
         self.counts.moves += 1;
-        self.counts.moved_bytes += step.len();
+        self.counts.moved_bytes = self.counts.moved_bytes.saturating_add(step.len());
         self.epoch += 1;
         Ok(())
     }

@@ -46,7 +46,8 @@ impl<P> OffsetAllocator<P> {
         }
         self.space.nodes[slot].len = size;
         self.counts.requested = self.counts.requested - requested + size;
-        self.counts.free = self.counts.free + range.end - end;
+        // The sum on the way may not fit, what comes out does.
+        self.counts.free = self.counts.free.wrapping_add(range.end).wrapping_sub(end);
         if leased {
             self.counts.leased_bytes = self.counts.leased_bytes - (range.end - range.start) + fit.size;
         }
@@ -80,7 +81,7 @@ impl<P> OffsetAllocator<P> {
         self.check_resize(size)?;
         if size != self.size {
             self.space.move_top(self.size, size);
-            self.counts.free = self.counts.free + size - self.size;
+            self.counts.free = self.counts.free.wrapping_add(size).wrapping_sub(self.size);
             self.size = size;
             self.epoch += 1;
         }

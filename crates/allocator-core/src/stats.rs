@@ -30,7 +30,7 @@ pub struct Stats {
     pub leased_bytes: u64,
     /// Moves committed since the allocator was made.
     pub moves: u64,
-    /// Bytes they moved.
+    /// Bytes they moved, `u64::MAX` where that is more.
     pub moved_bytes: u64,
 }
 

@@ -103,13 +103,11 @@ fn bare_large_lowest_offset() {
 
 /// Offsets beyond 2^63.
 #[test]
-#[ignore = "sums of bytes overflow: OffsetAllocator::resize and resize_block, Plan::bytes, Stats::moved_bytes"]
 fn bare_huge_good_fit_aligned() {
     agrees(|| Shadow::bare(config(u64::MAX - 255, 256, 63, 1 << 61), GoodFit));
 }
 
 #[test]
-#[ignore = "sums of bytes overflow: OffsetAllocator::resize and resize_block, Plan::bytes, Stats::moved_bytes"]
 fn bare_huge_lowest_offset() {
     agrees(|| Shadow::bare(config(u64::MAX, 1, 0, 1 << 60), LowestOffset));
 }

@@ -111,7 +111,7 @@ impl Exact {
                     self.rows.extend_from_within(row * count..(row + 1) * count);
                     self.rows[next * count + block] = dst;
                     self.origins.push((row, block));
-                    self.queue.push(Reverse((bytes + item.len, moves + 1, next)));
+                    self.queue.push(Reverse((bytes.saturating_add(item.len), moves + 1, next)));
                 }
             }
         }

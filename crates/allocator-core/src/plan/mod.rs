@@ -91,7 +91,7 @@ impl Plan {
         &self.moves
     }
 
-    /// Bytes moved by all moves together.
+    /// Bytes moved by all moves together, `u64::MAX` where that is more.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes
@@ -110,7 +110,7 @@ impl Plan {
     }
 
     fn push(&mut self, step: Move) {
-        self.bytes += step.len();
+        self.bytes = self.bytes.saturating_add(step.len());
         self.moves.push(step);
     }
 }
