@@ -12,7 +12,8 @@ use crate::Fit;
 ///   (offset 64, len 32, most 96)     (offset 900, len 8, most 8)
 ///               └─ (offset 200, len 96, most 96)
 /// ```
-/// Expected depth O(log n). Source: Seidel and Aragon, "Randomized Search Trees", Algorithmica 16 (1996); the
+/// Expected depth O(log n), which is also that of the recursion. Priorities are drawn from the slots, so whoever chooses
+/// which blocks to free in knowledge of them can make it deeper: it is not for requests of an adversary. Source: Seidel and Aragon, "Randomized Search Trees", Algorithmica 16 (1996); the
 /// augmentation is that of an interval tree. Nodes have the slots of the holes they stand for.
 #[derive(Debug, Clone)]
 pub(crate) struct AddressTree {
@@ -39,23 +40,25 @@ impl Default for AddressTree {
 impl AddressTree {
     /// The lowest offset at which `fit` fits, and the slot of the hole there.
     ///
-    /// O(log n) without alignment; with it, holes long enough but not where they are aligned are passed one by one.
+    /// O(log n) without alignment; with it, O(log n) more for each hole that is long enough but not where it would be
+    /// aligned.
     pub(crate) fn lowest(&self, fit: &Fit) -> Option<(u32, u64)> {
         self.lowest_below(self.root, fit)
+    }
+
+    /// Makes room for the holes of so many slots, so that later insertions allocate nothing.
+    #[inline]
+    pub(crate) fn cover(&mut self, slots: usize) {
+        if slots > self.nodes.len() {
+            self.nodes.resize(slots, TreeNode { offset: 0, len: 0, most: 0, left: NIL, right: NIL });
+        }
     }
 
     /// Adds the hole in `slot`, which is not there yet.
     pub(crate) fn insert(&mut self, slot: u32, offset: u64, len: u64) {
         let node = TreeNode { offset, len, most: len, left: NIL, right: NIL };
-        match self.nodes.get_mut(slot as usize) {
-            Some(place) => *place = node,
-            None => {
-                // Slots are taken in order; those skipped are put in when they are first used.
-                self.nodes
-                    .resize(slot as usize, TreeNode { offset: 0, len: 0, most: 0, left: NIL, right: NIL });
-                self.nodes.push(node);
-            }
-        }
+        self.cover(slot as usize + 1);
+        self.nodes[slot as usize] = node;
         self.root = self.inserted(self.root, slot);
     }
 

@@ -23,9 +23,10 @@ use crate::{AllocError, Block, Fit, GoodFit, Handle, Placement, Request, Spot};
 /// taking ([`commit`](Self::commit)) are apart, so that a caller can compare candidates, or do what may
 /// fail, before anything changes. Every method that refuses leaves the state as it was.
 ///
-/// Complexity: with [`GoodFit`], allocate and free are O(1), but for the first refusal after the longest hole went and for
-/// alignment above the grain; other placements say their own. No method but the growth of the slot table allocates on the
-/// heap, and that only until as many slots as there ever are blocks and holes at once exist.
+/// Complexity: with [`GoodFit`], allocate and free are O(1), but for a request of the longest class of holes, whose holes may
+/// all be looked at, and for alignment above the grain; other placements say their own. Refusals are O(1) once one has
+/// looked. On the heap, allocations allocate until there are as many slots as there ever are blocks at once; so do plans, whose
+/// buffers can be kept, explanations and pictures, and a longer range may. A release, a move and a lease never do.
 ///
 /// ```
 /// use allocator_core::{AllocError, OffsetAllocator, Request};
@@ -153,7 +154,7 @@ impl<P> OffsetAllocator<P> {
         &self.placement
     }
 
-    /// Rises with every allocation, release, move and lease.
+    /// Rises with every change: allocations, releases, moves, leases and their ends, resizes.
     #[must_use]
     pub fn epoch(&self) -> u64 {
         self.epoch
@@ -293,7 +294,9 @@ impl<P: Placement> OffsetAllocator<P> {
     #[inline]
     pub fn find(&self, request: Request) -> Result<Candidate, AllocError> {
         let fit = request.fit(self.grain)?;
-        let Spot { slot: hole, offset, .. } = self.spot(&fit, request)?;
+        let Some(Spot { slot: hole, offset }) = self.spot(&fit)? else {
+            return Err(self.out_of_memory(request));
+        };
         let (requested, epoch, owner) = (request.size, self.epoch, self.owner);
         Ok(Candidate { hole, offset, fit, requested, epoch, owner })
     }
@@ -312,7 +315,7 @@ impl<P: Placement> OffsetAllocator<P> {
         if epoch != self.epoch {
             return Err(AllocError::StaleCandidate { found: epoch, now: self.epoch });
         }
-        self.take(Spot { slot: hole, offset, checked: true }, &fit, requested)
+        self.take(Spot { slot: hole, offset }, &fit, requested)
     }
 
     /// Finds room and takes it. Never moves a block.
@@ -322,29 +325,29 @@ impl<P: Placement> OffsetAllocator<P> {
     #[inline]
     pub fn allocate(&mut self, request: Request) -> Result<Handle, AllocError> {
         let fit = request.fit(self.grain)?;
-        match self.spot(&fit, request) {
-            Ok(spot) => self.take(spot, &fit, request.size),
-            Err(error) => {
-                // What was looked for in vain is remembered, so that the next refusal need not look.
-                self.space.tighten();
-                Err(error)
-            }
+        if let Some(spot) = self.spot(&fit)? {
+            return self.take(spot, &fit, request.size);
         }
+        // What was looked for in vain is remembered, so that the next refusal need not look.
+        self.space.tighten();
+        Err(self.out_of_memory(request))
     }
 
-    /// The spot for a request, which is inside one hole and aligned.
+    /// The spot for a request, which is inside one hole and aligned; `None` when there is none.
     #[inline]
-    fn spot(&self, fit: &Fit, request: Request) -> Result<Spot, AllocError> {
+    fn spot(&self, fit: &Fit) -> Result<Option<Spot>, AllocError> {
         if fit.size > self.space.longest_bound() {
-            return Err(self.out_of_memory(request));
+            return Ok(None);
         }
-        let Some(spot) = self.placement.place(Holes::new(&self.space), fit) else {
-            return Err(self.out_of_memory(request));
-        };
-        if spot.checked || self.is_inside(&spot, fit) {
-            Ok(spot)
-        } else {
-            Err(AllocError::Misplaced { offset: spot.offset, size: fit.size })
+        let spot = self.placement.place(Holes::new(&self.space), fit);
+        if P::TRUST.0 {
+            return Ok(spot);
+        }
+        match spot {
+            Some(spot) if !self.is_inside(&spot, fit) => {
+                Err(AllocError::Misplaced { offset: spot.offset, size: fit.size })
+            }
+            spot => Ok(spot),
         }
     }
 }
@@ -366,7 +369,7 @@ impl<P> OffsetAllocator<P> {
         if self.counts.blocks >= u64::from(self.limit) {
             return Err(AllocError::TooManyBlocks { limit: self.limit });
         }
-        let slot = self.space.nodes.take_block();
+        let slot = self.space.take_block();
         self.space.occupy(spot.slot, spot.offset, slot, fit.size);
         let node = &mut self.space.nodes[slot];
         node.len = requested;

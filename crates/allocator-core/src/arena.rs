@@ -374,7 +374,8 @@ impl<B: DeviceBuffer, P: Placement> Arena<B, P> {
 
     /// The end of the last part of a block that a parameter names.
     pub(crate) fn params_end(&self, handle: Handle) -> Option<u64> {
-        self.params.of(handle).filter_map(|param| Some(self.params.part(param).ok()?.1.end)).max()
+        let parts = self.params.of(handle).filter_map(|param| Some(self.params.part(param).ok()?.1));
+        parts.filter(|part| !part.is_empty()).map(|part| part.end).max()
     }
 
     /// The buffer, to write to. The allocator does not see what is done to it.

@@ -36,7 +36,7 @@ pub(crate) struct Head {
     pub(crate) low: u64,
     /// Length of `best`: so a choice between holes looks at none of them.
     pub(crate) len: u64,
-    /// The lowest hole known, which is in no list; `NIL` iff there is none.
+    /// A low hole, which is in no list: the lowest of those that came since it was last taken. `NIL` iff there is none.
     pub(crate) best: u32,
     /// The others, the latest first; `NIL` if there are none.
     pub(crate) rest: u32,
@@ -74,7 +74,7 @@ impl Class {
         Self((bits as u32).wrapping_sub(((f64::MAX_EXP - 1) as u32) << STEP_BITS))
     }
 
-    /// The same where there is no floating-point unit, and beyond it.
+    /// The same without floating-point numbers, and beyond their reach here.
     fn by_shifts(units: u64) -> Self {
         let row = units.ilog2();
         let step = (units << (63 - row)) >> (63 - STEP_BITS);

@@ -195,6 +195,28 @@ pub enum ApplyError<E> {
     Run(#[source] E),
 }
 
+/// Why an arena did not become as long as it was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ResizeError<E> {
+    /// The allocator refused; the closure did not run.
+    #[error(transparent)]
+    Alloc(#[from] AllocError),
+    /// The closure failed; nothing changed.
+    #[error("the buffer was not resized")]
+    Run(#[source] E),
+    /// The closure made the buffer another size than it was told.
+    #[error("the buffer came out at {found} bytes, not {told}; the arena has {kept}")]
+    Differs {
+        /// Bytes the closure was told.
+        told: u64,
+        /// Bytes the buffer has.
+        found: u64,
+        /// Bytes the arena has now: as many as the buffer, down to the grain, but never fewer than its blocks need.
+        kept: u64,
+    },
+}
+
 /// A broken invariant found by [`OffsetAllocator::check`](crate::OffsetAllocator::check): a bug here, not
 /// in the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -48,6 +48,9 @@ fn run(moves: &[Move]) -> (Range<u64>, u64, usize) {
         let len = src.end - src.start;
         if count == 0 {
             (src, dst) = (step.src.clone(), step.dst);
+        } else if step.src.start < dst + len && dst < step.src.end {
+            // It reads what the run has written: a block that moves a second time.
+            break;
         } else if step.src.start == src.end && step.dst == dst + len {
             src.end = step.src.end;
         } else if step.src.end == src.start && step.dst_range().end == dst {
@@ -109,5 +112,18 @@ mod tests {
         assert_eq!(run(&[step(3, 90), step(2, 80), step(0, 50)]), (20..40, 80, 2));
         assert_eq!(run(&[step(0, 50), step(1, 60), step(2, 71)]), (0..20, 50, 2));
         assert_eq!(run(&[step(1, 50)]), (10..20, 50, 1));
+    }
+
+    #[test]
+    fn a_block_that_moves_twice_is_in_two_runs() {
+        let mut arena = Arena::new(Copies(72, Vec::new())).unwrap();
+        let _below = arena.allocate(Request::new(8)).unwrap();
+        let gone = arena.allocate(Request::new(24)).unwrap();
+        let _aligned = arena.allocate(Request::new(8).align(16)).unwrap();
+        let twice = arena.allocate(Request::new(8)).unwrap();
+        arena.release(gone).unwrap();
+        arena.allocate(Request::new(48)).unwrap();
+        assert_eq!(arena.range(twice), Ok(8..16));
+        assert_eq!(arena.buffer().1, [(32..48, 16), (24..32, 8)]);
     }
 }

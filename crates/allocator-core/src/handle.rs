@@ -3,6 +3,8 @@
 use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use crate::nodes::FIRST_BLOCK;
+
 /// The name of a live block: stays valid while the block moves, and is refused once it is freed.
 ///
 /// A handle is a slot number, the slot's generation when the block was made, and the number of the
@@ -11,27 +13,27 @@ use core::sync::atomic::{AtomicU32, Ordering};
 /// handle of another allocator is an error too (allocators are numbered by a 32-bit counter per process).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Handle {
-    index: u32,
+    slot: u32,
     generation: u32,
     owner: u32,
 }
 
 impl Handle {
-    /// The slot number: small, dense and reused after the block is freed. Use it to index a table beside
-    /// the allocator, and store the whole handle in the table to tell a slot's tenants apart.
+    /// The block's number: small, dense and reused after the block is freed. Use it to index a table beside
+    /// the allocator, and store the whole handle in the table to tell a number's tenants apart.
     #[must_use]
     pub const fn index(self) -> usize {
-        self.index as usize
+        ((self.slot - FIRST_BLOCK) / 2) as usize
     }
 
     #[inline]
-    pub(crate) const fn new(index: u32, generation: u32, owner: u32) -> Self {
-        Self { index, generation, owner }
+    pub(crate) const fn new(slot: u32, generation: u32, owner: u32) -> Self {
+        Self { slot, generation, owner }
     }
 
     #[inline]
     pub(crate) const fn slot(self) -> u32 {
-        self.index
+        self.slot
     }
 
     #[inline]
@@ -51,10 +53,10 @@ impl fmt::Debug for Handle {
     }
 }
 
-/// `slot.generation@allocator`, short enough for a log line.
+/// `number.generation@allocator`, short enough for a log line.
 impl fmt::Display for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}@{}", self.index, self.generation, self.owner)
+        write!(f, "{}.{}@{}", self.index(), self.generation, self.owner)
     }
 }
 

@@ -105,7 +105,7 @@ mod stats;
 pub use allocator::{Candidate, OffsetAllocator};
 pub use arena::{Arena, Compaction};
 pub use buffer::{DeviceBuffer, RangeError, Remap, check_copy, check_range};
-pub use error::{AllocError, ApplyError, ArenaError, Inconsistency, MoveFault};
+pub use error::{AllocError, ApplyError, ArenaError, Inconsistency, MoveFault, ResizeError};
 pub use explain::{Explanation, Verdict};
 pub use handle::Handle;
 pub use observer::Observer;

@@ -5,6 +5,8 @@ use alloc::vec::Vec;
 
 /// No slot: that of the sentinel.
 pub(crate) const NIL: u32 = 0;
+/// The first slot for a block; every other one from here on is, see [`Nodes::take_block`].
+pub(crate) const FIRST_BLOCK: u32 = 5;
 /// Set in a [`Link`] to a hole.
 const HOLE: u32 = 1 << 31;
 /// Blocks at once at most: there is one hole more than blocks at most, one yet while a block moves, and the sentinel.
@@ -112,16 +114,32 @@ pub(crate) struct Nodes {
 }
 
 impl Nodes {
+    /// The sentinel, and slots for one hole, one beside the first block, and one more while a block moves.
     pub(crate) fn new() -> Self {
-        Nodes { nodes: vec![Node::VACANT], vacant_blocks: NIL, vacant_holes: NIL }
+        let mut nodes = Nodes { nodes: vec![Node::VACANT], vacant_blocks: NIL, vacant_holes: NIL };
+        for _ in 0..3 {
+            let slot = nodes.grow();
+            nodes.give_hole(slot);
+        }
+        nodes
     }
 
-    /// A vacant slot for a block. Allocates only when there is none.
+    /// How many slots there are.
+    pub(crate) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// A vacant slot for a block. Allocates only when there is none, for the hole that the block may leave behind as well: a
+    /// release never allocates.
     #[inline]
     pub(crate) fn take_block(&mut self) -> u32 {
         let slot = self.vacant_blocks;
         if slot == NIL {
-            return self.grow();
+            let hole = self.grow();
+            self.give_hole(hole);
+            let slot = self.grow();
+            debug_assert!(slot >= FIRST_BLOCK && (slot - FIRST_BLOCK).is_multiple_of(2));
+            return slot;
         }
         self.vacant_blocks = self[slot].next.slot();
         slot
@@ -140,13 +158,11 @@ impl Nodes {
         }
     }
 
-    /// A vacant slot for a hole. Allocates only when there is none.
+    /// A vacant slot for a hole: there is one, by what [`take_block`](Self::take_block) sees to.
     #[inline]
     pub(crate) fn take_hole(&mut self) -> u32 {
         let slot = self.vacant_holes;
-        if slot == NIL {
-            return self.grow();
-        }
+        debug_assert!(slot != NIL, "there are more holes than blocks and two");
         self.vacant_holes = self[slot].next.slot();
         slot
     }
@@ -235,7 +251,7 @@ mod tests {
         nodes.give_hole(hole);
         nodes.give_block(block);
         assert_eq!((nodes.take_hole(), nodes.take_block()), (hole, block));
-        assert!(nodes.take_hole() > hole && nodes.get(100).is_none());
+        assert!(nodes.take_hole() != hole && nodes.get(100).is_none());
     }
 
     #[test]

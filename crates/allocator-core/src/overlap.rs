@@ -37,15 +37,14 @@ impl CopyCost {
     /// scratch full.
     #[must_use]
     pub fn way(self, len: u64, distance: u64) -> CopyWay {
-        if distance >= len {
+        if distance == 0 || distance >= len {
             return CopyWay::Once;
         }
         if self.scratch == 0 {
             return CopyWay::Steps;
         }
         let times = |count: u64| self.start.saturating_mul(count);
-        // A distance of 0 is no copy at all; as many steps as bytes say so.
-        let steps = len.saturating_add(times(len.div_ceil(distance.max(1))));
+        let steps = len.saturating_add(times(len.div_ceil(distance)));
         let fills = len.div_ceil(self.scratch).saturating_mul(2);
         let bounce = len.saturating_mul(2).saturating_add(times(fills));
         if steps <= bounce { CopyWay::Steps } else { CopyWay::Bounce }
@@ -72,7 +71,8 @@ pub fn bounce_pieces(src: Range<u64>, dst: u64, scratch: u64) -> impl Iterator<I
 /// Each piece is at most as long as the distance moved (and at most `max_piece`), and pieces come in the
 /// order that overwrites no byte still to be read: ascending when moving down, descending when moving up.
 /// Source: the chunked slide of DeepSpeed's `ContiguousMemoryAllocator._defragment_memory`, in both
-/// directions. Yields nothing when the distance or the length is zero. `max_piece` of zero means no bound.
+/// directions. Yields nothing when the distance or the length is zero. `max_piece` of zero means no bound; another is a
+/// multiple of the device's grain. Both ranges lie in one buffer: see [`check_copy`](crate::check_copy).
 ///
 /// ```
 /// use allocator_core::disjoint_steps;
@@ -139,7 +139,7 @@ mod tests {
         assert_eq!(cost.way(10_000, 50), CopyWay::Bounce);
         assert_eq!(CopyCost { scratch: 0, ..cost }.way(10_000, 1), CopyWay::Steps);
         assert_eq!(cost.way(u64::MAX / 2, 1), CopyWay::Steps, "saturates");
-        assert_eq!(cost.way(1000, 0), CopyWay::Bounce, "no division by zero");
+        assert_eq!(cost.way(1000, 0), CopyWay::Once, "no copy at all");
     }
 
     /// Both ways, over a model of memory that forbids overlap.

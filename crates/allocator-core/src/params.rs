@@ -135,10 +135,11 @@ impl Params {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nodes::FIRST_BLOCK;
 
     #[test]
     fn lists_hold_together_in_any_order_of_removal() {
-        let blocks = [Handle::new(0, 0, 9), Handle::new(5, 1, 9)];
+        let blocks = [Handle::new(FIRST_BLOCK, 0, 9), Handle::new(FIRST_BLOCK + 10, 1, 9)];
         for removal in 0..6 {
             let mut params = Params::default();
             let mut ids: Vec<_> = (0..3).map(|at| params.assign(blocks[1], at..4).unwrap()).collect();
@@ -163,7 +164,7 @@ mod tests {
     #[test]
     fn an_entry_with_no_generation_left_is_retired() {
         let mut params = Params::default();
-        let block = Handle::new(0, 0, 0);
+        let block = Handle::new(FIRST_BLOCK, 0, 0);
         let first = params.assign(block, 0..1).unwrap();
         params.entries[0].generation = u32::MAX;
         let last = ParamId { generation: u32::MAX, ..first };

@@ -4,7 +4,7 @@ use core::ops::Range;
 
 use crate::allocator::check_size;
 use crate::{
-    AllocError, ApplyError, Arena, DeviceBuffer, Handle, OffsetAllocator, Placement, Request, check_range,
+    AllocError, Arena, DeviceBuffer, Handle, OffsetAllocator, Placement, Request, ResizeError, check_range,
 };
 
 impl<P> OffsetAllocator<P> {
@@ -109,7 +109,8 @@ impl<B: DeviceBuffer, P: Placement> Arena<B, P> {
     /// Makes a block longer or shorter where it is; see [`OffsetAllocator::resize_block`]. Returns the bytes that were
     /// asked for, where they are.
     ///
-    /// Parameters keep naming the parts they did: a part beyond a shorter block's end is refused.
+    /// Parameters keep naming the parts they did: a part beyond a shorter block's end is refused. O(1 + parameters of the
+    /// block).
     ///
     /// # Errors
     /// As [`OffsetAllocator::resize_block`]; [`AllocError::Range`] when a parameter names bytes that would go.
@@ -128,9 +129,10 @@ impl<B: DeviceBuffer, P: Placement> Arena<B, P> {
     /// size in bytes. O(1) beside `run`.
     ///
     /// # Errors
-    /// [`ApplyError::Alloc`] as [`OffsetAllocator::resize`], and `run` was not called; [`ApplyError::Run`] with what `run`
-    /// returned, and nothing changed. A `run` that makes the buffer another size than it was told gives the arena that size,
-    /// or [`AllocError::CannotShrink`] when blocks are beyond it.
+    /// [`ResizeError::Alloc`] as [`OffsetAllocator::resize`], and `run` was not called; [`ResizeError::Run`] with what `run`
+    /// returned, and nothing changed; [`ResizeError::Differs`] when the buffer came out at another size than `run` was told:
+    /// the arena then has that size, down to the grain, but never less than its blocks need. Should the buffer be shorter than
+    /// that, the blocks beyond its end are lost.
     #[cfg_attr(feature = "conformance", doc = "```")]
     #[cfg_attr(not(feature = "conformance"), doc = "```ignore")]
     /// use allocator_core::conformance::VecBuffer;
@@ -153,11 +155,16 @@ impl<B: DeviceBuffer, P: Placement> Arena<B, P> {
         &mut self,
         size: u64,
         run: impl FnOnce(&mut B, u64) -> Result<(), E>,
-    ) -> Result<(), ApplyError<E>> {
+    ) -> Result<(), ResizeError<E>> {
         self.allocator().check_resize(size)?;
-        run(self.buffer_mut(), size).map_err(ApplyError::Run)?;
-        let size = self.buffer().size();
-        Ok(self.allocator_mut().resize(size)?)
+        run(self.buffer_mut(), size).map_err(ResizeError::Run)?;
+        let found = self.buffer().size();
+        let kept = match found {
+            found if found == size => size,
+            found => (found & !(self.allocator().grain() - 1)).max(self.allocator().least_size()),
+        };
+        self.allocator_mut().resize(kept)?;
+        if found == size { Ok(()) } else { Err(ResizeError::Differs { told: size, found, kept }) }
     }
 }
 

@@ -63,6 +63,10 @@ impl Space {
         self.count
     }
 
+    pub(crate) fn grain(&self) -> u64 {
+        1 << self.grain_log2
+    }
+
     #[inline]
     pub(crate) fn class_of(&self, len: u64) -> Class {
         Class::of(len >> self.grain_log2)
@@ -83,7 +87,7 @@ impl Space {
         node.offset..node.offset + self.rounded(node.len)
     }
 
-    /// Holes of one size class: the lowest known, then the others, the latest made first.
+    /// Holes of one size class: its low one, then the others, the latest made first.
     #[inline]
     pub(crate) fn in_class(&self, class: Class) -> impl Iterator<Item = (u32, &Node)> {
         let head = self.bins.head(class);
@@ -112,7 +116,15 @@ impl Space {
             return self.longest;
         }
         let Some(class) = self.bins.longest() else { return 0 };
-        self.in_class(class).map(|(_, node)| node.len).max().unwrap_or(0)
+        let mut longest = 0;
+        for (_, node) in self.in_class(class) {
+            longest = longest.max(node.len);
+            // None is longer, and where all are equal this is the first.
+            if longest == self.longest {
+                break;
+            }
+        }
+        longest
     }
 
     /// Makes the bound exact. O(holes of the longest class), and O(1) the next time.
@@ -149,6 +161,16 @@ impl Space {
             None => link.as_hole().map(|_| node.offset..node.end())?,
         };
         Some((Span { link, range }, node.prev, node.next))
+    }
+
+    /// A slot for a block.
+    #[inline]
+    pub(crate) fn take_block(&mut self) -> u32 {
+        let slot = self.nodes.take_block();
+        if let Some(tree) = &mut self.tree {
+            tree.cover(self.nodes.len());
+        }
+        slot
     }
 
     /// Puts the unlinked block `slot` into `hole` at `offset`; what is left below and above stays a hole.

@@ -134,11 +134,9 @@ impl<P> OffsetAllocator<P> {
         let (mut listed, mut next) = (0, space.bins.at_or_above(Class::FIRST));
         while let Some(class) = next {
             let head = space.bins.head(class);
-            rule(
-                space.nodes[head.best].offset == head.low,
-                "a size class does not know its best hole",
-                head.low,
-            )?;
+            let best = &space.nodes[head.best];
+            let known = (best.offset, best.len) == (head.low, head.len);
+            rule(known, "a size class does not know its low hole", head.low)?;
             let mut before = NIL;
             for (slot, node) in space.in_class(class) {
                 rule(listed < space.holes(), "a size class has a cycle", node.offset)?;

@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops where it stands")]
 
 use allocator_core::{
-    AllocError, Arena, Block, DeviceBuffer, Handle, Observer, OffsetAllocator, Request, Verdict,
+    AllocError, Arena, Block, DeviceBuffer, Handle, Observer, OffsetAllocator, Request, ResizeError, Verdict,
 };
 use std::sync::{Arc, Mutex};
 
@@ -221,7 +221,10 @@ fn an_arena_is_as_long_as_its_buffer_came_out() {
     assert!(arena.resize(60, |_, _| Err("refused")).is_err());
     assert!(arena.resize(49, |_, _| -> Result<(), ()> { panic!("not called") }).is_err());
     assert_eq!((arena.stats().size, arena.range(block)), (200, Ok(0..50)));
-    arena.resize(60, |buffer, size| to(buffer, size + 20)).unwrap();
+    let differs = |told, found, kept| Err(ResizeError::Differs { told, found, kept });
+    assert_eq!(arena.resize(60, |buffer, size| to(buffer, size + 20)), differs(60, 80, 80));
     assert_eq!(arena.stats().size, 80, "what the buffer is counts");
+    assert_eq!(arena.resize(60, |buffer, _| to(buffer, 7)), differs(60, 7, 50));
+    assert_eq!(arena.stats().size, 50, "never less than the blocks need");
     arena.allocator().check().unwrap();
 }
