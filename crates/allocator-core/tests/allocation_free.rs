@@ -3,7 +3,9 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use allocator_core::{Handle, OffsetAllocator, Plan, Request};
+use allocator_core::{
+    BestFit, GoodFit, Handle, LowestOffset, Move, OffsetAllocator, Placement, Plan, Request,
+};
 
 /// Counts this thread's heap allocations.
 struct Counting;
@@ -72,4 +74,27 @@ fn warm_requests_and_plans_do_not_allocate() {
         offsets.free(handle).unwrap();
     }
     assert_eq!(churn(&mut offsets, &mut live, &mut plan, rounds), 0);
+}
+
+/// Releases and moves allocate nothing, even in an allocator that has never seen so many holes.
+#[test]
+fn releases_and_moves_never_allocate() {
+    fn check<P: Placement>(placement: P) {
+        let count = if cfg!(miri) { 40 } else { 2000_u64 };
+        let mut offsets = OffsetAllocator::with_placement(16 * count + 8, 1, placement).unwrap();
+        let blocks: Vec<_> = (0..count).map(|_| offsets.allocate(Request::new(16)).unwrap()).collect();
+        let before = COUNT.with(Cell::get);
+        for block in blocks.iter().step_by(2) {
+            offsets.free(*block).unwrap();
+        }
+        for (at, block) in blocks.iter().enumerate().skip(1).step_by(2) {
+            let src = 16 * at as u64..16 * at as u64 + 16;
+            offsets.commit_move(&Move { handle: *block, dst: src.start - 8, src }).unwrap();
+        }
+        assert_eq!(COUNT.with(Cell::get) - before, 0);
+        assert_eq!(offsets.check(), Ok(()));
+    }
+    check(GoodFit);
+    check(BestFit);
+    check(LowestOffset);
 }
