@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn large_blocks_move_by_granules_and_compaction_ends() {
-        for seed in 1..200 {
+        for seed in 1..SEEDS {
             let mut allocator = scattered(seed, |size| if size % 5 == 0 { 4 } else { 1 });
             let plan = allocator.plan_compact_pages(16, u64::MAX);
             assert!(plan.bytes() <= allocator.plan_slide().bytes(), "no block moves that would not slide");
@@ -138,11 +138,14 @@ mod tests {
 
     #[test]
     fn blocks_aligned_to_the_granule_slide_as_ever() {
-        for seed in 1..100 {
+        for seed in 1..SEEDS {
             let allocator = scattered(seed, |size| if size < 16 { 1 } else { 16 });
             assert_eq!(allocator.plan_compact_pages(16, u64::MAX), allocator.plan_slide());
             assert_eq!(allocator.plan_compact_pages(16, 60), allocator.plan_compact(60));
             assert_eq!(allocator.plan_compact_pages(0, 60), allocator.plan_compact(60));
         }
     }
+
+    /// Interpretation is slow, and depth is the native runs' business.
+    const SEEDS: u64 = if cfg!(miri) { 4 } else { 200 };
 }
