@@ -40,6 +40,7 @@ type Done = Result<(), Box<dyn Error>>;
 fn main() -> Done {
     let wanted = std::env::args().nth(1);
     let wants = |backend: &str| wanted.as_deref().is_none_or(|name| name == backend);
+    #[allow(unused_mut, reason = "with none of the features there is nobody to tell the story to")]
     let mut told: Vec<&str> = Vec::new();
     #[cfg(feature = "cuda")]
     if wants("cuda") {
