@@ -13,7 +13,7 @@ fn soak() {
     let from_env = |name: &str, default: u64| {
         std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text}")))
     };
-    let ops = if cfg!(miri) { 180 } else { from_env("SOAK_OPS", 10_000) };
+    let ops = if cfg!(miri) { 60 } else { from_env("SOAK_OPS", 10_000) };
     let mut random = Random(from_env("SOAK_SEED", 1).wrapping_mul(2) + 1);
     let configs = [
         (1, Compaction::Minimal, 0, 1 << 12),
