@@ -423,16 +423,17 @@ impl Drop for Native {
         if !gone {
             return;
         }
+        // Before the device goes: from then on another test's may have its handles.
+        let mut table = table().lock().unwrap();
+        table.remove(&self.device.handle().as_raw());
+        table.remove(&self.queue.as_raw());
+        drop(table);
         // SAFETY: the library's device is gone; the layer reports what it left behind.
         unsafe {
             self.device.destroy_device(None);
             self.messenger.0.destroy_debug_utils_messenger(self.messenger.1, None);
             self.instance.destroy_instance(None);
         }
-        let mut table = table().lock().unwrap();
-        table.remove(&self.device.handle().as_raw());
-        table.remove(&self.queue.as_raw());
-        drop(table);
         let mut said = std::mem::take(&mut *self.said.lock().unwrap());
         if self.sparse {
             super::without_false_alarms(&mut said);
