@@ -365,7 +365,7 @@ impl<P> OffsetAllocator<P> {
     }
 
     #[inline]
-    fn take(&mut self, spot: Spot, fit: &Fit, requested: u64) -> Result<Handle, AllocError> {
+    pub(crate) fn take(&mut self, spot: Spot, fit: &Fit, requested: u64) -> Result<Handle, AllocError> {
         if self.counts.blocks >= u64::from(self.limit) {
             return Err(AllocError::TooManyBlocks { limit: self.limit });
         }

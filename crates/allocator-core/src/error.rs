@@ -53,6 +53,22 @@ pub enum AllocError {
         /// The grain asked for, in bytes.
         grain: u64,
     },
+    /// The offset that a block was to have is not a multiple of its alignment, which is at least the grain.
+    #[error("offset {offset} is not a multiple of {align}")]
+    Unaligned {
+        /// The offset asked for, in bytes.
+        offset: u64,
+        /// The alignment asked for or the grain, whichever is larger, in bytes.
+        align: u64,
+    },
+    /// Not all of the bytes that a block was to have are free.
+    #[error("of the {size} bytes from offset {offset} on, not all are free")]
+    Occupied {
+        /// The offset asked for, in bytes.
+        offset: u64,
+        /// The size asked for, rounded up to the grain, in bytes.
+        size: u64,
+    },
     /// The allocator changed after the candidate was found.
     #[error("the candidate was found at epoch {found}; the allocator is at epoch {now}")]
     StaleCandidate {

@@ -86,6 +86,7 @@ pub mod conformance;
 mod error;
 mod execute;
 mod explain;
+mod fixed;
 pub mod guide;
 mod handle;
 mod moves;

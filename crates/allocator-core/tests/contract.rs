@@ -228,3 +228,36 @@ fn an_arena_is_as_long_as_its_buffer_came_out() {
     assert_eq!(arena.stats().size, 50, "never less than the blocks need");
     arena.allocator().check().unwrap();
 }
+
+#[test]
+fn a_fixed_block_takes_its_bytes_or_nothing() {
+    let mut offsets = OffsetAllocator::with_grain(1024, 8).unwrap();
+    let at = |offsets: &mut OffsetAllocator, offset, size| offsets.allocate_at(offset, Request::new(size));
+    // In the middle, at the bottom, at the top, and a hole filled to the last byte.
+    let middle = at(&mut offsets, 512, 60).unwrap();
+    assert_eq!(offsets.block(middle).unwrap().range, 512..576);
+    let bottom = at(&mut offsets, 0, 8).unwrap();
+    let top = at(&mut offsets, 1016, 1).unwrap();
+    let whole = at(&mut offsets, 576, 440).unwrap();
+    assert_eq!(offsets.holes().collect::<Vec<_>>(), vec![8..512]);
+    offsets.check().unwrap();
+
+    let before = offsets.stats();
+    for (offset, size) in [(0, 8), (504, 16), (568, 8), (576, 8), (1016, 8), (1024, 8), (4096, 8), (0, 1024)] {
+        assert_eq!(at(&mut offsets, offset, size), Err(AllocError::Occupied { offset, size }));
+    }
+    let last = u64::MAX - 7;
+    assert_eq!(at(&mut offsets, last, 8), Err(AllocError::Occupied { offset: last, size: 8 }));
+    assert_eq!(at(&mut offsets, 12, 8), Err(AllocError::Unaligned { offset: 12, align: 8 }));
+    let aligned = Request::new(8).align(64);
+    assert_eq!(offsets.allocate_at(72, aligned), Err(AllocError::Unaligned { offset: 72, align: 64 }));
+    assert_eq!(at(&mut offsets, 16, 0), Err(AllocError::ZeroSize));
+    assert_eq!(offsets.stats(), before);
+
+    assert!(offsets.allocate_at(64, aligned).is_ok());
+    for handle in [middle, bottom, top, whole] {
+        offsets.free(handle).unwrap();
+    }
+    offsets.check().unwrap();
+    assert_eq!(offsets.stats().largest_hole, 1024 - 72);
+}
