@@ -55,11 +55,14 @@ pub enum HostError {
     },
     /// There is no room now, or somebody has been waiting for it longer.
     #[error(
-        "no room for {asked} bytes: {free} bytes free, the largest piece {largest} bytes, {waiters} callers waiting"
+        "no room for {asked} bytes within {budget} bytes: {free} bytes free, the largest piece {largest} bytes, \
+         {waiters} callers waiting"
     )]
     Full {
         /// What was asked.
         asked: u64,
+        /// What the pool may have in all.
+        budget: u64,
         /// Free in all regions together.
         free: u64,
         /// The largest contiguous piece of it.
@@ -82,6 +85,44 @@ pub enum HostError {
         asked: u64,
         /// How long the caller waited.
         waited: core::time::Duration,
+    },
+    /// Somebody called the wait off.
+    #[error("the wait for {asked} bytes was cancelled after {waited:?}")]
+    Cancelled {
+        /// What was asked.
+        asked: u64,
+        /// How long the caller waited.
+        waited: core::time::Duration,
+    },
+    /// A region was made and given back at once: the budget had been lowered meanwhile, or the locker made more than asked.
+    #[error("a region of {bytes} bytes exceeds what is left of the budget of {budget} bytes: {room} bytes")]
+    OverBudget {
+        /// What the region had.
+        bytes: u64,
+        /// What the pool may have in all.
+        budget: u64,
+        /// What was left of it.
+        room: u64,
+    },
+    /// The pool was made of regions it was given and cannot make others, so its budget is what they have.
+    #[error("the pool has the regions it was made of, and no budget to change")]
+    FixedRegions,
+    /// Only pageable memory was wanted and the device takes none.
+    #[error("this device takes page-locked memory only")]
+    NoPageable,
+    /// A device's locker refused.
+    #[error("no region of {bytes} bytes: {source}")]
+    Locker {
+        /// What was asked.
+        bytes: u64,
+        /// What it said.
+        source: Box<dyn core::error::Error + Send + Sync>,
+    },
+    /// The alignment of a slice is not a power of two, or more than a page of 4,096 bytes.
+    #[error("an alignment of {align} bytes is not a power of two up to 4096")]
+    BadAlign {
+        /// What was asked.
+        align: u64,
     },
     /// A region or slice of no bytes.
     #[error("a length of zero bytes was asked for")]

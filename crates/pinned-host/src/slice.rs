@@ -1,9 +1,9 @@
 //! A piece of a pool's memory, owned by one.
 
 use crate::HostRegion;
-use crate::pool::Shared;
-use allocator_core::Handle;
-use std::sync::Arc;
+use crate::pool::{Place, Shared};
+use crate::sync::Arc;
+use core::ptr::NonNull;
 
 /// Exclusive owner of a piece of a [`HostPool`](crate::HostPool)'s memory.
 ///
@@ -12,9 +12,10 @@ use std::sync::Arc;
 /// until the device is done.
 pub struct PinnedSlice<R: HostRegion> {
     shared: Arc<Shared<R>>,
-    region: usize,
-    handle: Handle,
-    /// Invariant: `offset..offset + len` lies within the region and belongs to `handle`.
+    /// Invariant: `shared` keeps it alive, and where it is, while a block of it lives.
+    region: NonNull<R>,
+    place: Place,
+    /// Invariant: `offset..offset + len` lies within the region and belongs to the block at `place`.
     offset: usize,
     len: usize,
 }
@@ -22,13 +23,14 @@ pub struct PinnedSlice<R: HostRegion> {
 impl<R: HostRegion> PinnedSlice<R> {
     pub(crate) fn new(
         shared: Arc<Shared<R>>,
-        region: usize,
-        handle: Handle,
+        region: NonNull<R>,
+        place: Place,
         offset: usize,
         len: usize,
     ) -> Self {
-        debug_assert!(offset + len <= shared.regions[region].len());
-        PinnedSlice { shared, region, handle, offset, len }
+        let slice = PinnedSlice { shared, region, place, offset, len };
+        debug_assert!(offset + len <= slice.region().len());
+        slice
     }
 
     /// Length in bytes: exactly what was asked for, at least 1.
@@ -69,7 +71,8 @@ impl<R: HostRegion> PinnedSlice<R> {
 
     /// The region it is a piece of: a backend finds its native handle there.
     pub fn region(&self) -> &R {
-        &self.shared.regions[self.region]
+        // SAFETY: `shared` keeps it alive, and nobody has it for writing.
+        unsafe { self.region.as_ref() }
     }
 
     /// Where in its region it starts, in bytes.
@@ -83,9 +86,14 @@ impl<R: HostRegion> PinnedSlice<R> {
     }
 }
 
+// SAFETY: it owns its bytes alone, and what else it has is of types that may be sent and shared: a region is both.
+unsafe impl<R: HostRegion> Send for PinnedSlice<R> {}
+// SAFETY: as above; through `&PinnedSlice` bytes are only read.
+unsafe impl<R: HostRegion> Sync for PinnedSlice<R> {}
+
 impl<R: HostRegion> Drop for PinnedSlice<R> {
     fn drop(&mut self) {
-        self.shared.free(self.region, self.handle);
+        self.shared.free(self.place);
     }
 }
 
@@ -104,7 +112,7 @@ impl<R: HostRegion> AsMut<[u8]> for PinnedSlice<R> {
 impl<R: HostRegion> core::fmt::Debug for PinnedSlice<R> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("PinnedSlice")
-            .field("region", &self.region)
+            .field("region", &self.region().base())
             .field("offset", &self.offset)
             .field("len", &self.len)
             .finish_non_exhaustive()

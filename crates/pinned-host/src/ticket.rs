@@ -1,7 +1,7 @@
 //! A transfer in flight, and where its memory waits when nobody else does.
 
 use crate::{Event, QueueError, SliceOf, Transfer, TransferFailed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use crate::sync::{Arc, Mutex, MutexGuard, PoisonError, lock};
 
 /// A transfer in flight that owns its pinned slice until its event fires.
 ///
@@ -112,7 +112,7 @@ impl<T: Transfer> Parking<T> {
 
     fn lock(&self) -> MutexGuard<'_, Vec<(T::Event, SliceOf<T>)>> {
         // A panic while the lock is held leaves a well-formed list: every change to it is one call.
-        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.0)
     }
 }
 

@@ -27,7 +27,7 @@ enum Op {
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    let len = prop_oneof![1..200usize, 4000..5000usize, 1..20_000usize];
+    let len = prop_oneof![1..200usize, 4000..5000usize, 1..20_000usize, 32_000..33_000usize];
     prop_oneof![3 => len.prop_map(Op::Take), 2 => any::<usize>().prop_map(Op::Drop)]
 }
 
@@ -40,7 +40,7 @@ proptest! {
         ops in proptest::collection::vec(op(), 1..150),
         grain in (0..9u32).prop_map(|power| 1u64 << power),
     ) {
-        let regions = [8192, 32768];
+        let regions = [8192, 131_072];
         let pool = pool(&regions, grain);
         let mut live: Vec<(u8, PinnedSlice<OsRegion>)> = Vec::new();
         let (mut in_use, mut peak) = (0, 0);
@@ -49,7 +49,12 @@ proptest! {
                 Op::Take(len) => match pool.allocate(len) {
                     Ok(mut slice) => {
                         prop_assert_eq!(slice.len(), len);
-                        let align = if len >= 4096 { 4096 } else { 64 }.max(grain as usize);
+                        let align = match len {
+                            32_768.. => 4096,
+                            512.. => 64,
+                            _ => 16,
+                        };
+                        let align = align.max(grain as usize);
                         prop_assert_eq!(slice.offset() % align, 0);
                         prop_assert_eq!(slice.as_ptr() as usize % align.min(4096), 0);
                         prop_assert!(slice.offset() + len <= slice.region().len());
@@ -80,8 +85,8 @@ proptest! {
         }
         drop(live);
         let stats = pool.stats();
-        prop_assert_eq!((stats.in_use, stats.slices, stats.largest_hole), (0, 0, 32768));
-        prop_assert!(pool.allocate(32768).is_ok(), "all holes have grown together again");
+        prop_assert_eq!((stats.in_use, stats.slices, stats.largest_hole), (0, 0, 131_072));
+        prop_assert!(pool.allocate(131_072).is_ok(), "all holes have grown together again");
     }
 }
 
@@ -222,7 +227,10 @@ fn nobody_overtakes_a_waiter_not_even_where_there_is_room() {
         until_waiting(&pool, 1);
         let refused = pool.allocate(64).unwrap_err();
         assert!(
-            matches!(refused, HostError::Full { asked: 64, free: 4096, largest: 4096, waiters: 1 }),
+            matches!(
+                refused,
+                HostError::Full { asked: 64, budget: 8192, free: 4096, largest: 4096, waiters: 1 }
+            ),
             "{refused}"
         );
         let late = pool.allocate_deadline(64, Some(Instant::now())).unwrap_err();

@@ -1,0 +1,204 @@
+//! How large a pool may become, and where its memory comes from.
+
+use super::HostPool;
+use crate::sync::Arc;
+use crate::{HostError, HostRegion, LockPolicy, PageLocker};
+
+/// A pool that takes its regions as they are needed, within a budget.
+///
+/// | request, bytes | starts at a multiple of | takes more than asked |
+/// |---|---|---|
+/// | below 512 | 16 | at most 15 bytes |
+/// | from 512 | 64 | at most 63 bytes: 1/8 |
+/// | from 32 KiB | 4,096 | at most 15 bytes, and the rest of its last page is left to small ones |
+///
+/// Where the device's memory has a larger [`atom`](HostRegion::atom), or [`grain`](Self::grain) is larger, that instead.
+///
+/// A region is made when no hole fits: as long as the request in whole pages of 4 KiB, but at least 1/128 of what the pool
+/// holds (64 MiB at most) and at least [`region`](Self::region), as far as the budget goes. So what is locked exceeds what was asked for by
+/// about as little as the numbers above, plus 1/128.
+///
+/// Regions are made and given back outside the pool's lock; what is being made counts against the budget, and what is being
+/// given back does until it is gone.
+///
+/// ```
+/// use pinned_host::{HostError, OsLocker, PoolConfig};
+///
+/// let pool = PoolConfig::new(1 << 20).build(OsLocker)?;
+/// let slice = pool.allocate(100_000)?;
+/// assert_eq!(pool.stats().capacity, 102_400); // 25 pages
+/// assert!(matches!(pool.allocate(1_000_000), Err(HostError::Full { .. })));
+/// drop(slice); // kept for the next one
+/// assert_eq!((pool.trim(0), pool.stats().capacity), (102_400, 0));
+/// # Ok::<(), HostError>(())
+/// ```
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct PoolConfig {
+    /// Bytes that the regions may have together. [`HostPool::set_budget`] changes it later.
+    pub budget: u64,
+    /// What to do about the lock limit. By default everything is locked, or refused.
+    pub lock: LockPolicy,
+    /// Bytes a region has at least, as far as the budget goes: where regions are dear to make, as with drivers. 0 by default.
+    pub region: u64,
+    /// Bytes in idle regions that are kept for later; more is given back as soon as it is idle. All by default.
+    pub cached: u64,
+    /// Lengths of slices are rounded up to so many bytes, a power of two; 16 by default.
+    pub grain: u64,
+    pressure: Option<OnPressure>,
+}
+
+/// Why somebody is asked to release memory of a pool. Sizes are bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Pressure {
+    /// What could not be served, or, when the budget was lowered, what exceeds it.
+    pub asked: u64,
+    /// The pool's budget.
+    pub budget: u64,
+    /// What its regions have.
+    pub capacity: u64,
+    /// What is in slices.
+    pub in_use: u64,
+}
+
+pub(super) type OnPressure = Arc<dyn Fn(Pressure) + Send + Sync>;
+
+impl PoolConfig {
+    /// A pool of at most `budget` bytes.
+    pub fn new(budget: u64) -> Self {
+        PoolConfig { budget, lock: LockPolicy::Required, region: 0, cached: u64::MAX, grain: 16, pressure: None }
+    }
+
+    /// What to do about the lock limit.
+    #[must_use]
+    pub fn lock(self, lock: LockPolicy) -> Self {
+        PoolConfig { lock, ..self }
+    }
+
+    /// Bytes a region has at least.
+    #[must_use]
+    pub fn region(self, region: u64) -> Self {
+        PoolConfig { region, ..self }
+    }
+
+    /// Bytes in idle regions that are kept.
+    #[must_use]
+    pub fn cached(self, cached: u64) -> Self {
+        PoolConfig { cached, ..self }
+    }
+
+    /// What lengths of slices are rounded up to.
+    #[must_use]
+    pub fn grain(self, grain: u64) -> Self {
+        PoolConfig { grain, ..self }
+    }
+
+    /// Called when a request cannot be served, before it is refused or waits, once for each; what the callback releases is
+    /// looked at again. Also when [`set_budget`](HostPool::set_budget) leaves more than the new budget.
+    ///
+    /// It runs in the thread that asked, without a lock, and may use the pool; but a request made inside of it is not waited
+    /// for, and calls nobody.
+    #[must_use]
+    pub fn on_pressure(self, callback: impl Fn(Pressure) + Send + Sync + 'static) -> Self {
+        PoolConfig { pressure: Some(Arc::new(callback)), ..self }
+    }
+
+    /// The pool, which has nothing yet.
+    ///
+    /// # Errors
+    /// [`HostError::BadGrain`] unless the grain is a power of two.
+    pub fn build<L: PageLocker + 'static>(self, locker: L) -> Result<HostPool<L::Region>, HostError> {
+        let source = Source { locker: Box::new(Maker(locker)), lock: self.lock, region: self.region };
+        HostPool::with_source(source, self.budget, self.cached, self.grain, self.pressure)
+    }
+}
+
+impl core::fmt::Debug for PoolConfig {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("PoolConfig")
+            .field("budget", &self.budget)
+            .field("lock", &self.lock)
+            .field("region", &self.region)
+            .field("cached", &self.cached)
+            .field("grain", &self.grain)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where a pool's regions come from.
+pub(super) struct Source<R> {
+    locker: Box<dyn MakeRegion<R>>,
+    lock: LockPolicy,
+    /// Bytes of a region at least.
+    pub(super) region: u64,
+}
+
+/// A locker whose error is no type parameter of the pool.
+trait MakeRegion<R>: Send + Sync {
+    fn lock(&self, bytes: usize) -> Result<R, HostError>;
+    fn pageable(&self, bytes: usize) -> Option<Result<R, HostError>>;
+    fn allowance(&self) -> Option<u64>;
+    fn max_region(&self) -> usize;
+}
+
+struct Maker<L>(L);
+
+impl<L: PageLocker> MakeRegion<L::Region> for Maker<L> {
+    fn lock(&self, bytes: usize) -> Result<L::Region, HostError> {
+        self.0.lock(bytes).map_err(|error| refusal(bytes, error))
+    }
+
+    fn pageable(&self, bytes: usize) -> Option<Result<L::Region, HostError>> {
+        Some(self.0.pageable(bytes)?.map_err(|error| refusal(bytes, error)))
+    }
+
+    fn allowance(&self) -> Option<u64> {
+        self.0.allowance()
+    }
+
+    fn max_region(&self) -> usize {
+        self.0.max_region()
+    }
+}
+
+/// A locker's error as one of ours: itself if it is one.
+fn refusal<E: core::error::Error + Send + Sync + 'static>(bytes: usize, error: E) -> HostError {
+    let error: Box<dyn core::error::Error + Send + Sync> = Box::new(error);
+    match error.downcast::<HostError>() {
+        Ok(ours) => *ours,
+        Err(source) => HostError::Locker { bytes: bytes as u64, source },
+    }
+}
+
+impl<R: HostRegion> Source<R> {
+    /// The longest region there can be, in bytes.
+    pub(super) fn max_region(&self) -> u64 {
+        self.locker.max_region() as u64
+    }
+
+    /// A region of `wished` bytes, or of `least` where that is refused.
+    pub(super) fn make(&self, wished: u64, least: u64) -> Result<R, HostError> {
+        let region = self.try_make(wished);
+        if least < wished && region.is_err() { self.try_make(least) } else { region }
+    }
+
+    fn try_make(&self, bytes: u64) -> Result<R, HostError> {
+        let too_large = HostError::TooLarge { asked: bytes, capacity: usize::MAX as u64 };
+        let bytes = usize::try_from(bytes).map_err(|_| too_large)?;
+        let refused = match self.lock {
+            LockPolicy::Required => return self.locker.lock(bytes),
+            LockPolicy::Never => None,
+            LockPolicy::WithinAllowance
+                if self.locker.allowance().is_some_and(|allowed| allowed < bytes as u64) =>
+            {
+                None
+            }
+            LockPolicy::WithinAllowance => match self.locker.lock(bytes) {
+                Ok(region) => return Ok(region),
+                Err(error) => Some(error),
+            },
+        };
+        self.locker.pageable(bytes).unwrap_or_else(|| Err(refused.unwrap_or(HostError::NoPageable)))
+    }
+}

@@ -1,0 +1,264 @@
+//! Locked regions, divided: many slices from few regions, without leaks and without power-of-two waste.
+
+mod config;
+mod ground;
+mod serve;
+mod state;
+mod stats;
+
+pub use config::{PoolConfig, Pressure};
+pub(crate) use serve::Shared;
+pub(crate) use state::Place;
+pub use stats::{HostMemoryStats, HostStats, StatCounter, StatTime};
+
+use crate::sync::Arc;
+use crate::{HostError, HostRegion, PinnedSlice, Wait};
+use config::{OnPressure, Source};
+use core::ptr::NonNull;
+use state::{Placed, State, Want};
+use std::time::Instant;
+
+/// Host memory that is divided into slices.
+///
+/// Either of regions that are made once ([`new`](Self::new)), or of regions that are made as they are needed, within a
+/// budget, and can be given back ([`PoolConfig`]).
+///
+/// Cloning is cheap and names the same pool. A region goes back to the system when the pool and the last slice
+/// of it are gone, in whatever order.
+///
+/// ```text
+///    region 0 (locked)                      region 1 (pageable)
+///    | slice | hole |   slice   |  hole  |  | slice |        hole, never touched           |
+///                                                   ^ touched: prepared on first use beyond
+/// ```
+///
+/// Who waits is served in order of arrival and overtaken by nobody, so a large request cannot starve behind small ones.
+///
+/// Source: DeepSpeed's pinned-tensor manager and PyTorch's host cache do this job with one locked block per
+/// request and with powers of two; see the crate's docs.
+///
+/// ```
+/// use pinned_host::{HostError, HostPool, OsLocker, PageLocker};
+///
+/// let region = OsLocker.pageable(64 << 10).expect("the system locker has pageable memory")?;
+/// let pool = HostPool::new(vec![region], 64)?;
+/// let mut slice = pool.allocate(1000)?;
+/// slice.as_mut_slice().fill(7);
+/// assert_eq!((slice.len(), pool.stats().in_use), (1000, 1024));
+/// drop(slice);
+/// assert_eq!(pool.stats().in_use, 0);
+/// # Ok::<(), HostError>(())
+/// ```
+pub struct HostPool<R: HostRegion> {
+    shared: Arc<Shared<R>>,
+}
+
+impl<R: HostRegion> HostPool<R> {
+    /// A pool over `regions`, whose slices take whole multiples of `grain` bytes, and of every region's
+    /// [`atom`](HostRegion::atom). It makes no others.
+    ///
+    /// Locked regions are used before pageable ones. The end of a region that is no multiple of the grain is not used.
+    /// Without regions, every request is [`HostError::TooLarge`].
+    ///
+    /// # Errors
+    /// [`HostError::BadGrain`] unless `grain` is a power of two; [`HostError::ZeroSize`] for a region smaller
+    /// than the grain.
+    pub fn new(regions: Vec<R>, grain: u64) -> Result<Self, HostError> {
+        if !grain.is_power_of_two() {
+            return Err(HostError::BadGrain { grain });
+        }
+        let atoms = regions.iter().map(|region| region.atom() as u64);
+        let grain = atoms.filter(|atom| atom.is_power_of_two()).fold(grain, u64::max);
+        if regions.iter().any(|region| (region.len() as u64) < grain) {
+            return Err(HostError::ZeroSize);
+        }
+        let mut state = State::new(grain, u64::MAX, u64::MAX)?;
+        regions.into_iter().try_for_each(|region| state.add(Arc::new(region)))?;
+        state.budget = state.stats().capacity;
+        Ok(HostPool { shared: Arc::new(Shared::new(state, None, None)) })
+    }
+
+    fn with_source(
+        source: Source<R>,
+        budget: u64,
+        cached: u64,
+        grain: u64,
+        pressure: Option<OnPressure>,
+    ) -> Result<Self, HostError> {
+        if !grain.is_power_of_two() {
+            return Err(HostError::BadGrain { grain });
+        }
+        let mut state = State::new(grain, budget, cached)?;
+        state.longest = source.max_region();
+        Ok(HostPool { shared: Arc::new(Shared::new(state, Some(source), pressure)) })
+    }
+
+    /// A slice of exactly `bytes` bytes, or a refusal at once.
+    ///
+    /// It starts at a multiple of 16 bytes in its region, of 64 when it has at least 512, of 4 KiB when it has at least
+    /// 32 KiB, and of the grain; regions of the operating system start at a page. The contents are whatever was there before.
+    ///
+    /// O(1) and O(log regions) where a hole fits. A pool that makes regions makes one where none does, which takes as long as
+    /// locking it does.
+    ///
+    /// # Errors
+    /// [`HostError::Full`] when there is no room, and also when there is but somebody waits for it: a caller that
+    /// does not wait overtakes nobody. [`HostError::TooLarge`], [`HostError::ZeroSize`]. What the locker says, where a region
+    /// was to be made, such as [`HostError::LockLimit`].
+    #[inline]
+    pub fn allocate(&self, bytes: usize) -> Result<PinnedSlice<R>, HostError> {
+        self.allocate_aligned(bytes, 1)
+    }
+
+    /// As [`allocate`](Self::allocate), but the slice starts at a multiple of `align` bytes in its region as well.
+    ///
+    /// # Errors
+    /// The same; [`HostError::BadAlign`] unless `align` is a power of two up to 4,096.
+    pub fn allocate_aligned(&self, bytes: usize, align: usize) -> Result<PinnedSlice<R>, HostError> {
+        let align = check_align(align)?;
+        let placed = self.shared.take(Want { bytes: bytes as u64, align })?;
+        Ok(self.slice(placed, bytes))
+    }
+
+    /// As [`allocate`](Self::allocate), but waits for room until `deadline`; `None` waits for as long as it takes.
+    ///
+    /// First come, first served. A deadline in the past still gets what is free and wanted by nobody else.
+    ///
+    /// # Errors
+    /// As [`allocate_until`](Self::allocate_until).
+    pub fn allocate_deadline(
+        &self,
+        bytes: usize,
+        deadline: Option<Instant>,
+    ) -> Result<PinnedSlice<R>, HostError> {
+        self.allocate_until(bytes, &deadline.into())
+    }
+
+    /// As [`allocate`](Self::allocate), but waits for room: until the deadline, or until somebody calls it off.
+    ///
+    /// First come, first served.
+    ///
+    /// # Errors
+    /// [`HostError::Timeout`], [`HostError::Cancelled`], [`HostError::TooLarge`] (also while it waits, when the budget
+    /// becomes less than was asked for), [`HostError::ZeroSize`]. What the locker says, where a region was to be made and
+    /// nothing is in use whose end could be waited for.
+    pub fn allocate_until(&self, bytes: usize, wait: &Wait<'_>) -> Result<PinnedSlice<R>, HostError> {
+        let placed = self.shared.wait(Want { bytes: bytes as u64, align: 1 }, wait)?;
+        Ok(self.slice(placed, bytes))
+    }
+
+    /// What the pool holds now. O(regions).
+    pub fn stats(&self) -> HostStats {
+        self.shared.lock().stats()
+    }
+
+    /// What it holds and has done, under PyTorch's names. O(1).
+    pub fn memory_stats(&self) -> HostMemoryStats {
+        self.shared.lock().counts
+    }
+
+    /// Peaks start again at what there is now.
+    pub fn reset_peak_stats(&self) {
+        self.shared.lock().counts.reset_peak();
+    }
+
+    /// Sums start again at 0.
+    pub fn reset_accumulated_stats(&self) {
+        self.shared.lock().counts.reset_accumulated();
+    }
+
+    /// The largest slice the pool can give when nothing is in use, in bytes.
+    pub fn max_slice(&self) -> usize {
+        usize::try_from(self.shared.lock().max_slice()).unwrap_or(usize::MAX)
+    }
+
+    /// Gives idle regions back to the system, those of which nothing is in use, until at most `keep` bytes of them are left;
+    /// returns the bytes given back. Nothing of a pool that makes no regions.
+    ///
+    /// O(blocks) for each region.
+    pub fn trim(&self, keep: u64) -> u64 {
+        if !self.shared.makes_regions() {
+            return 0;
+        }
+        let idle = self.shared.lock().take_idle(keep);
+        self.release(idle)
+    }
+
+    /// Changes the budget; returns the bytes by which regions in use still exceed it: nothing new is made until they went.
+    ///
+    /// What is idle goes at once where it must; then who was to be called under pressure is. A region in use that exceeds the
+    /// budget goes with its last slice. Whoever waits for more than the new budget is told so.
+    ///
+    /// # Errors
+    /// [`HostError::FixedRegions`] for a pool that makes no regions.
+    ///
+    /// ```
+    /// use pinned_host::{HostError, OsLocker, PoolConfig};
+    ///
+    /// let pool = PoolConfig::new(1 << 20).build(OsLocker)?;
+    /// let slice = pool.allocate(65_536)?;
+    /// assert_eq!(pool.set_budget(16_384)?, 49_152);
+    /// drop(slice);
+    /// assert_eq!(pool.stats().capacity, 0);
+    /// # Ok::<(), HostError>(())
+    /// ```
+    pub fn set_budget(&self, bytes: u64) -> Result<u64, HostError> {
+        if !self.shared.makes_regions() {
+            return Err(HostError::FixedRegions);
+        }
+        let idle = {
+            let mut state = self.shared.lock();
+            state.budget = bytes;
+            // As much of what is idle as is too much.
+            let stats = state.stats();
+            let over = state.used().saturating_sub(bytes);
+            state.take_idle(stats.cached.saturating_sub(over))
+        };
+        self.release(idle);
+        crate::wait::Wake::wake_all(&*self.shared);
+        let over = || self.shared.lock().used().saturating_sub(bytes);
+        if over() > 0 {
+            self.shared.press_for(over());
+        }
+        Ok(over())
+    }
+
+    fn release(&self, regions: Vec<(Arc<R>, u64)>) -> u64 {
+        regions.into_iter().fold(0, |sum, region| {
+            let bytes = region.1;
+            self.shared.release(region);
+            sum + bytes
+        })
+    }
+
+    /// Makes the slice, then the pages it is the first to use: if that panics, the slice goes back.
+    #[inline]
+    fn slice(&self, placed: Placed<R>, bytes: usize) -> PinnedSlice<R> {
+        let Placed { place, region, offset, untouched } = placed;
+        // SAFETY: it comes from an `Arc`, so it is not null; and the region stays where it is until no block is in it.
+        let region = unsafe { NonNull::new_unchecked(region.cast_mut()) };
+        let slice = PinnedSlice::new(Arc::clone(&self.shared), region, place, offset as usize, bytes);
+        if let Some((from, bytes)) = untouched {
+            slice.region().prepare(from as usize, bytes as usize);
+        }
+        slice
+    }
+}
+
+impl<R: HostRegion> Clone for HostPool<R> {
+    fn clone(&self) -> Self {
+        HostPool { shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<R: HostRegion> core::fmt::Debug for HostPool<R> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_tuple("HostPool").field(&self.stats()).finish()
+    }
+}
+
+fn check_align(align: usize) -> Result<u64, HostError> {
+    let align = align as u64;
+    let good = align.is_power_of_two() && align <= ground::UNIT;
+    if good { Ok(align) } else { Err(HostError::BadAlign { align }) }
+}

@@ -1,0 +1,318 @@
+//! What a pool knows, changed under its lock: rooms, counts, and what is being made and given back.
+
+use super::ground::{Ground, Spot, UNIT};
+use super::stats::HostMemoryStats;
+use crate::sync::{Arc, Condvar};
+use crate::{HostError, HostRegion, HostStats};
+use allocator_core::{Handle, Request};
+use std::collections::VecDeque;
+
+/// Where a slice is: what gives it back needs no search.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    tier: Tier,
+    lot: usize,
+    handle: Handle,
+}
+
+/// Memory is looked for in this order: the better first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tier {
+    Locked,
+    Pageable,
+}
+
+pub(super) struct State<R> {
+    locked: Ground<R>,
+    pageable: Ground<R>,
+    grain: u64,
+    /// No two slices share so many bytes: the largest that a region asked for.
+    atom: u64,
+    pub(super) budget: u64,
+    /// Bytes of regions that are there.
+    capacity: Both,
+    /// Bytes of regions that are being made or given back.
+    pending: u64,
+    /// Bytes of regions that are idle.
+    idle: u64,
+    /// Bytes of idle regions that are kept.
+    cached: u64,
+    /// The longest region there can be; grows with the regions of a pool that makes none.
+    pub(super) longest: u64,
+    pub(super) counts: HostMemoryStats,
+    /// The callers that wait, longest first. Only the first may take room.
+    pub(super) queue: VecDeque<(u64, Arc<Condvar>)>,
+    next_number: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Both {
+    locked: u64,
+    pageable: u64,
+}
+
+impl Both {
+    fn of(&mut self, tier: Tier) -> &mut u64 {
+        match tier {
+            Tier::Locked => &mut self.locked,
+            Tier::Pageable => &mut self.pageable,
+        }
+    }
+
+    fn sum(self) -> u64 {
+        self.locked + self.pageable
+    }
+}
+
+/// Bytes asked for, and the alignment asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Want {
+    pub(super) bytes: u64,
+    pub(super) align: u64,
+}
+
+/// Room that was found.
+pub(super) struct Placed<R> {
+    pub(super) place: Place,
+    /// Not null.
+    pub(super) region: *const R,
+    pub(super) offset: u64,
+    /// What of the region is used for the first time, if its pages may be missing.
+    pub(super) untouched: Option<(u64, u64)>,
+}
+
+/// A region to be made: bytes wished for, and the least that serves; and regions to be given back before.
+pub(super) struct Growth<R> {
+    pub(super) wished: u64,
+    pub(super) least: u64,
+    pub(super) victims: Vec<(Arc<R>, u64)>,
+}
+
+impl<R: HostRegion> State<R> {
+    pub(super) fn new(grain: u64, budget: u64, cached: u64) -> Result<Self, HostError> {
+        Ok(State {
+            locked: Ground::new(grain)?,
+            pageable: Ground::new(grain)?,
+            grain,
+            atom: 1,
+            budget,
+            capacity: Both::default(),
+            pending: 0,
+            idle: 0,
+            cached,
+            longest: 0,
+            counts: HostMemoryStats::default(),
+            queue: VecDeque::new(),
+            next_number: 0,
+        })
+    }
+
+    /// What the allocator is asked for.
+    fn request(&self, want: Want) -> Option<Request> {
+        let unit = self.grain.max(self.atom);
+        let align = want.align.max(match want.bytes {
+            bytes if bytes >= LARGE => PAGE,
+            bytes if bytes >= SMALL => LINE,
+            _ => SCALAR,
+        });
+        Some(Request::new(want.bytes.checked_next_multiple_of(unit)?).align(align.max(unit)))
+    }
+
+    /// Takes room, locked if there is such; `None` where there is none.
+    pub(super) fn place(&mut self, want: Want) -> Result<Option<Placed<R>>, HostError> {
+        let Some(request) = self.request(want) else { return Ok(None) };
+        // The bytes it takes: as `request` rounds them.
+        if let Some(spot) = self.locked.place(request)? {
+            return Ok(Some(self.placed(Tier::Locked, spot)));
+        }
+        if self.capacity.pageable == 0 {
+            return Ok(None);
+        }
+        let spot = self.pageable.place(request)?;
+        Ok(spot.map(|spot| self.placed(Tier::Pageable, spot)))
+    }
+
+    fn placed(&mut self, tier: Tier, spot: Spot<R>) -> Placed<R> {
+        let Spot { lot, handle, region, range, fresh, woken } = spot;
+        self.idle -= woken.unwrap_or(0);
+        self.counts.active_requests.rise(1);
+        self.counts.active_bytes.rise(range.end - range.start);
+        let untouched = (tier == Tier::Pageable && fresh.start < fresh.end)
+            .then(|| (fresh.start, fresh.end - fresh.start));
+        Placed { place: Place { tier, lot, handle }, region, offset: range.start, untouched }
+    }
+
+    /// Takes a block back, and out of the pool its region if it is idle and not to be kept. The region's bytes are then
+    /// pending until [`gone`](Self::gone).
+    pub(super) fn free(&mut self, place: Place) -> Option<(Arc<R>, u64)> {
+        let freed = self.ground(place.tier).free(place.lot, place.handle);
+        debug_assert!(freed.is_ok(), "a slice owns its block: {freed:?}");
+        let (bytes, idle) = freed.ok()?;
+        self.counts.active_bytes.fall(bytes);
+        self.counts.active_requests.fall(1);
+        self.idle += idle?;
+        let keep = self.idle <= self.cached && self.used() <= self.budget;
+        if keep { None } else { self.take_out(place.tier, place.lot) }
+    }
+
+    /// Adds a region. Its bytes must fit the budget.
+    pub(super) fn add(&mut self, region: Arc<R>) -> Result<(), HostError> {
+        let atom = region.atom() as u64;
+        if atom.is_power_of_two() {
+            self.atom = self.atom.max(atom);
+        }
+        let unit = self.grain.max(self.atom);
+        let usable = region.len() as u64 / unit * unit;
+        if usable == 0 {
+            return Err(HostError::ZeroSize);
+        }
+        let tier = if region.is_locked() { Tier::Locked } else { Tier::Pageable };
+        self.ground(tier).add(region, usable)?;
+        *self.capacity.of(tier) += usable;
+        self.idle += usable;
+        self.longest = self.longest.max(usable);
+        self.counts.allocations.rise(1);
+        self.counts.allocated_bytes.rise(usable);
+        Ok(())
+    }
+
+    /// Plans a region for what no hole holds, within the budget, if need be in place of idle ones; `None` where the budget
+    /// has no room for it. What it plans is pending.
+    pub(super) fn growth(&mut self, want: Want, at_least: u64) -> Option<Growth<R>> {
+        let least = self.request(want)?.size.checked_next_multiple_of(PAGE)?;
+        let mut room = self.budget.saturating_sub(self.used());
+        // Whole pages only: less than one is no use.
+        room = room / PAGE * PAGE;
+        let mut victims = Vec::new();
+        if room < least {
+            if least > self.longest || room.saturating_add(self.idle) < least {
+                return None;
+            }
+            for tier in [Tier::Pageable, Tier::Locked] {
+                for (lot, _) in self.ground(tier).idle() {
+                    if room < least
+                        && let Some(victim) = self.take_out(tier, lot)
+                    {
+                        room += victim.1;
+                        victims.push(victim);
+                    }
+                }
+            }
+        }
+        let share = (self.capacity.sum() / SHARE).min(MOST_AHEAD);
+        let wished = share.max(at_least) / PAGE * PAGE;
+        let wished = wished.max(least).min(room.max(least)).min(self.longest.max(least));
+        self.pending += wished;
+        Some(Growth { wished, least, victims })
+    }
+
+    /// Takes a region out if it is idle. Its bytes are pending.
+    fn take_out(&mut self, tier: Tier, lot: usize) -> Option<(Arc<R>, u64)> {
+        let (region, bytes) = self.ground(tier).remove(lot)?;
+        self.idle -= bytes;
+        *self.capacity.of(tier) -= bytes;
+        self.pending += bytes;
+        Some((region, bytes))
+    }
+
+    /// Takes idle regions out until no more than `keep` bytes of them are left, and the budget holds. The shortest first.
+    pub(super) fn take_idle(&mut self, keep: u64) -> Vec<(Arc<R>, u64)> {
+        let mut taken = Vec::new();
+        for tier in [Tier::Pageable, Tier::Locked] {
+            for (lot, _) in self.ground(tier).idle() {
+                if self.idle > keep
+                    && let Some(region) = self.take_out(tier, lot)
+                {
+                    taken.push(region);
+                }
+            }
+        }
+        taken
+    }
+
+    /// What was pending is so no longer.
+    pub(super) fn settle(&mut self, bytes: u64) {
+        self.pending -= bytes;
+    }
+
+    /// Bytes that count against the budget.
+    pub(super) fn used(&self) -> u64 {
+        self.capacity.sum() + self.pending
+    }
+
+    /// Whether anything is in use or on its way that could make room.
+    pub(super) fn is_waiting_worth_it(&self) -> bool {
+        self.counts.active_requests.current > 0 || self.pending > 0
+    }
+
+    pub(super) fn full(&self, want: Want) -> HostError {
+        HostError::Full {
+            asked: want.bytes,
+            budget: self.budget,
+            free: self.capacity.sum() - self.counts.active_bytes.current,
+            largest: self.largest_hole(),
+            waiters: self.queue.len(),
+        }
+    }
+
+    pub(super) fn stats(&self) -> HostStats {
+        HostStats {
+            capacity: self.capacity.sum(),
+            budget: self.budget,
+            in_use: self.counts.active_bytes.current,
+            peak_in_use: self.counts.active_bytes.peak,
+            cached: self.idle,
+            locked: self.capacity.locked,
+            pageable: self.capacity.pageable,
+            largest_hole: self.largest_hole(),
+            regions: self.locked.regions() + self.pageable.regions(),
+            slices: self.counts.active_requests.current as usize,
+            waiters: self.queue.len(),
+        }
+    }
+
+    pub(super) fn join(&mut self) -> (u64, Arc<Condvar>) {
+        let waiter = (self.next_number, Arc::new(Condvar::new()));
+        self.next_number += 1;
+        self.queue.push_back((waiter.0, Arc::clone(&waiter.1)));
+        waiter
+    }
+
+    pub(super) fn leave(&mut self, number: u64) {
+        self.queue.retain(|(waiting, _)| *waiting != number);
+    }
+
+    /// Wakes who is next. To be called whenever there may be room that was not there before, or the queue advanced.
+    #[inline]
+    pub(super) fn wake_next(&self) {
+        if let Some((_, sleeper)) = self.queue.front() {
+            sleeper.notify_one();
+        }
+    }
+
+    fn largest_hole(&self) -> u64 {
+        self.locked.largest_hole().max(self.pageable.largest_hole())
+    }
+
+    fn ground(&mut self, tier: Tier) -> &mut Ground<R> {
+        match tier {
+            Tier::Locked => &mut self.locked,
+            Tier::Pageable => &mut self.pageable,
+        }
+    }
+}
+
+/// Alignment in bytes of the smallest slices: more than any scalar needs.
+const SCALAR: u64 = 16;
+/// Bytes from which slices start at a cache line: 63 bytes are then at most an eighth of it.
+const SMALL: u64 = 8 * LINE;
+const LINE: u64 = 64;
+/// Bytes from which slices start at a page, as direct I/O wants it: what that may leave unused is at most an eighth of it.
+const LARGE: u64 = 8 * PAGE;
+const PAGE: u64 = 4096;
+/// A new region has at least this part of what there is: so there are few, and little is unused.
+const SHARE: u64 = 128;
+/// No more than so many bytes beyond what is asked for.
+const MOST_AHEAD: u64 = 64 << 20;
+
+const _: () = assert!(PAGE <= UNIT, "offsets have the alignment that they have in their regions up to a unit");
