@@ -1,7 +1,7 @@
 //! A piece of a pool's memory, owned by one.
 
 use crate::HostRegion;
-use crate::pool::{Place, Shared};
+use crate::pool::{Place, Shelf};
 use crate::sync::Arc;
 use core::ptr::NonNull;
 
@@ -11,24 +11,27 @@ use core::ptr::NonNull;
 /// region alive: the pool may go first. For memory in flight see [`Ticket`](crate::Ticket), which owns the slice
 /// until the device is done.
 pub struct PinnedSlice<R: HostRegion> {
-    shared: Arc<Shared<R>>,
-    /// Invariant: `shared` keeps it alive, and where it is, while a block of it lives.
+    shelf: Arc<Shelf<R>>,
+    /// Invariant: `shelf` keeps it alive, and where it is, while a block of it lives.
     region: NonNull<R>,
     place: Place,
     /// Invariant: `offset..offset + len` lies within the region and belongs to the block at `place`.
     offset: usize,
     len: usize,
+    /// What the block takes.
+    bytes: u64,
 }
 
 impl<R: HostRegion> PinnedSlice<R> {
     pub(crate) fn new(
-        shared: Arc<Shared<R>>,
+        shelf: Arc<Shelf<R>>,
         region: NonNull<R>,
         place: Place,
         offset: usize,
         len: usize,
+        bytes: u64,
     ) -> Self {
-        let slice = PinnedSlice { shared, region, place, offset, len };
+        let slice = PinnedSlice { shelf, region, place, offset, len, bytes };
         debug_assert!(offset + len <= slice.region().len());
         slice
     }
@@ -53,7 +56,7 @@ impl<R: HostRegion> PinnedSlice<R> {
 
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
-        // SAFETY: the region's bytes are initialised and live as long as `shared`; `offset..offset + len` lies
+        // SAFETY: the region's bytes are initialised and live as long as this slice; `offset..offset + len` lies
         // within them and belongs to this slice alone, so nobody writes while `self` is borrowed.
         unsafe { core::slice::from_raw_parts(self.first(), self.len) }
     }
@@ -71,7 +74,7 @@ impl<R: HostRegion> PinnedSlice<R> {
 
     /// The region it is a piece of: a backend finds its native handle there.
     pub fn region(&self) -> &R {
-        // SAFETY: `shared` keeps it alive, and nobody has it for writing.
+        // SAFETY: `shelf` keeps it alive, and nobody has it for writing.
         unsafe { self.region.as_ref() }
     }
 
@@ -81,7 +84,7 @@ impl<R: HostRegion> PinnedSlice<R> {
     }
 
     fn first(&self) -> *mut u8 {
-        // SAFETY: `offset` lies within the region, one allocation that `shared` keeps alive.
+        // SAFETY: `offset` lies within the region, one allocation that `shelf` keeps alive.
         unsafe { self.region().base().as_ptr().add(self.offset) }
     }
 }
@@ -93,7 +96,7 @@ unsafe impl<R: HostRegion> Sync for PinnedSlice<R> {}
 
 impl<R: HostRegion> Drop for PinnedSlice<R> {
     fn drop(&mut self) {
-        self.shared.free(self.place);
+        self.shelf.free(self.place, self.region.as_ptr(), self.offset as u64, self.bytes);
     }
 }
 

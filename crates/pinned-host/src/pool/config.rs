@@ -14,9 +14,11 @@ use crate::{HostError, HostRegion, LockPolicy, PageLocker};
 ///
 /// Where the device's memory has a larger [`atom`](HostRegion::atom), or [`grain`](Self::grain) is larger, that instead.
 ///
-/// A region is made when no hole fits: as long as the request in whole pages of 4 KiB, but at least 1/128 of what the pool
-/// holds (64 MiB at most) and at least [`region`](Self::region), as far as the budget goes. So what is locked exceeds what was asked for by
-/// about as little as the numbers above, plus 1/128.
+/// A region is made when no hole fits, as far as the budget goes:
+/// * as long as the request, in whole pages of 4 KiB, for a slice that is long;
+/// * 1/128 of what the pool holds (64 MiB at most) where at least 32 of the slice fit there; for slices below 32 KiB at least
+///   256 KiB;
+/// * and never less than [`region`](Self::region).
 ///
 /// Regions are made and given back outside the pool's lock; what is being made counts against the budget, and what is being
 /// given back does until it is gone.

@@ -3,11 +3,12 @@
 mod config;
 mod ground;
 mod serve;
+mod shelf;
 mod state;
 mod stats;
 
 pub use config::{PoolConfig, Pressure};
-pub(crate) use serve::Shared;
+pub(crate) use shelf::Shelf;
 pub(crate) use state::Place;
 pub use stats::{HostMemoryStats, HostStats, StatCounter, StatTime};
 
@@ -15,6 +16,8 @@ use crate::sync::Arc;
 use crate::{HostError, HostRegion, PinnedSlice, Wait};
 use config::{OnPressure, Source};
 use core::ptr::NonNull;
+use serve::Shared;
+use shelf::Parked;
 use state::{Placed, State, Want};
 use std::time::Instant;
 
@@ -50,7 +53,8 @@ use std::time::Instant;
 /// # Ok::<(), HostError>(())
 /// ```
 pub struct HostPool<R: HostRegion> {
-    shared: Arc<Shared<R>>,
+    /// At least one. Each keeps what they share.
+    shelves: Arc<[Arc<Shelf<R>>]>,
 }
 
 impl<R: HostRegion> HostPool<R> {
@@ -74,8 +78,8 @@ impl<R: HostRegion> HostPool<R> {
         }
         let mut state = State::new(grain, u64::MAX, u64::MAX)?;
         regions.into_iter().try_for_each(|region| state.add(Arc::new(region)))?;
-        state.budget = state.stats().capacity;
-        Ok(HostPool { shared: Arc::new(Shared::new(state, None, None)) })
+        state.budget = state.capacity();
+        Ok(Self::with_shared(Shared::new(state, None, None)))
     }
 
     fn with_source(
@@ -90,7 +94,12 @@ impl<R: HostRegion> HostPool<R> {
         }
         let mut state = State::new(grain, budget, cached)?;
         state.longest = source.max_region();
-        Ok(HostPool { shared: Arc::new(Shared::new(state, Some(source), pressure)) })
+        Ok(Self::with_shared(Shared::new(state, Some(source), pressure)))
+    }
+
+    fn with_shared(shared: Shared<R>) -> Self {
+        let shared = Arc::new(shared);
+        HostPool { shelves: (0..shelf::how_many()).map(|_| Arc::new(Shelf::new(&shared))).collect() }
     }
 
     /// A slice of exactly `bytes` bytes, or a refusal at once.
@@ -115,9 +124,13 @@ impl<R: HostRegion> HostPool<R> {
     /// # Errors
     /// The same; [`HostError::BadAlign`] unless `align` is a power of two up to 4,096.
     pub fn allocate_aligned(&self, bytes: usize, align: usize) -> Result<PinnedSlice<R>, HostError> {
-        let align = check_align(align)?;
-        let placed = self.shared.take(Want { bytes: bytes as u64, align })?;
-        Ok(self.slice(placed, bytes))
+        let want = Want::new(bytes, check_align(align)?);
+        let shelf = self.shelf();
+        if let Some(block) = shelf.take(shelf.shared.rounded(want.bytes), want.align) {
+            return Ok(self.slice(shelf, block, bytes));
+        }
+        let placed = self.shared().take(&self.shelves, want)?;
+        Ok(self.placed(placed, bytes))
     }
 
     /// As [`allocate`](Self::allocate), but waits for room until `deadline`; `None` waits for as long as it takes.
@@ -143,33 +156,54 @@ impl<R: HostRegion> HostPool<R> {
     /// becomes less than was asked for), [`HostError::ZeroSize`]. What the locker says, where a region was to be made and
     /// nothing is in use whose end could be waited for.
     pub fn allocate_until(&self, bytes: usize, wait: &Wait<'_>) -> Result<PinnedSlice<R>, HostError> {
-        let placed = self.shared.wait(Want { bytes: bytes as u64, align: 1 }, wait)?;
-        Ok(self.slice(placed, bytes))
+        let placed = self.shared().wait(&self.shelves, Want::new(bytes, 1), wait)?;
+        Ok(self.placed(placed, bytes))
     }
 
     /// What the pool holds now. O(regions).
+    ///
+    /// Exact where no other thread takes or gives back a slice at the same moment.
     pub fn stats(&self) -> HostStats {
-        self.shared.lock().stats()
+        let shared = self.shared();
+        // What threads keep back is free.
+        shared.clear(&self.shelves);
+        shared.lock().stats(&shared.active)
     }
 
-    /// What it holds and has done, under PyTorch's names. O(1).
+    /// What it holds and has done, under PyTorch's names. O(threads).
     pub fn memory_stats(&self) -> HostMemoryStats {
-        self.shared.lock().counts
+        let shared = self.shared();
+        let state = shared.lock();
+        let counter = |current, peak, taken, since: u64| {
+            // The sums are read one after the other.
+            let allocated = u64::saturating_sub(taken, since);
+            StatCounter { current, peak, allocated, freed: u64::saturating_sub(taken, since + current) }
+        };
+        let (active, taken) = (&shared.active, self.taken());
+        HostMemoryStats {
+            active_bytes: counter(active.bytes(), active.peaks().0, taken.0, state.taken_before.0),
+            active_requests: counter(active.slices(), active.peaks().1, taken.1, state.taken_before.1),
+            ..state.counts
+        }
     }
 
     /// Peaks start again at what there is now.
     pub fn reset_peak_stats(&self) {
-        self.shared.lock().counts.reset_peak();
+        let shared = self.shared();
+        shared.active.reset_peaks();
+        shared.lock().counts.reset_peak();
     }
 
-    /// Sums start again at 0.
+    /// Sums start again at 0, and what is in use counts as if it had been taken before.
     pub fn reset_accumulated_stats(&self) {
-        self.shared.lock().counts.reset_accumulated();
+        let mut state = self.shared().lock();
+        state.taken_before = self.taken();
+        state.counts.reset_accumulated();
     }
 
     /// The largest slice the pool can give when nothing is in use, in bytes.
     pub fn max_slice(&self) -> usize {
-        usize::try_from(self.shared.lock().max_slice()).unwrap_or(usize::MAX)
+        usize::try_from(self.shared().lock().max_slice()).unwrap_or(usize::MAX)
     }
 
     /// Gives idle regions back to the system, those of which nothing is in use, until at most `keep` bytes of them are left;
@@ -177,10 +211,11 @@ impl<R: HostRegion> HostPool<R> {
     ///
     /// O(blocks) for each region.
     pub fn trim(&self, keep: u64) -> u64 {
-        if !self.shared.makes_regions() {
+        if !self.shared().makes_regions() {
             return 0;
         }
-        let idle = self.shared.lock().take_idle(keep);
+        self.shared().clear(&self.shelves);
+        let idle = self.shared().lock().take_idle(keep);
         self.release(idle)
     }
 
@@ -203,51 +238,74 @@ impl<R: HostRegion> HostPool<R> {
     /// # Ok::<(), HostError>(())
     /// ```
     pub fn set_budget(&self, bytes: u64) -> Result<u64, HostError> {
-        if !self.shared.makes_regions() {
+        if !self.shared().makes_regions() {
             return Err(HostError::FixedRegions);
         }
-        let idle = {
-            let mut state = self.shared.lock();
+        {
+            let mut state = self.shared().lock();
             state.budget = bytes;
-            // As much of what is idle as is too much.
-            let stats = state.stats();
-            let over = state.used().saturating_sub(bytes);
-            state.take_idle(stats.cached.saturating_sub(over))
-        };
+            self.shared().publish(&state);
+        }
+        // Where the budget is exceeded, nothing is put on shelves any more.
+        self.shared().clear(&self.shelves);
+        let idle = self.shared().lock().take_excess();
         self.release(idle);
-        crate::wait::Wake::wake_all(&*self.shared);
-        let over = || self.shared.lock().used().saturating_sub(bytes);
+        crate::wait::Wake::wake_all(&**self.shared());
+        let over = || self.shared().lock().used().saturating_sub(bytes);
         if over() > 0 {
-            self.shared.press_for(over());
+            self.shared().press_for(over());
         }
         Ok(over())
+    }
+
+    #[inline]
+    fn shared(&self) -> &Arc<Shared<R>> {
+        &self.shelves[0].shared
+    }
+
+    #[inline]
+    fn shelf(&self) -> &Arc<Shelf<R>> {
+        &self.shelves[shelf::mine(self.shelves.len())]
+    }
+
+    /// Bytes and slices taken so far.
+    fn taken(&self) -> (u64, u64) {
+        self.shelves.iter().map(|shelf| shelf.taken()).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
     }
 
     fn release(&self, regions: Vec<(Arc<R>, u64)>) -> u64 {
         regions.into_iter().fold(0, |sum, region| {
             let bytes = region.1;
-            self.shared.release(region);
+            self.shared().release(region);
             sum + bytes
         })
     }
 
     /// Makes the slice, then the pages it is the first to use: if that panics, the slice goes back.
     #[inline]
-    fn slice(&self, placed: Placed<R>, bytes: usize) -> PinnedSlice<R> {
-        let Placed { place, region, offset, untouched } = placed;
-        // SAFETY: it comes from an `Arc`, so it is not null; and the region stays where it is until no block is in it.
-        let region = unsafe { NonNull::new_unchecked(region.cast_mut()) };
-        let slice = PinnedSlice::new(Arc::clone(&self.shared), region, place, offset as usize, bytes);
+    fn placed(&self, placed: Placed<R>, len: usize) -> PinnedSlice<R> {
+        let Placed { place, region, offset, bytes, untouched } = placed;
+        let shelf = self.shelf();
+        shelf.count(bytes);
+        let slice = self.slice(shelf, Parked { place, region, offset, bytes }, len);
         if let Some((from, bytes)) = untouched {
             slice.region().prepare(from as usize, bytes as usize);
         }
         slice
     }
+
+    #[inline]
+    fn slice(&self, shelf: &Arc<Shelf<R>>, block: Parked<R>, len: usize) -> PinnedSlice<R> {
+        let Parked { place, region, offset, bytes } = block;
+        // SAFETY: it comes from an `Arc`, so it is not null; and the region stays where it is until no block is in it.
+        let region = unsafe { NonNull::new_unchecked(region.cast_mut()) };
+        PinnedSlice::new(Arc::clone(shelf), region, place, offset as usize, len, bytes)
+    }
 }
 
 impl<R: HostRegion> Clone for HostPool<R> {
     fn clone(&self) -> Self {
-        HostPool { shared: Arc::clone(&self.shared) }
+        HostPool { shelves: Arc::clone(&self.shelves) }
     }
 }
 

@@ -1,7 +1,9 @@
 //! How a request comes by its room: a hole, a new region, or a place in the queue.
 
 use super::config::{OnPressure, Pressure, Source};
+use super::shelf::{Active, Shelf};
 use super::state::{Growth, Place, Placed, State, Want};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError, lock};
 use crate::wait::Wake;
 use crate::{HostError, HostRegion, Wait};
@@ -11,6 +13,11 @@ use std::time::Instant;
 /// What a pool's handles and slices have in common; it outlives both.
 pub(crate) struct Shared<R> {
     state: Mutex<State<R>>,
+    pub(super) active: Active,
+    /// Whether blocks that are given back may be kept on shelves. Changed under the lock of `state`.
+    shelves_open: AtomicBool,
+    /// What lengths are rounded up to: the grain or the largest atom. Changed under the lock of `state`.
+    unit: AtomicU64,
     /// Who makes regions; `None` where there are only those there were.
     source: Option<Source<R>>,
     pressure: Option<OnPressure>,
@@ -18,7 +25,42 @@ pub(crate) struct Shared<R> {
 
 impl<R: HostRegion> Shared<R> {
     pub(super) fn new(state: State<R>, source: Option<Source<R>>, pressure: Option<OnPressure>) -> Self {
-        Shared { state: Mutex::new(state), source, pressure }
+        let (open, unit) = (state.may_keep_back(), state.unit());
+        let (shelves_open, unit) = (AtomicBool::new(open), AtomicU64::new(unit));
+        Shared { state: Mutex::new(state), active: Active::default(), shelves_open, unit, source, pressure }
+    }
+
+    /// Bytes that slices of `bytes` bytes take.
+    #[inline]
+    pub(super) fn rounded(&self, bytes: u64) -> u64 {
+        let unit = self.unit.load(Ordering::Relaxed);
+        // Longer ones than that are refused before it matters.
+        bytes.saturating_add(unit - 1) & !(unit - 1)
+    }
+
+    #[inline]
+    pub(super) fn are_shelves_open(&self) -> bool {
+        self.shelves_open.load(Ordering::SeqCst)
+    }
+
+    /// Publishes what others read without the lock. To be called whenever it may have changed.
+    pub(super) fn publish(&self, state: &State<R>) {
+        self.shelves_open.store(state.may_keep_back(), Ordering::SeqCst);
+        self.unit.store(state.unit(), Ordering::Relaxed);
+    }
+
+    /// Makes holes of what is on shelves.
+    pub(super) fn clear(&self, shelves: &[Arc<Shelf<R>>]) {
+        let mut idle = Vec::new();
+        for shelf in shelves {
+            let mut blocks = shelf.clear().peekable();
+            if blocks.peek().is_some() {
+                let mut state = self.lock();
+                idle.extend(blocks.filter_map(|place| state.free(place)));
+                state.wake_next();
+            }
+        }
+        idle.into_iter().for_each(|region| self.release(region));
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State<R>> {
@@ -29,8 +71,8 @@ impl<R: HostRegion> Shared<R> {
         self.source.is_some()
     }
 
-    /// Takes a slice's block back. Touches the heap only where a region goes.
-    pub(crate) fn free(&self, place: Place) {
+    /// Takes a block back. Touches the heap only where a region goes.
+    pub(super) fn free(&self, place: Place) {
         let mut state = self.lock();
         let idle = state.free(place);
         state.wake_next();
@@ -41,28 +83,30 @@ impl<R: HostRegion> Shared<R> {
     }
 
     /// Room at once, or a refusal.
-    pub(super) fn take(&self, want: Want) -> Result<Placed<R>, HostError> {
+    pub(super) fn take(&self, shelves: &[Arc<Shelf<R>>], want: Want) -> Result<Placed<R>, HostError> {
         let mut state = self.lock();
         state.check(want)?;
         if !state.queue.is_empty() {
-            return Err(state.full(want));
+            return Err(state.full(want, &self.active));
         }
         // The whole of the way that is usually taken.
         if let Some(placed) = state.place(want)? {
             return Ok(placed);
         }
-        let (state, served) = self.serve(state, want, &mut true);
-        served.map_err(|refused| refused.unwrap_or_else(|| state.full(want)))
+        let (state, served) = self.serve(shelves, state, want, &mut true);
+        served.map_err(|refused| refused.unwrap_or_else(|| state.full(want, &self.active)))
     }
 
     /// Room, as soon as there is some and it is the caller's turn.
-    pub(super) fn wait(self: &Arc<Self>, want: Want, wait: &Wait<'_>) -> Result<Placed<R>, HostError>
-    where
-        R: 'static,
-    {
+    pub(super) fn wait(
+        self: &Arc<Self>,
+        shelves: &[Arc<Shelf<R>>],
+        want: Want,
+        wait: &Wait<'_>,
+    ) -> Result<Placed<R>, HostError> {
         if PRESSED.get() {
             // It would wait for itself.
-            return self.take(want);
+            return self.take(shelves, want);
         }
         // Declared before the guard of the lock, so dropped after it: it takes the lock itself.
         let mut turn = Turn { shared: self, number: None };
@@ -73,11 +117,11 @@ impl<R: HostRegion> Shared<R> {
             if let Some(placed) = state.place(want)? {
                 return Ok(placed);
             }
-            let (after, served) = self.serve(state, want, &mut may_press);
+            let (after, served) = self.serve(shelves, state, want, &mut may_press);
             state = after;
             match served {
                 Ok(placed) => return Ok(placed),
-                Err(Some(refused)) if !state.is_waiting_worth_it() => return Err(refused),
+                Err(Some(refused)) if !state.is_waiting_worth_it(&self.active) => return Err(refused),
                 Err(_) => {}
             }
         }
@@ -87,21 +131,24 @@ impl<R: HostRegion> Shared<R> {
         let _watch = wait.cancel.map(|token| token.watch(Arc::downgrade(&me)));
         let (number, sleeper) = state.join();
         turn.number = Some(number);
+        // From now on nothing is put on shelves, and what is there is looked at before anybody sleeps.
+        self.publish(&state);
         loop {
             // Whoever may be woken for two reasons looks at both.
             state.check(want)?;
             if state.queue.front().is_some_and(|(first, _)| *first == number) {
-                let (after, served) = self.serve(state, want, &mut may_press);
+                let (after, served) = self.serve(shelves, state, want, &mut may_press);
                 state = after;
                 match served {
                     Ok(placed) => {
                         state.leave(number);
                         turn.number = None;
+                        self.publish(&state);
                         // What is left may be enough for the next in line.
                         state.wake_next();
                         return Ok(placed);
                     }
-                    Err(Some(refused)) if !state.is_waiting_worth_it() => return Err(refused),
+                    Err(Some(refused)) if !state.is_waiting_worth_it(&self.active) => return Err(refused),
                     Err(_) => {}
                 }
             }
@@ -126,17 +173,24 @@ impl<R: HostRegion> Shared<R> {
     #[allow(clippy::type_complexity, reason = "a guard and what came of it")]
     fn serve<'a>(
         &'a self,
+        shelves: &[Arc<Shelf<R>>],
         mut state: MutexGuard<'a, State<R>>,
         want: Want,
         may_press: &mut bool,
     ) -> (MutexGuard<'a, State<R>>, Result<Placed<R>, Option<HostError>>) {
         let mut refused = None;
-        let mut made = 0;
+        let (mut made, mut cleared) = (0, false);
         loop {
             match state.place(want) {
                 Ok(Some(placed)) => return (state, Ok(placed)),
                 Ok(None) => {}
                 Err(error) => return (state, Err(Some(error))),
+            }
+            if !core::mem::replace(&mut cleared, true) {
+                drop(state);
+                self.clear(shelves);
+                state = self.lock();
+                continue;
             }
             // The second where the first told of an atom.
             if let Some(source) = self.source.as_ref().filter(|_| made < 2 && refused.is_none())
@@ -160,8 +214,8 @@ impl<R: HostRegion> Shared<R> {
             }
             if let Some(callback) = self.pressure.as_ref().filter(|_| *may_press && !PRESSED.get()) {
                 *may_press = false;
-                (made, refused) = (0, None);
-                let pressure = state.pressure(want.bytes);
+                (made, cleared, refused) = (0, false, None);
+                let pressure = state.pressure(want.bytes, &self.active);
                 drop(state);
                 press(callback, pressure);
                 state = self.lock();
@@ -193,13 +247,14 @@ impl<R: HostRegion> Shared<R> {
         state.counts.num_host_free += 1;
         state.counts.allocations.fall(1);
         state.counts.allocated_bytes.fall(bytes);
+        self.publish(&state);
         state.wake_next();
     }
 
     /// Asks who was to be asked to release something.
     pub(super) fn press_for(&self, bytes: u64) {
         if let Some(callback) = self.pressure.as_ref().filter(|_| !PRESSED.get()) {
-            let pressure = self.lock().pressure(bytes);
+            let pressure = self.lock().pressure(bytes, &self.active);
             press(callback, pressure);
         }
     }
@@ -228,9 +283,8 @@ impl<R: HostRegion> State<R> {
         self.longest.min(self.budget)
     }
 
-    fn pressure(&self, asked: u64) -> Pressure {
-        let stats = self.stats();
-        Pressure { asked, budget: self.budget, capacity: stats.capacity, in_use: stats.in_use }
+    fn pressure(&self, asked: u64, active: &Active) -> Pressure {
+        Pressure { asked, budget: self.budget, capacity: self.capacity(), in_use: active.bytes() }
     }
 }
 
@@ -254,6 +308,7 @@ impl<R: HostRegion> Made<'_, R> {
         } else {
             state.add(Arc::clone(&region))
         };
+        self.shared.publish(state);
         state.wake_next();
         added.map_err(|error| (error, Some(region)))?;
         state.counts.host_alloc_time.add(took);
@@ -283,6 +338,7 @@ impl<R: HostRegion> Drop for Turn<'_, R> {
         if let Some(number) = self.number {
             let mut state = self.shared.lock();
             state.leave(number);
+            self.shared.publish(&state);
             state.wake_next();
         }
     }

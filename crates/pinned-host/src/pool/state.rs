@@ -1,6 +1,7 @@
 //! What a pool knows, changed under its lock: rooms, counts, and what is being made and given back.
 
 use super::ground::{Ground, Spot, UNIT};
+use super::shelf::Active;
 use super::stats::HostMemoryStats;
 use crate::sync::{Arc, Condvar};
 use crate::{HostError, HostRegion, HostStats};
@@ -39,7 +40,10 @@ pub(super) struct State<R> {
     cached: u64,
     /// The longest region there can be; grows with the regions of a pool that makes none.
     pub(super) longest: u64,
+    /// Of regions only; slices are counted without the lock.
     pub(super) counts: HostMemoryStats,
+    /// Bytes and slices taken before the sums were reset.
+    pub(super) taken_before: (u64, u64),
     /// The callers that wait, longest first. Only the first may take room.
     pub(super) queue: VecDeque<(u64, Arc<Condvar>)>,
     next_number: u64,
@@ -71,12 +75,28 @@ pub(super) struct Want {
     pub(super) align: u64,
 }
 
+impl Want {
+    /// What slices of so many bytes want, and at least an alignment of `align`.
+    #[inline]
+    pub(super) fn new(bytes: usize, align: u64) -> Self {
+        let bytes = bytes as u64;
+        let usual = match bytes {
+            LARGE.. => PAGE,
+            SMALL.. => LINE,
+            _ => SCALAR,
+        };
+        Want { bytes, align: align.max(usual) }
+    }
+}
+
 /// Room that was found.
 pub(super) struct Placed<R> {
     pub(super) place: Place,
     /// Not null.
     pub(super) region: *const R,
     pub(super) offset: u64,
+    /// What it takes, rounding included.
+    pub(super) bytes: u64,
     /// What of the region is used for the first time, if its pages may be missing.
     pub(super) untouched: Option<(u64, u64)>,
 }
@@ -102,6 +122,7 @@ impl<R: HostRegion> State<R> {
             cached,
             longest: 0,
             counts: HostMemoryStats::default(),
+            taken_before: (0, 0),
             queue: VecDeque::new(),
             next_number: 0,
         })
@@ -109,19 +130,13 @@ impl<R: HostRegion> State<R> {
 
     /// What the allocator is asked for.
     fn request(&self, want: Want) -> Option<Request> {
-        let unit = self.grain.max(self.atom);
-        let align = want.align.max(match want.bytes {
-            bytes if bytes >= LARGE => PAGE,
-            bytes if bytes >= SMALL => LINE,
-            _ => SCALAR,
-        });
-        Some(Request::new(want.bytes.checked_next_multiple_of(unit)?).align(align.max(unit)))
+        let unit = self.unit();
+        Some(Request::new(want.bytes.checked_next_multiple_of(unit)?).align(want.align.max(unit)))
     }
 
     /// Takes room, locked if there is such; `None` where there is none.
     pub(super) fn place(&mut self, want: Want) -> Result<Option<Placed<R>>, HostError> {
         let Some(request) = self.request(want) else { return Ok(None) };
-        // The bytes it takes: as `request` rounds them.
         if let Some(spot) = self.locked.place(request)? {
             return Ok(Some(self.placed(Tier::Locked, spot)));
         }
@@ -135,11 +150,10 @@ impl<R: HostRegion> State<R> {
     fn placed(&mut self, tier: Tier, spot: Spot<R>) -> Placed<R> {
         let Spot { lot, handle, region, range, fresh, woken } = spot;
         self.idle -= woken.unwrap_or(0);
-        self.counts.active_requests.rise(1);
-        self.counts.active_bytes.rise(range.end - range.start);
         let untouched = (tier == Tier::Pageable && fresh.start < fresh.end)
             .then(|| (fresh.start, fresh.end - fresh.start));
-        Placed { place: Place { tier, lot, handle }, region, offset: range.start, untouched }
+        let bytes = range.end - range.start;
+        Placed { place: Place { tier, lot, handle }, region, offset: range.start, bytes, untouched }
     }
 
     /// Takes a block back, and out of the pool its region if it is idle and not to be kept. The region's bytes are then
@@ -147,10 +161,7 @@ impl<R: HostRegion> State<R> {
     pub(super) fn free(&mut self, place: Place) -> Option<(Arc<R>, u64)> {
         let freed = self.ground(place.tier).free(place.lot, place.handle);
         debug_assert!(freed.is_ok(), "a slice owns its block: {freed:?}");
-        let (bytes, idle) = freed.ok()?;
-        self.counts.active_bytes.fall(bytes);
-        self.counts.active_requests.fall(1);
-        self.idle += idle?;
+        self.idle += freed.ok()??;
         let keep = self.idle <= self.cached && self.used() <= self.budget;
         if keep { None } else { self.take_out(place.tier, place.lot) }
     }
@@ -161,7 +172,7 @@ impl<R: HostRegion> State<R> {
         if atom.is_power_of_two() {
             self.atom = self.atom.max(atom);
         }
-        let unit = self.grain.max(self.atom);
+        let unit = self.unit();
         let usable = region.len() as u64 / unit * unit;
         if usable == 0 {
             return Err(HostError::ZeroSize);
@@ -199,8 +210,14 @@ impl<R: HostRegion> State<R> {
                 }
             }
         }
-        let share = (self.capacity.sum() / SHARE).min(MOST_AHEAD);
-        let wished = share.max(at_least) / PAGE * PAGE;
+        // What is long beside what is made ahead would leave much of it over.
+        let share = (self.capacity() / SHARE).min(MOST_AHEAD);
+        let ahead = match want.bytes {
+            LARGE.. if share < MANY * least => 0,
+            LARGE.. => share,
+            _ => share.max(LEAST_AHEAD),
+        };
+        let wished = ahead.max(at_least) / PAGE * PAGE;
         let wished = wished.max(least).min(room.max(least)).min(self.longest.max(least));
         self.pending += wished;
         Some(Growth { wished, least, victims })
@@ -215,7 +232,7 @@ impl<R: HostRegion> State<R> {
         Some((region, bytes))
     }
 
-    /// Takes idle regions out until no more than `keep` bytes of them are left, and the budget holds. The shortest first.
+    /// Takes idle regions out until no more than `keep` bytes of them are left. The shortest first.
     pub(super) fn take_idle(&mut self, keep: u64) -> Vec<(Arc<R>, u64)> {
         let mut taken = Vec::new();
         for tier in [Tier::Pageable, Tier::Locked] {
@@ -230,6 +247,12 @@ impl<R: HostRegion> State<R> {
         taken
     }
 
+    /// Takes out as much of what is idle as exceeds the budget.
+    pub(super) fn take_excess(&mut self) -> Vec<(Arc<R>, u64)> {
+        let over = self.used().saturating_sub(self.budget);
+        self.take_idle(self.idle.saturating_sub(over))
+    }
+
     /// What was pending is so no longer.
     pub(super) fn settle(&mut self, bytes: u64) {
         self.pending -= bytes;
@@ -241,32 +264,47 @@ impl<R: HostRegion> State<R> {
     }
 
     /// Whether anything is in use or on its way that could make room.
-    pub(super) fn is_waiting_worth_it(&self) -> bool {
-        self.counts.active_requests.current > 0 || self.pending > 0
+    pub(super) fn is_waiting_worth_it(&self, active: &Active) -> bool {
+        active.slices() > 0 || self.pending > 0
     }
 
-    pub(super) fn full(&self, want: Want) -> HostError {
+    /// Whether a block that is given back may be kept from everybody else for a while: nobody waits, and no region shall go
+    /// as soon as it is idle.
+    pub(super) fn may_keep_back(&self) -> bool {
+        self.queue.is_empty() && self.cached == u64::MAX && self.used() <= self.budget
+    }
+
+    /// What lengths of slices are rounded up to.
+    pub(super) fn unit(&self) -> u64 {
+        self.grain.max(self.atom)
+    }
+
+    pub(super) fn capacity(&self) -> u64 {
+        self.capacity.sum()
+    }
+
+    pub(super) fn full(&self, want: Want, active: &Active) -> HostError {
         HostError::Full {
             asked: want.bytes,
             budget: self.budget,
-            free: self.capacity.sum() - self.counts.active_bytes.current,
+            free: self.capacity().saturating_sub(active.bytes()),
             largest: self.largest_hole(),
             waiters: self.queue.len(),
         }
     }
 
-    pub(super) fn stats(&self) -> HostStats {
+    pub(super) fn stats(&self, active: &Active) -> HostStats {
         HostStats {
-            capacity: self.capacity.sum(),
+            capacity: self.capacity(),
             budget: self.budget,
-            in_use: self.counts.active_bytes.current,
-            peak_in_use: self.counts.active_bytes.peak,
+            in_use: active.bytes(),
+            peak_in_use: active.peaks().0,
             cached: self.idle,
             locked: self.capacity.locked,
             pageable: self.capacity.pageable,
             largest_hole: self.largest_hole(),
             regions: self.locked.regions() + self.pageable.regions(),
-            slices: self.counts.active_requests.current as usize,
+            slices: active.slices() as usize,
             waiters: self.queue.len(),
         }
     }
@@ -310,9 +348,13 @@ const LINE: u64 = 64;
 /// Bytes from which slices start at a page, as direct I/O wants it: what that may leave unused is at most an eighth of it.
 const LARGE: u64 = 8 * PAGE;
 const PAGE: u64 = 4096;
-/// A new region has at least this part of what there is: so there are few, and little is unused.
+/// A region for short slices has this part of what there is: so there are few regions, and little is unused.
 const SHARE: u64 = 128;
-/// No more than so many bytes beyond what is asked for.
+/// A slice is short if so many of it fit there.
+const MANY: u64 = 32;
+/// But no more than so many bytes.
 const MOST_AHEAD: u64 = 64 << 20;
+/// And no fewer, where slices share pages: what they leave at its end is at most an eighth of it.
+const LEAST_AHEAD: u64 = 8 * LARGE;
 
 const _: () = assert!(PAGE <= UNIT, "offsets have the alignment that they have in their regions up to a unit");
