@@ -134,8 +134,6 @@ impl<R: HostRegion> Shared<R> {
         // From now on nothing is put on shelves, and what is there is looked at before anybody sleeps.
         self.publish(&state);
         loop {
-            // Whoever may be woken for two reasons looks at both.
-            state.check(want)?;
             if state.queue.front().is_some_and(|(first, _)| *first == number) {
                 let (after, served) = self.serve(shelves, state, want, &mut may_press);
                 state = after;
@@ -152,6 +150,8 @@ impl<R: HostRegion> Shared<R> {
                     Err(_) => {}
                 }
             }
+            // After `serve`, which leaves the lock: nobody is woken for what happened meanwhile.
+            state.check(want)?;
             if wait.cancel.is_some_and(|token| token.is_cancelled()) {
                 return Err(HostError::Cancelled { asked: want.bytes, waited: waited() });
             }

@@ -126,9 +126,10 @@ pub(super) fn mine(shelves: usize) -> usize {
     MINE.with(|mine| mine % shelves)
 }
 
-/// Shelves a pool has: as many as threads run at once, within reason.
+/// Shelves a pool has: as many as threads run at once, within reason. One where the model checker runs: all of its threads
+/// are one of the system's.
 pub(super) fn how_many() -> usize {
-    if cfg!(loom) { 2 } else { std::thread::available_parallelism().map_or(1, |n| n.get()).clamp(1, 16) }
+    if cfg!(loom) { 1 } else { std::thread::available_parallelism().map_or(1, |n| n.get()).clamp(1, 16) }
 }
 
 /// Bytes and slices in use, and the most there were: the one thing that all threads write.
