@@ -58,6 +58,12 @@ fn model(run: impl Fn() + Send + Sync + 'static) {
     model.check(run);
 }
 
+fn model_of_three(run: impl Fn() + Send + Sync + 'static) {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(2);
+    model.check(run);
+}
+
 #[test]
 fn a_slot_that_two_want_goes_from_one_to_the_other() {
     model(|| {
@@ -81,9 +87,7 @@ fn a_slot_that_two_want_goes_from_one_to_the_other() {
 
 #[test]
 fn three_share_a_slot_and_all_finish() {
-    let mut model = loom::model::Builder::new();
-    model.preemption_bound = Some(2);
-    model.check(|| {
+    model_of_three(|| {
         let pool = pool(4096);
         let threads: Vec<_> = (0..2)
             .map(|_| {
@@ -133,22 +137,66 @@ fn a_wait_that_is_called_off_ends() {
 
 #[test]
 fn who_gives_up_lets_the_next_one_through() {
-    model(|| {
+    model_of_three(|| {
         let pool = pool(8192);
         let held = pool.allocate(4096).unwrap();
         let token = CancelToken::new();
-        let (cancel, other) = (token.clone(), pool.clone());
-        let thread = thread::spawn(move || {
-            // Behind the one that waits for all, or before it.
-            drop(other.allocate_until(4096, &Wait::forever()).unwrap());
-            cancel.cancel();
+        let (cancelled, large, small) = (token.clone(), pool.clone(), pool.clone());
+        let large = thread::spawn(move || {
+            let wait = Wait::forever().or_cancelled_by(&cancelled);
+            assert!(large.allocate_until(8192, &wait).is_err());
         });
-        let wait = Wait::forever().or_cancelled_by(&token);
-        // Only the other's way out ends this wait: it needs room for itself first, which it must not wait for behind this.
+        // In front of the other, or behind it until that gives up: there is room for this one beside `held`.
+        let small = thread::spawn(move || drop(small.allocate_until(4096, &Wait::forever()).unwrap()));
+        token.cancel();
+        large.join().unwrap();
+        small.join().unwrap();
         drop(held);
-        drop(pool.allocate_until(8192, &wait));
-        thread.join().unwrap();
         assert_eq!((pool.stats().waiters, pool.stats().in_use), (0, 0));
+    });
+}
+
+#[test]
+fn room_for_two_serves_two() {
+    model_of_three(|| {
+        let pool = pool(8192);
+        let held = pool.allocate(8192).unwrap();
+        let threads: Vec<_> = (0..2)
+            .map(|_| {
+                let pool = pool.clone();
+                thread::spawn(move || pool.allocate_until(4096, &Wait::forever()).unwrap())
+            })
+            .collect();
+        drop(held);
+        // Both keep theirs: nothing else comes free.
+        let slices: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+        assert_eq!((slices.len(), pool.stats().in_use), (2, 8192));
+    });
+}
+
+#[test]
+fn a_region_that_one_makes_serves_who_waits_beside() {
+    model(|| {
+        let pool = PoolConfig::new(8192).build(Bounded(Arc::new(AtomicUsize::new(0)))).unwrap();
+        let other = pool.clone();
+        // Each makes a region of all there may be, or waits for the other's.
+        let thread = thread::spawn(move || other.allocate_until(16, &Wait::forever()).unwrap());
+        let mine = pool.allocate_until(16, &Wait::forever()).unwrap();
+        let other = thread.join().unwrap();
+        assert_eq!((mine.len() + other.len(), pool.stats().regions), (32, 1));
+    });
+}
+
+#[test]
+fn blocks_between_a_shelf_and_the_holes_are_not_missed() {
+    model(|| {
+        let pool = pool(8192);
+        drop(pool.allocate(4096).unwrap());
+        let other = pool.clone();
+        // Takes the block off its shelf, and makes a hole of it a moment later.
+        let thread = thread::spawn(move || other.stats().waiters);
+        assert_eq!(pool.allocate_until(8192, &Wait::forever()).unwrap().len(), 8192);
+        assert!(thread.join().unwrap() <= 1);
     });
 }
 
