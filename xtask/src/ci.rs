@@ -114,6 +114,11 @@ const STEPS: &[Step] = &[
         run: reuse,
     },
     Step { name: "bundle", what: "what is sent to a GPU, on the simulated driver", run: send_off },
+    Step {
+        name: "loom",
+        what: "the pool of pinned memory in every interleaving of a few threads",
+        run: || Outcome::of(loom()),
+    },
     Step { name: "soak", what: "a hundredth of each soak", run: soaks },
     Step {
         name: "miri",
@@ -246,6 +251,14 @@ fn soaks() -> Outcome {
         well &= soak::run(&soak::Options::hundredth(soak));
     }
     Outcome::of(well)
+}
+
+/// The models of `pinned-host`, under loom's model checker.
+pub(crate) fn loom() -> bool {
+    let mut command = cargo(&["test", "--release", "-p", "pinned-host", "--test", "loom"]);
+    // A folder of its own: the flag makes every dependency another one.
+    let folder = workspace::root().join("target/loom");
+    passes(command.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", folder))
 }
 
 fn miri() -> Outcome {

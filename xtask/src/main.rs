@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         Some("bundle") => bundle::Options::parse(rest).map(|options| bundle::run(&options)),
         Some("bench") => bench::Options::parse(rest).map(|options| bench::run(&options)),
         Some("setup") => setup::Options::parse(rest).map(|options| setup::run(&options)),
+        Some("loom") if rest.is_empty() => Ok(ci::loom()),
         Some("rules") if rest.is_empty() => Ok(rules::run()),
         Some("help" | "--help" | "-h") => {
             println!("{USAGE}");
@@ -55,7 +56,9 @@ Usage: cargo xtask COMMAND
   ci [--skip LIST] [--only LIST]      what a change must pass; the steps are named by a run
   soak arena [--ops N] [--seed S]     random operations on an arena against a shadow model (default 1000000)
   soak swap [--schedules N] [--seed S]  random schedules of the swap pool with seeded faults (default 100000)
+  soak pinned [--ops N] [--seed S]    random operations on a pool of page-locked memory (default 1000000)
   soak cuda [--seeds N] [--seed S]    the stories of the CUDA backend on the simulated driver (default 1000)
+  loom                                a few threads on the pool of page-locked memory, in every interleaving
   fuzz [TARGET] [--seconds N]         the targets of `fuzz/`, or one of them, so long each (default 600)
   bundle cuda [--out DIR] [--try]     a folder to run on a machine with a GPU and without Rust (default target/bundle/cuda);
                                       --try runs it on the simulated driver

@@ -32,6 +32,14 @@ pub(crate) const SOAKS: &[Soak] = &[
         full: 100_000,
     },
     Soak {
+        name: "pinned",
+        package: "pinned-host",
+        test: "soak_pinned",
+        flag: "--ops",
+        variable: "SOAK_OPS",
+        full: 1_000_000,
+    },
+    Soak {
         name: "cuda",
         package: "backend-cuda",
         test: "soak",

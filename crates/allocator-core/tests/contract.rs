@@ -243,7 +243,8 @@ fn a_fixed_block_takes_its_bytes_or_nothing() {
     offsets.check().unwrap();
 
     let before = offsets.stats();
-    for (offset, size) in [(0, 8), (504, 16), (568, 8), (576, 8), (1016, 8), (1024, 8), (4096, 8), (0, 1024)] {
+    for (offset, size) in [(0, 8), (504, 16), (568, 8), (576, 8), (1016, 8), (1024, 8), (4096, 8), (0, 1024)]
+    {
         assert_eq!(at(&mut offsets, offset, size), Err(AllocError::Occupied { offset, size }));
     }
     let last = u64::MAX - 7;

@@ -40,10 +40,16 @@ fn main() -> Result<(), HostError> {
                 }
             }));
         }
-        let names = ["slice, pool else empty", "slice, 64 others alive", "heap", "bare lock and unlock, twice"];
+        let names =
+            ["slice, pool else empty", "slice, 64 others alive", "heap", "bare lock and unlock, twice"];
         for (name, row) in names.iter().zip(&mut rows) {
             row.sort_by(f64::total_cmp);
-            println!("| {name} | {threads} | {:.0} | {:.0}..{:.0} |", row[ROUNDS / 2], row[0], row[ROUNDS - 1]);
+            println!(
+                "| {name} | {threads} | {:.0} | {:.0}..{:.0} |",
+                row[ROUNDS / 2],
+                row[0],
+                row[ROUNDS - 1]
+            );
         }
     }
     Ok(())

@@ -94,11 +94,15 @@ pub enum HostError {
         /// How long the caller waited.
         waited: core::time::Duration,
     },
-    /// A region was made and given back at once: the budget had been lowered meanwhile, or the locker made more than asked.
-    #[error("a region of {bytes} bytes exceeds what is left of the budget of {budget} bytes: {room} bytes")]
+    /// A locker made more than it was asked for, and more than the budget has left; the region was given back.
+    #[error(
+        "asked for {asked} bytes, the locker made {bytes}, and of the budget of {budget} bytes {room} are left"
+    )]
     OverBudget {
         /// What the region had.
         bytes: u64,
+        /// What was asked of the locker.
+        asked: u64,
         /// What the pool may have in all.
         budget: u64,
         /// What was left of it.

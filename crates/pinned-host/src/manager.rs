@@ -167,8 +167,7 @@ impl<R: HostRegion> PinnedManager<R> {
     }
 
     fn bytes(&self, count: usize, element_size: usize) -> Result<usize, HostError> {
-        let too_large =
-            || HostError::TooLarge { asked: u64::MAX, capacity: self.pool.max_slice() as u64 };
+        let too_large = || HostError::TooLarge { asked: u64::MAX, capacity: self.pool.max_slice() as u64 };
         count.checked_mul(element_size).ok_or_else(too_large)
     }
 }

@@ -1,7 +1,7 @@
 //! A transfer in flight, and where its memory waits when nobody else does.
 
-use crate::{Event, QueueError, SliceOf, Transfer, TransferFailed};
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError, lock};
+use crate::{Event, QueueError, SliceOf, Transfer, TransferFailed};
 
 /// A transfer in flight that owns its pinned slice until its event fires.
 ///

@@ -142,7 +142,8 @@ fn little_more_is_locked_than_asked_for() {
 #[test]
 fn small_slices_take_at_most_an_eighth_more() {
     let pool = PoolConfig::new(u64::MAX).build(Counting::default()).unwrap();
-    let lengths = [128_u64, 129, 500, 512, 513, 600, 1000, 4096, 4097, 5000, 9000, 32_767, 32_768, 33_000, 70_001];
+    let lengths =
+        [128_u64, 129, 500, 512, 513, 600, 1000, 4096, 4097, 5000, 9000, 32_767, 32_768, 33_000, 70_001];
     for bytes in lengths {
         let slices: Vec<_> = (0..1000).map(|_| pool.allocate(bytes as usize).unwrap()).collect();
         let (in_use, asked) = (pool.stats().in_use, bytes * 1000);
@@ -163,7 +164,10 @@ fn a_budget_is_kept_and_idle_regions_make_room() {
     let three = pool.allocate(3 << 20).unwrap();
     let refused = pool.allocate(2 << 20).unwrap_err();
     assert!(
-        matches!(refused, HostError::Full { asked: 0x20_0000, budget: 0x40_0000, free: 0, largest: 0, waiters: 0 }),
+        matches!(
+            refused,
+            HostError::Full { asked: 0x20_0000, budget: 0x40_0000, free: 0, largest: 0, waiters: 0 }
+        ),
         "{refused}"
     );
     let never = pool.allocate((4 << 20) + 1).unwrap_err();

@@ -69,7 +69,14 @@ pub(super) type OnPressure = Arc<dyn Fn(Pressure) + Send + Sync>;
 impl PoolConfig {
     /// A pool of at most `budget` bytes.
     pub fn new(budget: u64) -> Self {
-        PoolConfig { budget, lock: LockPolicy::Required, region: 0, cached: u64::MAX, grain: 16, pressure: None }
+        PoolConfig {
+            budget,
+            lock: LockPolicy::Required,
+            region: 0,
+            cached: u64::MAX,
+            grain: 16,
+            pressure: None,
+        }
     }
 
     /// What to do about the lock limit.

@@ -206,7 +206,7 @@ impl<R: HostRegion> Shared<R> {
                         drop(state);
                         drop(region);
                         state = self.lock();
-                        refused = Some(error);
+                        refused = error;
                     }
                     Err(error) => refused = Some(error),
                 }
@@ -297,20 +297,23 @@ struct Made<'a, R: HostRegion> {
 
 impl<R: HostRegion> Made<'_, R> {
     /// Adds the region to the pool; or gives it back, to be dropped where no lock is held.
-    fn settle(mut self, state: &mut State<R>) -> Result<(), (HostError, Option<Arc<R>>)> {
-        state.settle(core::mem::take(&mut self.pending));
+    ///
+    /// Without an error where the budget was lowered meanwhile: there is no room now, and that is all there is to say.
+    fn settle(mut self, state: &mut State<R>) -> Result<(), (Option<HostError>, Arc<R>)> {
+        let wished = core::mem::take(&mut self.pending);
+        state.settle(wished);
         let Some((region, took)) = self.region.take() else { return Ok(()) };
         let (bytes, region) = (region.len() as u64, Arc::new(region));
         let room = state.budget.saturating_sub(state.used());
         let added = if bytes > room {
-            // The budget was lowered meanwhile, or the locker made more than it was asked for.
-            Err(HostError::OverBudget { bytes, budget: state.budget, room })
+            let too_long = HostError::OverBudget { bytes, asked: wished, budget: state.budget, room };
+            Err((bytes > wished).then_some(too_long))
         } else {
-            state.add(Arc::clone(&region))
+            state.add(Arc::clone(&region)).map_err(Some)
         };
         self.shared.publish(state);
         state.wake_next();
-        added.map_err(|error| (error, Some(region)))?;
+        added.map_err(|error| (error, region))?;
         state.counts.host_alloc_time.add(took);
         state.counts.num_host_alloc += 1;
         Ok(())

@@ -357,4 +357,5 @@ const MOST_AHEAD: u64 = 64 << 20;
 /// And no fewer, where slices share pages: what they leave at its end is at most an eighth of it.
 const LEAST_AHEAD: u64 = 8 * LARGE;
 
-const _: () = assert!(PAGE <= UNIT, "offsets have the alignment that they have in their regions up to a unit");
+const _: () =
+    assert!(PAGE <= UNIT, "offsets have the alignment that they have in their regions up to a unit");

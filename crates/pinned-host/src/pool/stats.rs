@@ -151,12 +151,7 @@ impl HostMemoryStats {
     }
 
     fn counters(&mut self) -> [&mut StatCounter; 4] {
-        [
-            &mut self.allocations,
-            &mut self.allocated_bytes,
-            &mut self.active_requests,
-            &mut self.active_bytes,
-        ]
+        [&mut self.allocations, &mut self.allocated_bytes, &mut self.active_requests, &mut self.active_bytes]
     }
 }
 
