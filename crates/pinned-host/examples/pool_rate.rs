@@ -57,7 +57,7 @@ fn main() -> Result<(), HostError> {
 
 /// Lengths from 1 KiB to 1 MiB in an order that repeats itself rarely.
 fn length(i: usize) -> usize {
-    1024 << (i.wrapping_mul(0x9E37_79B9) >> 7) % 11
+    1024 << ((i.wrapping_mul(0x9E37_79B9) >> 7) % 11)
 }
 
 /// Nanoseconds for one `work` by the clock on the wall, each of so many threads doing its own.
