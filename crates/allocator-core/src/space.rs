@@ -168,7 +168,7 @@ impl Space {
     pub(crate) fn take_block(&mut self) -> u32 {
         let slot = self.nodes.take_block();
         if let Some(tree) = &mut self.tree {
-            tree.cover(self.nodes.len());
+            tree.cover(self.nodes.len(), self.nodes.len() / 2 + 2);
         }
         slot
     }
@@ -293,11 +293,11 @@ impl Space {
     /// Ends a hole, which its neighbours know of no more.
     #[inline]
     fn drop_hole(&mut self, slot: u32) {
-        let Node { offset, len, .. } = self.nodes[slot];
+        let Node { len, .. } = self.nodes[slot];
         self.delist(slot, self.class_of(len));
         self.exact &= len != self.longest;
         if let Some(tree) = &mut self.tree {
-            tree.remove(offset);
+            tree.remove(slot);
         }
         self.count -= 1;
         if self.count == 0 {
@@ -310,7 +310,7 @@ impl Space {
     #[inline]
     fn resize_hole(&mut self, slot: u32, offset: u64, len: u64) {
         let node = &mut self.nodes[slot];
-        let (before, length) = (node.offset, node.len);
+        let length = node.len;
         (node.offset, node.len) = (offset, len);
         let (from, to) = (self.class_of(length), self.class_of(len));
         if from != to {
@@ -325,7 +325,7 @@ impl Space {
         self.exact &= length != self.longest;
         self.heard_of(len);
         if let Some(tree) = &mut self.tree {
-            tree.resize(before, offset, len);
+            tree.resize(slot, offset, len);
         }
     }
 

@@ -1,0 +1,118 @@
+//! A node of the tree of holes: its entries in order of addresses.
+
+/// A leaf or an inner node: a short list in order of addresses, one array for each thing that is looked for.
+#[derive(Debug, Clone)]
+pub(crate) struct TreeNode {
+    /// The lowest offset of each entry; [`BEYOND`] behind the last.
+    pub(crate) lows: [u64; FAN],
+    /// The longest hole of each entry; 0 behind the last, which is never long enough.
+    pub(crate) mosts: [u64; FAN],
+    /// The slot of the hole, or the node below; [`NONE`] behind the last.
+    pub(crate) refs: [u32; FAN],
+    pub(crate) count: u32,
+    /// The node above; [`NONE`] of the root.
+    pub(crate) above: u32,
+    /// The greatest of `mosts`.
+    pub(crate) most: u64,
+}
+
+/// What a node knows of a hole, or of a node below.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) low: u64,
+    pub(crate) most: u64,
+    pub(crate) to: u32,
+}
+
+impl TreeNode {
+    pub(crate) const EMPTY: TreeNode =
+        TreeNode { lows: [BEYOND; FAN], mosts: [0; FAN], refs: [NONE; FAN], count: 0, above: NONE, most: 0 };
+
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.count as usize
+    }
+
+    #[inline]
+    pub(crate) fn entry(&self, at: usize) -> Entry {
+        Entry { low: self.lows[at], most: self.mosts[at], to: self.refs[at] }
+    }
+
+    /// How many entries begin at or below `offset`.
+    #[inline]
+    pub(crate) fn rank(&self, offset: u64) -> usize {
+        // Selections, no jumps: which half cannot be foreseen.
+        let (mut rank, mut half) = (0, FAN / 2);
+        while half > 0 {
+            rank += if self.lows[rank + half - 1] <= offset { half } else { 0 };
+            half /= 2;
+        }
+        rank + usize::from(self.lows[rank] <= offset)
+    }
+
+    /// The entry that leads to a hole or node, which is there.
+    #[inline]
+    pub(crate) fn find(&self, to: u32) -> usize {
+        // No jumps here either: all are compared, several at once.
+        let found: u32 = (0..).zip(&self.refs).map(|(at, here)| if *here == to { at } else { 0 }).sum();
+        found as usize
+    }
+
+    /// The first entry at or after `from` with a hole of at least `size`.
+    #[inline]
+    pub(crate) fn long_enough(&self, from: usize, size: u64) -> Option<usize> {
+        self.mosts[from..].iter().position(|most| *most >= size).map(|at| from + at)
+    }
+
+    #[inline]
+    pub(crate) fn longest(&self) -> u64 {
+        self.mosts.iter().fold(0, |longest, most| longest.max(*most))
+    }
+
+    #[inline]
+    pub(crate) fn set(&mut self, at: usize, entry: Entry) {
+        let before = self.mosts[at];
+        (self.lows[at], self.mosts[at], self.refs[at]) = (entry.low, entry.most, entry.to);
+        if entry.most >= self.most {
+            self.most = entry.most;
+        } else if before == self.most {
+            self.most = self.longest();
+        }
+    }
+
+    /// Puts an entry before the one at `at`; there is room.
+    #[inline]
+    pub(crate) fn insert(&mut self, at: usize, entry: Entry) {
+        let len = self.len();
+        self.lows.copy_within(at..len, at + 1);
+        self.mosts.copy_within(at..len, at + 1);
+        self.refs.copy_within(at..len, at + 1);
+        self.count += 1;
+        (self.lows[at], self.mosts[at], self.refs[at]) = (entry.low, entry.most, entry.to);
+        self.most = self.most.max(entry.most);
+    }
+
+    #[inline]
+    pub(crate) fn remove(&mut self, at: usize) {
+        let last = self.len() - 1;
+        let gone = self.mosts[at];
+        self.lows.copy_within(at + 1..last + 1, at);
+        self.mosts.copy_within(at + 1..last + 1, at);
+        self.refs.copy_within(at + 1..last + 1, at);
+        self.count -= 1;
+        (self.lows[last], self.mosts[last], self.refs[last]) = (BEYOND, 0, NONE);
+        if gone == self.most {
+            self.most = self.longest();
+        }
+    }
+}
+
+/// Entries of a node, a power of two.
+pub(crate) const FAN: usize = 32;
+/// Entries of every node but the root at least. Less than half, so that a node that was split or joined has some way to go
+/// before it is joined or split again.
+pub(crate) const LEAST: usize = FAN / 4;
+/// No hole begins there: it would have no room.
+pub(crate) const BEYOND: u64 = u64::MAX;
+/// No node, and no slot.
+pub(crate) const NONE: u32 = u32::MAX;
