@@ -45,6 +45,7 @@ impl Space {
             longest: 0,
             exact: true,
         };
+        space.cover();
         space.new_hole(Link::END, Link::END, 0, size);
         space
     }
@@ -167,10 +168,16 @@ impl Space {
     #[inline]
     pub(crate) fn take_block(&mut self) -> u32 {
         let slot = self.nodes.take_block();
+        self.cover();
+        slot
+    }
+
+    /// Lets the tree make room for every slot, of which about half are for holes.
+    #[inline]
+    fn cover(&mut self) {
         if let Some(tree) = &mut self.tree {
             tree.cover(self.nodes.len(), self.nodes.len() / 2 + 2);
         }
-        slot
     }
 
     /// Puts the unlinked block `slot` into `hole` at `offset`; what is left below and above stays a hole.

@@ -66,7 +66,14 @@ impl TreeNode {
 
     #[inline]
     pub(crate) fn longest(&self) -> u64 {
-        self.mosts.iter().fold(0, |longest, most| longest.max(*most))
+        let (chunks, _) = self.mosts.as_chunks::<4>();
+        let mut lanes = [0; 4];
+        for chunk in chunks {
+            for (lane, most) in lanes.iter_mut().zip(chunk) {
+                *lane = (*lane).max(*most);
+            }
+        }
+        lanes.into_iter().fold(0, u64::max)
     }
 
     #[inline]
@@ -105,13 +112,36 @@ impl TreeNode {
             self.most = self.longest();
         }
     }
+
+    /// Parts its entries and those of the next node in order anew, so that this one has `count`.
+    pub(crate) fn part(&mut self, upper: &mut TreeNode, count: usize) {
+        fn part<T: Copy>(lower: &mut [T; FAN], upper: &mut [T; FAN], from: usize, to: usize, none: T) {
+            if to < from {
+                let more = from - to;
+                upper.copy_within(..FAN - more, more);
+                upper[..more].copy_from_slice(&lower[to..from]);
+                lower[to..from].fill(none);
+            } else {
+                let more = to - from;
+                lower[from..to].copy_from_slice(&upper[..more]);
+                upper.copy_within(more.., 0);
+                upper[FAN - more..].fill(none);
+            }
+        }
+        let from = self.len();
+        part(&mut self.lows, &mut upper.lows, from, count, BEYOND);
+        part(&mut self.mosts, &mut upper.mosts, from, count, 0);
+        part(&mut self.refs, &mut upper.refs, from, count, NONE);
+        upper.count = self.count + upper.count - count as u32;
+        self.count = count as u32;
+        (self.most, upper.most) = (self.longest(), upper.longest());
+    }
 }
 
 /// Entries of a node, a power of two.
 pub(crate) const FAN: usize = 32;
-/// Entries of every node but the root at least. Less than half, so that a node that was split or joined has some way to go
-/// before it is joined or split again.
-pub(crate) const LEAST: usize = FAN / 4;
+/// Entries of every node but the root at least.
+pub(crate) const LEAST: usize = FAN / 2;
 /// No hole begins there: it would have no room.
 pub(crate) const BEYOND: u64 = u64::MAX;
 /// No node, and no slot.
