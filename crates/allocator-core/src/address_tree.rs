@@ -16,11 +16,11 @@ use crate::tree_node::{BEYOND, Entry, FAN, LEAST, NONE, TreeNode};
 ///     lows  0 │ 200          lows  512 │ 900
 ///    mosts 32 │ 96          mosts   40 │ 8          in a leaf: offset and length
 /// ```
-/// All leaves are equally deep, and every node but the root has at least [`LEAST`] entries, whatever the order of requests.
-/// A hole is found by its slot, without a search, and what changes is told upwards until a node knew it: most changes stay
-/// in a leaf. Sources: Bayer and McCreight, "Organization and Maintenance of Large Ordered Indexes", Acta Informatica 1
-/// (1972), with all keys in the leaves as in Comer, "The Ubiquitous B-Tree", Computing Surveys 11 (1979); the longest hole is
-/// the augmentation of an interval tree.
+/// All leaves are equally deep, and every node but the root has at least [`LEAST`] entries: so the depth is O(log n) whatever
+/// the order of requests, for those of an adversary too, and nothing on their way recurs. A hole is found by its slot, without
+/// a search, and a change is told upwards until a node knew it: most stay in a leaf. Sources: Bayer and McCreight,
+/// "Organization and Maintenance of Large Ordered Indexes", Acta Informatica 1 (1972), with all keys in the leaves as in Comer,
+/// "The Ubiquitous B-Tree", Computing Surveys 11 (1979); the longest hole is the augmentation of an interval tree.
 #[derive(Debug)]
 pub(crate) struct AddressTree {
     nodes: Vec<TreeNode>,
@@ -88,16 +88,12 @@ impl AddressTree {
             index = node.refs[node.rank(offset).saturating_sub(1)];
         }
         let mut entry = Entry { low: offset, most: len, to: slot };
-        let mut at = self.node(index).rank(offset);
+        let (mut at, mut before) = (self.node(index).rank(offset), self.summary(index));
         for level in 0.. {
             if self.node(index).len() < FAN {
-                let before = self.summary(index);
                 self.node_mut(index).insert(at, entry);
                 self.adopt(level, index, at..at + 1);
-                if level > 0 || self.summary(index) != before {
-                    self.tell(index);
-                }
-                return;
+                return self.tell(index, before);
             }
             let upper = self.split(level, index);
             let (half, at_half) = if at > FAN / 2 { (upper, at - FAN / 2) } else { (index, at) };
@@ -114,6 +110,7 @@ impl AddressTree {
             }
             let above = self.node(index).above;
             at = self.node(above).find(index);
+            before = self.summary(above);
             let lower = self.summary(index);
             self.node_mut(above).set(at, lower);
             (index, at, entry) = (above, at + 1, self.summary(upper));
@@ -123,16 +120,14 @@ impl AddressTree {
     /// Takes the hole in `slot` out.
     pub(crate) fn remove(&mut self, slot: u32) {
         let mut index = self.leaves[slot as usize];
-        let (at, before) = (self.node(index).find(slot), self.summary(index));
+        let (at, mut before) = (self.node(index).find(slot), self.summary(index));
         self.node_mut(index).remove(at);
         for level in 0..self.height {
             if self.node(index).len() >= LEAST {
-                if level > 0 || self.summary(index) != before {
-                    self.tell(index);
-                }
-                return;
+                return self.tell(index, before);
             }
             let above = self.node(index).above;
+            before = self.summary(above);
             // A node above others has at least two entries.
             let at = self.node(above).find(index).min(self.node(above).len() - 2);
             self.settle(level, above, at);
@@ -149,12 +144,10 @@ impl AddressTree {
     /// Changes the hole in `slot`, whose place in the order stays.
     pub(crate) fn resize(&mut self, slot: u32, offset: u64, len: u64) {
         let index = self.leaves[slot as usize];
+        let before = self.summary(index);
         let leaf = self.node_mut(index);
-        let (at, most) = (leaf.find(slot), leaf.most);
-        leaf.set(at, Entry { low: offset, most: len, to: slot });
-        if at == 0 || leaf.most != most {
-            self.tell(index);
-        }
+        leaf.set(leaf.find(slot), Entry { low: offset, most: len, to: slot });
+        self.tell(index, before);
     }
 
     /// Whether every node is in order, full enough, and known to the one above; and how many holes there are. For tests:
@@ -200,21 +193,18 @@ impl AddressTree {
         sound.then_some(count)
     }
 
-    /// Tells the nodes above one what became of it, until one knew.
+    /// Tells the nodes above one what became of it, if they know it as it was `before`.
     #[inline]
-    fn tell(&mut self, mut index: u32) {
+    fn tell(&mut self, mut index: u32, mut before: Entry) {
         loop {
-            let entry = self.summary(index);
-            index = self.node(index).above;
-            if index == NONE {
+            let (entry, above) = (self.summary(index), self.node(index).above);
+            if entry == before || above == NONE {
                 return;
             }
-            let above = self.node_mut(index);
-            let at = above.find(entry.to);
-            if above.entry(at) == entry {
-                return;
-            }
-            above.set(at, entry);
+            before = self.summary(above);
+            let node = self.node_mut(above);
+            node.set(node.find(index), entry);
+            index = above;
         }
     }
 
@@ -378,9 +368,10 @@ mod tests {
 
     #[test]
     fn agrees_with_a_sorted_map() {
-        agree(if cfg!(miri) { 150 } else { 500 }, if cfg!(miri) { 400 } else { 20_000 }, 1);
+        let (slots, steps, every) = if cfg!(miri) { (60, 120, 20) } else { (500, 20_000, 1) };
+        agree(slots, steps, every);
         if !cfg!(miri) {
-            agree(20_000, 200_000, 5_000);
+            agree(12_000, 60_000, 2_000);
         }
     }
 
@@ -407,19 +398,21 @@ mod tests {
 
     #[test]
     fn stays_shallow_and_small_whatever_the_order() {
-        let count = if cfg!(miri) { 300 } else { 100_000 };
-        for keep in [2, 3, FAN as u32 - 1, 1000] {
-            grow_and_thin(0..count, keep);
-            grow_and_thin((0..count).rev(), keep);
+        let (count, keeps) = if cfg!(miri) { (100, &[7][..]) } else { (100_000, &[2, 3, 31, 1000][..]) };
+        for keep in keeps.iter().copied() {
             // From both ends towards the middle.
             grow_and_thin((0..count).map(|at| if at % 2 == 0 { at / 2 } else { count - 1 - at / 2 }), keep);
+            if !cfg!(miri) {
+                grow_and_thin(0..count, keep);
+                grow_and_thin((0..count).rev(), keep);
+            }
         }
     }
 
     #[test]
     fn passes_holes_that_are_long_enough_and_not_aligned() {
         let mut tree = AddressTree::default();
-        let count = if cfg!(miri) { 100 } else { 5000 };
+        let count = if cfg!(miri) { 70 } else { 5000 };
         tree.cover(count as usize, count as usize);
         for slot in 0..count {
             tree.insert(slot, u64::from(slot) * 64 + 1, 40);

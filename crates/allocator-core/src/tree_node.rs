@@ -146,3 +146,62 @@ pub(crate) const LEAST: usize = FAN / 2;
 pub(crate) const BEYOND: u64 = u64::MAX;
 /// No node, and no slot.
 pub(crate) const NONE: u32 = u32::MAX;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A node of so many entries: offsets in tens, lengths that rise and fall, references from 100 on.
+    fn node(count: usize) -> TreeNode {
+        let mut node = TreeNode::EMPTY;
+        for at in 0..count {
+            let (low, most) = (10 * at as u64, 1 + (at as u64 * 7) % 13);
+            node.insert(at, Entry { low, most, to: 100 + at as u32 });
+        }
+        node
+    }
+
+    #[test]
+    fn finds_by_offset_by_length_and_by_reference() {
+        for count in (0..=FAN).step_by(if cfg!(miri) { 16 } else { 1 }) {
+            let node = node(count);
+            for offset in (0..10 * FAN as u64 + 10).step_by(5) {
+                assert_eq!(node.rank(offset), count.min(offset as usize / 10 + 1));
+            }
+            assert!((0..count).all(|at| node.find(100 + at as u32) == at));
+            for (from, size) in (0..=count).flat_map(|from| [1, 6, 12, 13, 14].map(|size| (from, size))) {
+                let expected = (from..count).find(|at| node.entry(*at).most >= size);
+                assert_eq!(node.long_enough(from, size), expected);
+            }
+            assert_eq!(node.most, node.longest());
+        }
+    }
+
+    #[test]
+    fn entries_move_between_two_nodes_in_order() {
+        let step = if cfg!(miri) { 16 } else { 1 };
+        let counts = || (0..=FAN).step_by(step);
+        for (count, to) in counts().flat_map(|count| counts().map(move |to| (count, to))) {
+            let (mut lower, mut upper) = (node(FAN), node(FAN));
+            while upper.len() > FAN - count {
+                upper.remove(0);
+            }
+            while lower.len() > count {
+                lower.remove(lower.len() - 1);
+            }
+            lower.part(&mut upper, to);
+            let whole = node(FAN);
+            assert_eq!((lower.len(), upper.len()), (to, FAN - to));
+            for at in 0..FAN {
+                let entry = if at < to { lower.entry(at) } else { upper.entry(at - to) };
+                assert_eq!(entry, whole.entry(at));
+            }
+            assert_eq!(lower.most.max(upper.most), whole.most);
+            let behind = (BEYOND, 0, NONE);
+            for node in [lower, upper] {
+                let rest = node.len()..FAN;
+                assert!(rest.into_iter().all(|at| (node.lows[at], node.mosts[at], node.refs[at]) == behind));
+            }
+        }
+    }
+}
