@@ -102,6 +102,7 @@ mod request;
 mod resize;
 mod space;
 mod stats;
+mod tree_node;
 
 pub use allocator::{Candidate, OffsetAllocator};
 pub use arena::{Arena, Compaction};

@@ -171,7 +171,8 @@ impl Placement for BestFit {
     }
 }
 
-/// First fit from below: the lowest offset that fits. O(log holes), and so is every allocation and release.
+/// First fit from below: the lowest offset that fits. O(log holes) whatever the order of requests, and so is every allocation
+/// and release; see [`Holes::lowest`] for alignments above the grain.
 ///
 /// Keeps the top of an arena free, at a price: see `benches/results/core.md` in the repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -45,6 +45,7 @@ impl Space {
             longest: 0,
             exact: true,
         };
+        space.cover();
         space.new_hole(Link::END, Link::END, 0, size);
         space
     }
@@ -167,10 +168,16 @@ impl Space {
     #[inline]
     pub(crate) fn take_block(&mut self) -> u32 {
         let slot = self.nodes.take_block();
-        if let Some(tree) = &mut self.tree {
-            tree.cover(self.nodes.len());
-        }
+        self.cover();
         slot
+    }
+
+    /// Lets the tree make room for every slot, of which about half are for holes.
+    #[inline]
+    fn cover(&mut self) {
+        if let Some(tree) = &mut self.tree {
+            tree.cover(self.nodes.len(), self.nodes.len() / 2 + 2);
+        }
     }
 
     /// Puts the unlinked block `slot` into `hole` at `offset`; what is left below and above stays a hole.
@@ -293,11 +300,11 @@ impl Space {
     /// Ends a hole, which its neighbours know of no more.
     #[inline]
     fn drop_hole(&mut self, slot: u32) {
-        let Node { offset, len, .. } = self.nodes[slot];
+        let Node { len, .. } = self.nodes[slot];
         self.delist(slot, self.class_of(len));
         self.exact &= len != self.longest;
         if let Some(tree) = &mut self.tree {
-            tree.remove(offset);
+            tree.remove(slot);
         }
         self.count -= 1;
         if self.count == 0 {
@@ -310,7 +317,7 @@ impl Space {
     #[inline]
     fn resize_hole(&mut self, slot: u32, offset: u64, len: u64) {
         let node = &mut self.nodes[slot];
-        let (before, length) = (node.offset, node.len);
+        let length = node.len;
         (node.offset, node.len) = (offset, len);
         let (from, to) = (self.class_of(length), self.class_of(len));
         if from != to {
@@ -325,7 +332,7 @@ impl Space {
         self.exact &= length != self.longest;
         self.heard_of(len);
         if let Some(tree) = &mut self.tree {
-            tree.resize(before, offset, len);
+            tree.resize(slot, offset, len);
         }
     }
 
