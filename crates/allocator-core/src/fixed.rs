@@ -1,6 +1,6 @@
 //! Blocks at offsets that the caller chooses.
 
-use crate::{AllocError, Handle, OffsetAllocator, Request, Spot};
+use crate::{AllocError, Arena, DeviceBuffer, Handle, OffsetAllocator, Placement, Request, Spot};
 
 impl<P> OffsetAllocator<P> {
     /// Takes the bytes from `offset` on, if they are free: for what must lie where it lies, such as a range that a driver
@@ -34,5 +34,19 @@ impl<P> OffsetAllocator<P> {
         let found = self.space.downwards(self.space.last()).find(|span| span.range.start <= offset);
         let hole = found.filter(|span| end <= span.range.end).and_then(|span| span.link.as_hole());
         self.take(Spot { slot: hole.ok_or(occupied)?, offset }, &fit, request.size)
+    }
+}
+
+impl<B: DeviceBuffer, P: Placement> Arena<B, P> {
+    /// Takes the bytes from `offset` on; see [`OffsetAllocator::allocate_at`]. Never moves a block, and a later move may take
+    /// this one elsewhere: what must stay is leased.
+    ///
+    /// # Errors
+    /// As [`OffsetAllocator::allocate_at`].
+    pub fn allocate_at(&mut self, offset: u64, request: Request) -> Result<Handle, AllocError> {
+        let handle = self.allocator_mut().allocate_at(offset, request)?;
+        let block = self.allocator().block(handle)?;
+        self.observe(|observer| observer.on_alloc(&block));
+        Ok(handle)
     }
 }

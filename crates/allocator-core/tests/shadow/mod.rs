@@ -95,6 +95,7 @@ impl<P: Placement> Shadow<P> {
                 let request = self.request(size, align_log2).lifetime(lifetime);
                 self.allocate(request, moving);
             }
+            Op::At { offset, size, align_log2 } => self.allocate_at(offset, self.request(size, align_log2)),
             Op::Release(index) => self.release(index),
             Op::Lease(index) => self.lease(index),
             Op::Unlease(index) => self.unlease(index),
@@ -158,6 +159,28 @@ impl<P: Placement> Shadow<P> {
                 {
                     assert!(free < self.rounded(request), "refused although moving makes room");
                 }
+            }
+        }
+    }
+
+    fn allocate_at(&mut self, offset: u64, request: Request) {
+        // One in eight is anywhere, most are aligned, and a few lie beyond the end.
+        let align = if offset.is_multiple_of(8) { 1 } else { self.align(request) };
+        let offset = offset % self.size.saturating_add(self.config.most_size) / align * align;
+        let (align, size) = (self.align(request), self.rounded(request));
+        let before = self.offsets().stats();
+        let expected = match offset.checked_add(size) {
+            _ if !offset.is_multiple_of(align) => Err(AllocError::Unaligned { offset, align }),
+            Some(end) if self.holes().any(|hole| hole.start <= offset && end <= hole.end) => Ok(()),
+            _ => Err(AllocError::Occupied { offset, size }),
+        };
+        match self.subject.allocate_at(offset, request) {
+            Ok(handle) => {
+                assert_eq!((Ok(()), self.subject.block(handle).unwrap().range.start), (expected, offset));
+                self.insert(handle, request);
+            }
+            Err(error) => {
+                assert_eq!((Err(error), self.offsets().stats()), (expected, before));
             }
         }
     }

@@ -11,6 +11,12 @@ pub(crate) enum Op {
         lifetime: Lifetime,
         moving: bool,
     },
+    /// Takes bytes at an offset.
+    At {
+        offset: u64,
+        size: u64,
+        align_log2: u8,
+    },
     Release(usize),
     Lease(usize),
     Unlease(usize),
@@ -58,10 +64,11 @@ impl Op {
     pub(crate) fn of(kind: u8, size: u64, index: usize) -> Op {
         let (align_log2, steps) = ((size >> 32) as u8 ^ (index >> 8) as u8, index % 9);
         match kind % 64 {
-            kind @ 0..26 => {
+            kind @ 0..24 => {
                 let lifetime = [Lifetime::Unknown, Lifetime::Short, Lifetime::Long][index % 3];
                 Op::Allocate { size, align_log2, lifetime, moving: kind < 18 }
             }
+            24..26 => Op::At { offset: size.rotate_left(17) ^ index as u64, size, align_log2 },
             26..40 => Op::Release(index),
             40..42 => Op::Lease(index),
             42..48 => Op::Unlease(index),

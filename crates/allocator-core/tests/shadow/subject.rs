@@ -66,6 +66,13 @@ impl<P: Placement> Subject<P> {
         }
     }
 
+    pub(crate) fn allocate_at(&mut self, offset: u64, request: Request) -> Result<Handle, AllocError> {
+        match self {
+            Subject::Arena(arena) => arena.allocate_at(offset, request),
+            Subject::Bare { offsets, .. } => offsets.allocate_at(offset, request),
+        }
+    }
+
     pub(crate) fn free(&mut self, handle: Handle) -> Result<Range<u64>, AllocError> {
         match self {
             Subject::Arena(arena) => arena.release(handle),
