@@ -3,7 +3,7 @@
 use core::ops::Range;
 
 use crate::bins::{Class, Head};
-use crate::nodes::{NIL, Node};
+use crate::nodes::{HoleNode, NIL};
 use crate::space::Space;
 use crate::{Fit, Lifetime};
 
@@ -90,7 +90,7 @@ impl Placement for GoodFit {
         let (mut first, second) = (bins.head(own), bins.head(next));
         let (mut low, lower) = (low_end(&first, fit), low_end(&second, fit));
         if low == NOWHERE && first.rest != NIL {
-            let latest = &holes.space.nodes[first.rest];
+            let latest = holes.space.nodes.hole(first.rest);
             first = Head { low: latest.offset, len: latest.len, best: first.rest, rest: NIL };
             low = low_end(&first, fit);
         }
@@ -140,8 +140,9 @@ fn end_in(hole: Range<u64>, fit: &Fit) -> Option<u64> {
 #[cold]
 fn look_everywhere(holes: Holes<'_>, fit: &Fit) -> Option<Spot> {
     holes.by_size(fit.size).find_map(|class| {
-        let spot =
-            |(slot, node): (u32, &Node)| Some(Spot { slot, offset: end_in(node.offset..node.end(), fit)? });
+        let spot = |(slot, node): (u32, &HoleNode)| {
+            Some(Spot { slot, offset: end_in(node.offset..node.end(), fit)? })
+        };
         class.space.in_class(class.class).find_map(spot)
     })
 }

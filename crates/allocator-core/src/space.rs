@@ -1,10 +1,11 @@
 //! Blocks and holes: one address order, and the holes by length and, where asked for, by address.
 
+use core::hint::select_unpredictable;
 use core::ops::Range;
 
 use crate::address_tree::AddressTree;
 use crate::bins::{Bins, Class, Head};
-use crate::nodes::{Link, NIL, Node, Nodes};
+use crate::nodes::{BlockNode, HoleNode, Link, NIL, Nodes};
 
 /// Every byte of the range, in exactly one block or hole; no two holes are neighbours.
 ///
@@ -21,9 +22,9 @@ pub(crate) struct Space {
     grain_log2: u32,
     /// Number of holes.
     count: u64,
-    /// No hole is longer. Exact until the hole of that length goes.
+    /// No hole is longer. Exact while the hole in the slot `long` is of that length.
     longest: u64,
-    exact: bool,
+    long: u32,
 }
 
 /// A block or hole in address order.
@@ -43,20 +44,20 @@ impl Space {
             grain_log2: grain.trailing_zeros(),
             count: 0,
             longest: 0,
-            exact: true,
+            long: NIL,
         };
-        space.new_hole(Link::END, Link::END, 0, size);
+        space.new_hole(NIL, NIL, 0, size);
         space
     }
 
     /// The lowest block or hole.
     pub(crate) fn first(&self) -> Link {
-        self.nodes[NIL].next
+        self.nodes.block(NIL).next
     }
 
     /// The highest block or hole.
     pub(crate) fn last(&self) -> Link {
-        self.nodes[NIL].prev
+        self.nodes.block(NIL).prev
     }
 
     pub(crate) fn holes(&self) -> u64 {
@@ -83,13 +84,13 @@ impl Space {
     /// The bytes of a live block.
     #[inline]
     pub(crate) fn block_range(&self, slot: u32) -> Range<u64> {
-        let node = &self.nodes[slot];
+        let node = self.nodes.block(slot);
         node.offset..node.offset + self.rounded(node.len)
     }
 
     /// Holes of one size class: its low one, then the others, the latest made first.
     #[inline]
-    pub(crate) fn in_class(&self, class: Class) -> impl Iterator<Item = (u32, &Node)> {
+    pub(crate) fn in_class(&self, class: Class) -> impl Iterator<Item = (u32, &HoleNode)> {
         let head = self.bins.head(class);
         let mut slots = [head.best, head.rest];
         core::iter::from_fn(move || {
@@ -97,9 +98,9 @@ impl Space {
             if slot == NIL {
                 return None;
             }
-            let node = &self.nodes[slot];
+            let node = self.nodes.hole(slot);
             // The best one is in no list; its followers begin with the rest.
-            slots = [next, if next == NIL { NIL } else { self.nodes[next].b }];
+            slots = [next, if next == NIL { NIL } else { self.nodes.hole(next).after }];
             Some((slot, node))
         })
     }
@@ -112,25 +113,33 @@ impl Space {
 
     /// Length of the largest hole. O(1) while that is known, else O(holes of the longest class).
     pub(crate) fn largest_hole(&self) -> u64 {
-        if self.exact {
-            return self.longest;
-        }
-        let Some(class) = self.bins.longest() else { return 0 };
-        let mut longest = 0;
-        for (_, node) in self.in_class(class) {
-            longest = longest.max(node.len);
-            // None is longer, and where all are equal this is the first.
-            if longest == self.longest {
-                break;
-            }
-        }
-        longest
+        self.nodes.hole(self.find_longest()).len
     }
 
     /// Makes the bound exact. O(holes of the longest class), and O(1) the next time.
     pub(crate) fn tighten(&mut self) {
-        self.longest = self.largest_hole();
-        self.exact = true;
+        self.long = self.find_longest();
+        self.longest = self.nodes.hole(self.long).len;
+    }
+
+    /// The slot of a hole of which none is longer; the sentinel's, of no length, if there is no hole.
+    fn find_longest(&self) -> u32 {
+        let mut longest = self.long;
+        if self.nodes.hole(longest).len == self.longest {
+            return longest;
+        }
+        let Some(class) = self.bins.longest() else { return NIL };
+        longest = NIL;
+        for (slot, node) in self.in_class(class) {
+            if node.len > self.nodes.hole(longest).len {
+                longest = slot;
+            }
+            // None is longer, and where all are equal this is the first.
+            if node.len == self.longest {
+                break;
+            }
+        }
+        longest
     }
 
     /// Blocks and holes in address order from `from` upwards.
@@ -155,12 +164,14 @@ impl Space {
 
     /// What a link names, and its neighbours; nothing behind the ends.
     pub(crate) fn span(&self, link: Link) -> Option<(Span, Link, Link)> {
-        let node = &self.nodes[link.slot()];
-        let range = match link.as_block() {
-            Some(slot) => self.block_range(slot),
-            None => link.as_hole().map(|_| node.offset..node.end())?,
-        };
-        Some((Span { link, range }, node.prev, node.next))
+        if let Some(slot) = link.as_hole() {
+            let node = self.nodes.hole(slot);
+            let span = Span { link, range: node.offset..node.end() };
+            return Some((span, Link::block(node.prev), Link::block(node.next)));
+        }
+        let slot = link.as_block()?;
+        let node = self.nodes.block(slot);
+        Some((Span { link, range: self.block_range(slot) }, node.prev, node.next))
     }
 
     /// A slot for a block.
@@ -168,85 +179,91 @@ impl Space {
     pub(crate) fn take_block(&mut self) -> u32 {
         let slot = self.nodes.take_block();
         if let Some(tree) = &mut self.tree {
-            tree.cover(self.nodes.len());
+            tree.cover(self.nodes.most_holes());
         }
         slot
     }
 
-    /// Puts the unlinked block `slot` into `hole` at `offset`; what is left below and above stays a hole.
+    /// Puts the unlinked block `slot` into `hole` at `offset`; what is left below and above stays a hole. The block's node.
     #[inline]
-    pub(crate) fn occupy(&mut self, hole: u32, offset: u64, slot: u32, len: u64) {
+    pub(crate) fn occupy(&mut self, hole: u32, offset: u64, slot: u32, len: u64) -> &mut BlockNode {
         let block = Link::block(slot);
-        let Node { offset: start, len: length, mut prev, mut next, .. } = self.nodes[hole];
+        let HoleNode { offset: start, len: length, prev, next, .. } = *self.nodes.hole(hole);
         let (below, above) = (offset - start, start + length - (offset + len));
+        let (mut before, mut behind) = (Link::block(prev), Link::block(next));
         if below == 0 {
-            self.nodes[prev.slot()].next = block;
+            self.nodes.block_mut(prev).next = block;
             if above == 0 {
-                self.nodes[next.slot()].prev = block;
+                self.nodes.block_mut(next).prev = block;
                 self.drop_hole(hole);
             } else {
-                self.nodes[hole].prev = block;
+                self.nodes.hole_mut(hole).prev = slot;
                 self.resize_hole(hole, offset + len, above);
-                next = Link::hole(hole);
+                behind = Link::hole(hole);
             }
         } else {
-            self.nodes[hole].next = block;
+            self.nodes.hole_mut(hole).next = slot;
             self.resize_hole(hole, start, below);
-            prev = Link::hole(hole);
+            before = Link::hole(hole);
             if above == 0 {
-                self.nodes[next.slot()].prev = block;
+                self.nodes.block_mut(next).prev = block;
             } else {
-                next = Link::hole(self.new_hole(block, next, offset + len, above));
+                behind = Link::hole(self.new_hole(slot, next, offset + len, above));
             }
         }
-        let node = &mut self.nodes[slot];
-        (node.offset, node.prev, node.next) = (offset, prev, next);
+        let node = self.nodes.block_mut(slot);
+        (node.offset, node.prev, node.next) = (offset, before, behind);
+        node
     }
 
     /// Turns a block's `range` into a hole, joined with the holes beside it; its slot is left to the caller. The hole.
     #[inline]
     pub(crate) fn vacate(&mut self, slot: u32, range: Range<u64>) -> u32 {
-        let Node { prev, next, .. } = self.nodes[slot];
-        if !prev.is_hole() {
-            if !next.is_hole() {
-                return self.new_hole(prev, next, range.start, range.end - range.start);
-            }
-            let end = self.nodes[next.slot()].end();
-            self.nodes[next.slot()].prev = prev;
-            self.nodes[prev.slot()].next = next;
-            self.resize_hole(next.slot(), range.start, end - range.start);
-            return next.slot();
-        }
+        let BlockNode { prev, next, .. } = *self.nodes.block(slot);
+        let Some(below) = prev.as_hole() else {
+            let prev = prev.beside_hole();
+            let Some(above) = next.as_hole() else {
+                return self.new_hole(prev, next.beside_hole(), range.start, range.end - range.start);
+            };
+            let node = self.nodes.hole_mut(above);
+            node.prev = prev;
+            let end = node.end();
+            self.nodes.block_mut(prev).next = next;
+            self.resize_hole(above, range.start, end - range.start);
+            return above;
+        };
         let (mut end, mut beyond) = (range.end, next);
-        if next.is_hole() {
-            let above = &self.nodes[next.slot()];
-            (end, beyond) = (above.end(), above.next);
-            self.drop_hole(next.slot());
+        if let Some(above) = next.as_hole() {
+            let node = self.nodes.hole(above);
+            (end, beyond) = (node.end(), Link::block(node.next));
+            self.drop_hole(above);
         }
-        let start = self.nodes[prev.slot()].offset;
-        self.nodes[prev.slot()].next = beyond;
-        self.nodes[beyond.slot()].prev = prev;
-        self.resize_hole(prev.slot(), start, end - start);
-        prev.slot()
+        let beyond = beyond.beside_hole();
+        self.nodes.block_mut(beyond).prev = prev;
+        let node = self.nodes.hole_mut(below);
+        node.next = beyond;
+        let start = node.offset;
+        self.resize_hole(below, start, end - start);
+        below
     }
 
     /// Moves the border between block `slot`, which ends at `from`, and the hole behind it to `end`; makes that hole, or
     /// ends it. The caller knows that the bytes are there.
     pub(crate) fn move_end(&mut self, slot: u32, from: u64, end: u64) {
-        let next = self.nodes[slot].next;
+        let next = self.nodes.block(slot).next;
         match next.as_hole() {
-            Some(hole) if self.nodes[hole].end() == end => {
-                let beyond = self.nodes[hole].next;
-                self.nodes[slot].next = beyond;
-                self.nodes[beyond.slot()].prev = Link::block(slot);
+            Some(hole) if self.nodes.hole(hole).end() == end => {
+                let beyond = self.nodes.hole(hole).next;
+                self.nodes.block_mut(slot).next = Link::block(beyond);
+                self.nodes.block_mut(beyond).prev = Link::block(slot);
                 self.drop_hole(hole);
             }
             Some(hole) => {
-                let len = self.nodes[hole].end() - end;
+                let len = self.nodes.hole(hole).end() - end;
                 self.resize_hole(hole, end, len);
             }
             None if end < from => {
-                self.new_hole(Link::block(slot), next, end, from - end);
+                self.new_hole(slot, next.beside_hole(), end, from - end);
             }
             None => {}
         }
@@ -257,33 +274,33 @@ impl Space {
         self.bins.fit(new >> self.grain_log2);
         let last = self.last();
         match last.as_hole() {
-            Some(hole) if self.nodes[hole].offset == new => {
-                let below = self.nodes[hole].prev;
-                self.nodes[below.slot()].next = Link::END;
-                self.nodes[NIL].prev = below;
+            Some(hole) if self.nodes.hole(hole).offset == new => {
+                let below = self.nodes.hole(hole).prev;
+                self.nodes.block_mut(below).next = Link::END;
+                self.nodes.block_mut(NIL).prev = Link::block(below);
                 self.drop_hole(hole);
             }
             Some(hole) => {
-                let offset = self.nodes[hole].offset;
+                let offset = self.nodes.hole(hole).offset;
                 self.resize_hole(hole, offset, new - offset);
             }
             None if new > size => {
-                self.new_hole(last, Link::END, size, new - size);
+                self.new_hole(last.beside_hole(), NIL, size, new - size);
             }
             None => {}
         }
     }
 
     /// A new hole between its neighbours.
-    fn new_hole(&mut self, prev: Link, next: Link, offset: u64, len: u64) -> u32 {
+    #[inline]
+    fn new_hole(&mut self, prev: u32, next: u32, offset: u64, len: u64) -> u32 {
         let slot = self.nodes.take_hole();
-        self.nodes[prev.slot()].next = Link::hole(slot);
-        self.nodes[next.slot()].prev = Link::hole(slot);
-        let node = &mut self.nodes[slot];
+        self.nodes.block_mut(prev).next = Link::hole(slot);
+        self.nodes.block_mut(next).prev = Link::hole(slot);
+        let node = self.nodes.hole_mut(slot);
         (node.offset, node.len, node.prev, node.next) = (offset, len, prev, next);
         self.count += 1;
         self.enlist(slot, self.class_of(len), offset, len);
-        self.heard_of(len);
         if let Some(tree) = &mut self.tree {
             tree.insert(slot, offset, len);
         }
@@ -293,23 +310,19 @@ impl Space {
     /// Ends a hole, which its neighbours know of no more.
     #[inline]
     fn drop_hole(&mut self, slot: u32) {
-        let Node { offset, len, .. } = self.nodes[slot];
+        let HoleNode { offset, len, .. } = *self.nodes.hole(slot);
         self.delist(slot, self.class_of(len));
-        self.exact &= len != self.longest;
         if let Some(tree) = &mut self.tree {
             tree.remove(offset);
         }
         self.count -= 1;
-        if self.count == 0 {
-            (self.longest, self.exact) = (0, true);
-        }
         self.nodes.give_hole(slot);
     }
 
     /// Changes a hole that keeps its place among its neighbours.
     #[inline]
     fn resize_hole(&mut self, slot: u32, offset: u64, len: u64) {
-        let node = &mut self.nodes[slot];
+        let node = self.nodes.hole_mut(slot);
         let (before, length) = (node.offset, node.len);
         (node.offset, node.len) = (offset, len);
         let (from, to) = (self.class_of(length), self.class_of(len));
@@ -321,63 +334,62 @@ impl Space {
             if head.best == slot {
                 (head.low, head.len) = (offset, len);
             }
+            self.heard_of(slot, len);
         }
-        self.exact &= length != self.longest;
-        self.heard_of(len);
         if let Some(tree) = &mut self.tree {
             tree.resize(before, offset, len);
         }
     }
 
     #[inline]
-    fn heard_of(&mut self, len: u64) {
+    fn heard_of(&mut self, slot: u32, len: u64) {
         if len >= self.longest {
-            (self.longest, self.exact) = (len, true);
+            (self.longest, self.long) = (len, slot);
         }
     }
 
     /// Puts a hole into its class: the lower of it and the best becomes the best, the other the first of the rest.
     #[inline(always)]
     fn enlist(&mut self, slot: u32, class: Class, offset: u64, len: u64) {
+        self.heard_of(slot, len);
         let head = self.bins.head_mut(class);
-        if head.best == NIL {
+        let Head { low, len: length, best, rest } = *head;
+        if best == NIL {
             self.bins.set_only(class, slot, offset, len);
             return;
         }
-        let rest = head.rest;
         // Which of the two is lower cannot be foreseen: selections, no jump.
-        let lower = offset < head.low;
-        let other = if lower { head.best } else { slot };
+        let lower = offset < low;
+        let other = select_unpredictable(lower, best, slot);
         *head = Head {
-            low: if lower { offset } else { head.low },
-            len: if lower { len } else { head.len },
-            best: if lower { slot } else { head.best },
+            low: select_unpredictable(lower, offset, low),
+            len: select_unpredictable(lower, len, length),
+            best: select_unpredictable(lower, slot, best),
             rest: other,
         };
-        let node = &mut self.nodes[other];
-        (node.a, node.b) = (NIL, rest);
+        self.nodes.hole_mut(other).after = rest;
         // Without a rest this goes to the sentinel, which has no use for it.
-        self.nodes[rest].a = other;
+        self.nodes.hole_mut(rest).before = other;
     }
 
     #[inline(always)]
     fn delist(&mut self, slot: u32, class: Class) {
         let head = self.bins.head_mut(class);
+        let first = head.rest;
         if head.best != slot {
-            let Node { a, b, .. } = self.nodes[slot];
-            if a == NIL {
-                head.rest = b;
+            let HoleNode { before, after, .. } = *self.nodes.hole(slot);
+            // The first one may name any before it: so what makes another the first need not touch it.
+            if first == slot {
+                head.rest = after;
             } else {
-                self.nodes[a].b = b;
+                self.nodes.hole_mut(before).after = after;
+                self.nodes.hole_mut(after).before = before;
             }
-            self.nodes[b].a = a;
-        } else if head.rest == NIL {
+        } else if first == NIL {
             self.bins.clear(class);
         } else {
-            let best = head.rest;
-            let Node { offset, len, b, .. } = self.nodes[best];
-            *head = Head { low: offset, len, best, rest: b };
-            self.nodes[b].a = NIL;
+            let HoleNode { offset, len, after, .. } = *self.nodes.hole(first);
+            *head = Head { low: offset, len, best: first, rest: after };
         }
     }
 }
