@@ -43,7 +43,8 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    const EMPTY: Head = Head { low: 0, len: 0, best: NIL, rest: NIL };
+    /// What the sentinel would be as the only hole: above all others, and of no length.
+    const EMPTY: Head = Head { low: u64::MAX, len: 0, best: NIL, rest: NIL };
 }
 
 /// A size class; greater means longer holes.
@@ -132,24 +133,21 @@ impl Bins {
         &mut self.heads[class.index()]
     }
 
-    /// Makes the hole `slot` of `len` at `offset` the only one of an empty class.
+    /// The same, and from now on the class counts as one that has holes.
     #[inline]
-    pub(crate) fn set_only(&mut self, class: Class, slot: u32, offset: u64, len: u64) {
+    pub(crate) fn mark(&mut self, class: Class) -> &mut Head {
         let (row, step) = class.split();
-        self.heads[class.index()] = Head { low: offset, len, best: slot, rest: NIL };
         self.steps[row] |= 1 << step;
         self.rows |= 1 << row;
+        &mut self.heads[class.index()]
     }
 
-    /// Empties a class.
+    /// From now on a class whose holes are gone, as the caller knows, counts as empty. No jump: it cannot be foreseen.
     #[inline]
-    pub(crate) fn clear(&mut self, class: Class) {
+    pub(crate) fn unmark(&mut self, class: Class, gone: bool) {
         let (row, step) = class.split();
-        self.heads[class.index()] = Head::EMPTY;
-        self.steps[row] &= !(1 << step);
-        if self.steps[row] == 0 {
-            self.rows &= !(1 << row);
-        }
+        self.steps[row] &= !(u32::from(gone) << step);
+        self.rows &= !(u64::from(self.steps[row] == 0) << row);
     }
 
     /// The shortest non-empty class at or above `from`. O(1).
@@ -220,14 +218,17 @@ mod tests {
         assert_eq!((bins.longest(), bins.at_or_above(Class::FIRST)), (None, None));
         let lengths = [3, 40, 5_000, u64::MAX];
         for (slot, units) in lengths.into_iter().enumerate() {
-            bins.set_only(Class::of(units), slot as u32 + 1, 0, units);
+            *bins.mark(Class::of(units)) = Head { low: 0, len: units, best: slot as u32 + 1, rest: NIL };
         }
         assert!(bins.bits_hold());
         assert_eq!(bins.at_or_above(Class::of(4)), Some(Class::of(40)));
         assert_eq!(bins.at_or_above(Class::of(41)), Some(Class::of(5_000)));
         assert_eq!(bins.at_or_above(Class::of(6_000)), Some(Class::of(u64::MAX)));
         assert_eq!(bins.at_or_above(Class::of(u64::MAX).above()), None);
-        bins.clear(Class::of(u64::MAX));
+        bins.unmark(Class::of(u64::MAX), false);
+        assert_eq!(bins.longest(), Some(Class::of(u64::MAX)));
+        *bins.head_mut(Class::of(u64::MAX)) = Head::EMPTY;
+        bins.unmark(Class::of(u64::MAX), true);
         assert_eq!(bins.longest(), Some(Class::of(5_000)));
         assert_eq!(bins.at_or_above(Class::of(6_000)), None);
         assert!(bins.bits_hold());
@@ -239,7 +240,7 @@ mod tests {
         assert_eq!(bins.heads.len(), 6 * STEPS);
         assert_eq!(bins.head(Class::of(1000)).best, NIL);
         bins.fit(1000);
-        bins.set_only(Class::of(1000), 3, 8, 1000);
+        *bins.mark(Class::of(1000)) = Head { low: 8, len: 1000, best: 3, rest: NIL };
         assert_eq!((bins.head(Class::of(1000)).best, bins.longest()), (3, Some(Class::of(1000))));
         assert!(bins.bits_hold());
     }

@@ -134,7 +134,8 @@ impl Nodes {
     pub(crate) fn new() -> Self {
         let mut nodes = Nodes { blocks: Vec::new(), holes: Vec::new(), vacant_block: NIL, vacant_hole: NIL };
         nodes.grow();
-        nodes.holes.push(HoleNode::VACANT);
+        // Above all others and of no length, so that it need not be told apart.
+        nodes.holes.push(HoleNode { offset: u64::MAX, ..HoleNode::VACANT });
         nodes
     }
 

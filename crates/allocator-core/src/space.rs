@@ -352,13 +352,9 @@ impl Space {
     #[inline(always)]
     fn enlist(&mut self, slot: u32, class: Class, offset: u64, len: u64) {
         self.heard_of(slot, len);
-        let head = self.bins.head_mut(class);
+        let head = self.bins.mark(class);
         let Head { low, len: length, best, rest } = *head;
-        if best == NIL {
-            self.bins.set_only(class, slot, offset, len);
-            return;
-        }
-        // Which of the two is lower cannot be foreseen: selections, no jump.
+        // Which of the two is lower cannot be foreseen: selections, no jump. Where there is none, this one is.
         let lower = offset < low;
         let other = select_unpredictable(lower, best, slot);
         *head = Head {
@@ -367,8 +363,8 @@ impl Space {
             best: select_unpredictable(lower, slot, best),
             rest: other,
         };
+        // Without another or a rest these go to the sentinel, and leave it as it is or in a field that it has no use for.
         self.nodes.hole_mut(other).after = rest;
-        // Without a rest this goes to the sentinel, which has no use for it.
         self.nodes.hole_mut(rest).before = other;
     }
 
@@ -385,11 +381,11 @@ impl Space {
                 self.nodes.hole_mut(before).after = after;
                 self.nodes.hole_mut(after).before = before;
             }
-        } else if first == NIL {
-            self.bins.clear(class);
         } else {
+            // The sentinel, if there is no rest: a class in which it is the best is empty.
             let HoleNode { offset, len, after, .. } = *self.nodes.hole(first);
             *head = Head { low: offset, len, best: first, rest: after };
+            self.bins.unmark(class, first == NIL);
         }
     }
 }
