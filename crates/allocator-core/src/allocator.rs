@@ -364,10 +364,10 @@ impl<P> OffsetAllocator<P> {
 
     #[inline]
     fn take(&mut self, spot: Spot, fit: &Fit, requested: u64) -> Result<Handle, AllocError> {
-        if self.counts.blocks >= u64::from(self.limit) {
-            return Err(AllocError::TooManyBlocks { limit: self.limit });
-        }
-        let slot = self.space.take_block();
+        let slot = match self.space.nodes.take_block() {
+            Some(slot) => slot,
+            None => self.grow()?,
+        };
         let node = self.space.occupy(spot.slot, spot.offset, slot, fit.size);
         node.len = requested;
         node.share(fit.align.trailing_zeros(), 0);
@@ -378,6 +378,15 @@ impl<P> OffsetAllocator<P> {
         self.counts.high_water = self.counts.high_water.max(self.size - self.counts.free);
         self.epoch += 1;
         Ok(handle)
+    }
+
+    /// One more slot for a block, where all are taken: else there are fewer blocks than the limit anyway.
+    #[cold]
+    fn grow(&mut self) -> Result<u32, AllocError> {
+        if self.counts.blocks >= u64::from(self.limit) {
+            return Err(AllocError::TooManyBlocks { limit: self.limit });
+        }
+        Ok(self.space.grow())
     }
 }
 

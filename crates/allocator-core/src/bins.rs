@@ -1,8 +1,9 @@
 //! Two-level size classes: which lengths of hole exist, in two bit scans.
 
 use alloc::vec::Vec;
+use core::hint::select_unpredictable;
 
-use crate::nodes::NIL;
+use crate::nodes::{HoleNode, NIL};
 
 /// Bits of a length below its leading one that tell classes apart.
 const STEP_BITS: u32 = 5;
@@ -133,20 +134,49 @@ impl Bins {
         &mut self.heads[class.index()]
     }
 
-    /// The same, and from now on the class counts as one that has holes.
-    #[inline]
-    pub(crate) fn mark(&mut self, class: Class) -> &mut Head {
+    /// Puts a hole into its class: the lower of it and the best becomes the best, the other the first of the rest.
+    #[inline(always)]
+    pub(crate) fn put(&mut self, holes: &mut [HoleNode], class: Class, slot: u32, offset: u64, len: u64) {
         let (row, step) = class.split();
         self.steps[row] |= 1 << step;
         self.rows |= 1 << row;
-        &mut self.heads[class.index()]
+        let head = self.head_mut(class);
+        let Head { low, len: length, best, rest } = *head;
+        // Which of the two is lower cannot be foreseen: selections, no jump. Where there is none, this one is.
+        let lower = offset < low;
+        let other = select_unpredictable(lower, best, slot);
+        *head = Head {
+            low: select_unpredictable(lower, offset, low),
+            len: select_unpredictable(lower, len, length),
+            best: select_unpredictable(lower, slot, best),
+            rest: other,
+        };
+        // Without another or a rest these go to the sentinel, and leave it as it is or in a field that it has no use for.
+        holes[other as usize].after = rest;
+        holes[rest as usize].before = other;
     }
 
-    /// From now on a class whose holes are gone, as the caller knows, counts as empty. No jump: it cannot be foreseen.
-    #[inline]
-    pub(crate) fn unmark(&mut self, class: Class, gone: bool) {
+    /// Takes a hole out of its class.
+    #[inline(always)]
+    pub(crate) fn take(&mut self, holes: &mut [HoleNode], class: Class, slot: u32) {
+        let head = self.head_mut(class);
+        let first = head.rest;
+        if head.best != slot {
+            let HoleNode { before, after, .. } = holes[slot as usize];
+            // The first one may name any before it: so what makes another the first need not touch it.
+            if first == slot {
+                head.rest = after;
+            } else {
+                holes[before as usize].after = after;
+                holes[after as usize].before = before;
+            }
+            return;
+        }
+        // The sentinel, if there is no rest: a class in which it is the best is empty. No jump: it cannot be foreseen.
+        let HoleNode { offset, len, after, .. } = holes[first as usize];
+        *head = Head { low: offset, len, best: first, rest: after };
         let (row, step) = class.split();
-        self.steps[row] &= !(u32::from(gone) << step);
+        self.steps[row] &= !(u32::from(first == NIL) << step);
         self.rows &= !(u64::from(self.steps[row] == 0) << row);
     }
 
@@ -189,6 +219,7 @@ impl Bins {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nodes::Nodes;
 
     #[test]
     fn classes_grow_with_length_and_are_tight() {
@@ -212,26 +243,69 @@ mod tests {
         assert!(Class::of(i64::MAX as u64) <= Class::of(1 << 63));
     }
 
+    /// The table of holes with these, from slot 1 on.
+    fn table(holes: &[(u64, u64)]) -> Vec<HoleNode> {
+        let nodes = Nodes::new();
+        let hole = |&(offset, len)| HoleNode { offset, len, ..nodes.holes[0].clone() };
+        [(u64::MAX, 0)].iter().chain(holes).map(hole).collect()
+    }
+
     #[test]
     fn bits_follow_the_heads() {
         let mut bins = Bins::new(u64::MAX);
         assert_eq!((bins.longest(), bins.at_or_above(Class::FIRST)), (None, None));
         let lengths = [3, 40, 5_000, u64::MAX];
-        for (slot, units) in lengths.into_iter().enumerate() {
-            *bins.mark(Class::of(units)) = Head { low: 0, len: units, best: slot as u32 + 1, rest: NIL };
+        let mut holes = table(&lengths.map(|len| (0, len)));
+        for (slot, units) in (1..).zip(lengths) {
+            bins.put(&mut holes, Class::of(units), slot, 0, units);
         }
         assert!(bins.bits_hold());
         assert_eq!(bins.at_or_above(Class::of(4)), Some(Class::of(40)));
         assert_eq!(bins.at_or_above(Class::of(41)), Some(Class::of(5_000)));
         assert_eq!(bins.at_or_above(Class::of(6_000)), Some(Class::of(u64::MAX)));
         assert_eq!(bins.at_or_above(Class::of(u64::MAX).above()), None);
-        bins.unmark(Class::of(u64::MAX), false);
-        assert_eq!(bins.longest(), Some(Class::of(u64::MAX)));
-        *bins.head_mut(Class::of(u64::MAX)) = Head::EMPTY;
-        bins.unmark(Class::of(u64::MAX), true);
+        bins.take(&mut holes, Class::of(u64::MAX), 4);
         assert_eq!(bins.longest(), Some(Class::of(5_000)));
         assert_eq!(bins.at_or_above(Class::of(6_000)), None);
         assert!(bins.bits_hold());
+    }
+
+    /// The sentinel stands in for what is not there, in whatever order holes come and go, and comes out of it unchanged.
+    #[test]
+    fn a_class_fills_and_empties_in_any_order() {
+        let class = Class::of(5_000);
+        for order in 0..36 {
+            let mut bins = Bins::new(u64::MAX);
+            let (mut put, mut gone) = ([1, 2, 3], [1, 2, 3]);
+            for (slots, order) in [(&mut put, order / 6), (&mut gone, order % 6)] {
+                slots.swap(0, order % 3);
+                slots.swap(1, 1 + order / 3);
+            }
+            let mut holes = table(&[(0, 5_000), (6_000, 5_001), (12_000, 5_002)]);
+            for slot in put {
+                let HoleNode { offset, len, .. } = holes[slot as usize];
+                bins.put(&mut holes, class, slot, offset, len);
+            }
+            for (left, slot) in (0..3).rev().zip(gone) {
+                bins.take(&mut holes, class, slot);
+                let head = bins.head(class);
+                let mut listed = 0;
+                let mut at = if head.best == NIL {
+                    NIL
+                } else {
+                    listed = 1;
+                    head.rest
+                };
+                while at != NIL {
+                    (listed, at) = (listed + 1, holes[at as usize].after);
+                }
+                let best = &holes[head.best as usize];
+                assert_eq!((listed, head.low, head.len), (left, best.offset, best.len));
+                assert!(
+                    bins.bits_hold() && (holes[0].offset, holes[0].len, holes[0].after) == (u64::MAX, 0, NIL)
+                );
+            }
+        }
     }
 
     #[test]
@@ -240,8 +314,8 @@ mod tests {
         assert_eq!(bins.heads.len(), 6 * STEPS);
         assert_eq!(bins.head(Class::of(1000)).best, NIL);
         bins.fit(1000);
-        *bins.mark(Class::of(1000)) = Head { low: 8, len: 1000, best: 3, rest: NIL };
-        assert_eq!((bins.head(Class::of(1000)).best, bins.longest()), (3, Some(Class::of(1000))));
+        bins.put(&mut table(&[(8, 1000)]), Class::of(1000), 1, 8, 1000);
+        assert_eq!((bins.head(Class::of(1000)).best, bins.longest()), (1, Some(Class::of(1000))));
         assert!(bins.bits_hold());
     }
 }

@@ -146,15 +146,15 @@ impl Nodes {
         self.blocks.len() + 2
     }
 
-    /// A vacant slot for a block. Allocates only when there is none, for the hole that the block may leave behind as well.
+    /// A vacant slot for a block, if there is one.
     #[inline]
-    pub(crate) fn take_block(&mut self) -> u32 {
+    pub(crate) fn take_block(&mut self) -> Option<u32> {
         let slot = self.vacant_block;
         if slot == NIL {
-            return self.grow();
+            return None;
         }
         self.vacant_block = self.block(slot).next.beside_hole();
-        slot
+        Some(slot)
     }
 
     /// Ends the names of a block that nothing links to any more, and gives its slot back, or retires it.
@@ -170,7 +170,7 @@ impl Nodes {
         }
     }
 
-    /// A vacant slot for a hole: there is room for one, by what [`take_block`](Self::take_block) sees to.
+    /// A vacant slot for a hole: there is room for one, by what [`grow`](Self::grow) sees to.
     #[inline]
     pub(crate) fn take_hole(&mut self) -> u32 {
         let slot = self.vacant_hole;
@@ -210,9 +210,8 @@ impl Nodes {
         &mut self.holes[slot as usize]
     }
 
-    /// A new slot for a block, and room for as many holes as there may be then.
-    #[cold]
-    fn grow(&mut self) -> u32 {
+    /// A new slot for a block, and room for as many holes as there may be then. All that allocates.
+    pub(crate) fn grow(&mut self) -> u32 {
         let slot = self.blocks.len() as u32;
         // Bounded by the number of blocks, but for retired slots: each stands for 2^32 releases.
         assert!(slot <= MOST_BLOCKS, "there are more retired slots than anybody lives to see");
@@ -251,22 +250,23 @@ mod tests {
     #[test]
     fn a_slot_with_no_generation_left_is_retired() {
         let mut nodes = Nodes::new();
-        let slot = nodes.take_block();
+        let slot = nodes.grow();
         nodes.give_block(slot);
-        assert_eq!((nodes.take_block(), nodes.block(slot).generation), (slot, 1));
+        assert_eq!((nodes.take_block(), nodes.block(slot).generation), (Some(slot), 1));
         nodes.block_mut(slot).generation = u32::MAX - 1;
         nodes.give_block(slot);
-        let other = nodes.take_block();
+        assert_eq!(nodes.take_block(), None);
+        let other = nodes.grow();
         assert!(other != slot && other != NIL && nodes.block(other).generation == 0);
         nodes.give_block(other);
-        assert_eq!(nodes.take_block(), other);
+        assert_eq!(nodes.take_block(), Some(other));
     }
 
     #[test]
     fn slots_are_taken_again_and_those_of_holes_without_growth() {
         let mut nodes = Nodes::new();
         for round in 1..100 {
-            assert_eq!(nodes.take_block(), round);
+            assert_eq!((nodes.take_block(), nodes.grow()), (None, round));
             let room = nodes.holes.capacity();
             while nodes.holes.len() < nodes.most_holes() {
                 nodes.take_hole();
@@ -278,7 +278,7 @@ mod tests {
             nodes.give_block(slot);
         }
         assert_eq!([nodes.take_hole(), nodes.take_hole()], [3, 7]);
-        assert_eq!([nodes.take_block(), nodes.take_block()], [3, 7]);
+        assert_eq!([nodes.take_block(), nodes.take_block()], [Some(3), Some(7)]);
     }
 
     #[test]

@@ -1,10 +1,9 @@
 //! Blocks and holes: one address order, and the holes by length and, where asked for, by address.
 
-use core::hint::select_unpredictable;
 use core::ops::Range;
 
 use crate::address_tree::AddressTree;
-use crate::bins::{Bins, Class, Head};
+use crate::bins::{Bins, Class};
 use crate::nodes::{BlockNode, HoleNode, Link, NIL, Nodes};
 
 /// Every byte of the range, in exactly one block or hole; no two holes are neighbours.
@@ -174,10 +173,9 @@ impl Space {
         Some((Span { link, range: self.block_range(slot) }, node.prev, node.next))
     }
 
-    /// A slot for a block.
-    #[inline]
-    pub(crate) fn take_block(&mut self) -> u32 {
-        let slot = self.nodes.take_block();
+    /// A new slot for a block, and room for what its release may need.
+    pub(crate) fn grow(&mut self) -> u32 {
+        let slot = self.nodes.grow();
         if let Some(tree) = &mut self.tree {
             tree.cover(self.nodes.most_holes());
         }
@@ -187,64 +185,75 @@ impl Space {
     /// Puts the unlinked block `slot` into `hole` at `offset`; what is left below and above stays a hole. The block's node.
     #[inline]
     pub(crate) fn occupy(&mut self, hole: u32, offset: u64, slot: u32, len: u64) -> &mut BlockNode {
-        let block = Link::block(slot);
         let HoleNode { offset: start, len: length, prev, next, .. } = *self.nodes.hole(hole);
-        let (below, above) = (offset - start, start + length - (offset + len));
-        let (mut before, mut behind) = (Link::block(prev), Link::block(next));
-        if below == 0 {
-            self.nodes.block_mut(prev).next = block;
-            if above == 0 {
-                self.nodes.block_mut(next).prev = block;
-                self.drop_hole(hole);
+        let (end, top) = (offset + len, start + length);
+        let links = if offset == start {
+            self.nodes.block_mut(prev).next = Link::block(slot);
+            if end == top {
+                self.nodes.block_mut(next).prev = Link::block(slot);
+                self.drop_hole(hole, start, length);
+                (Link::block(prev), Link::block(next))
             } else {
                 self.nodes.hole_mut(hole).prev = slot;
-                self.resize_hole(hole, offset + len, above);
-                behind = Link::hole(hole);
+                self.resize_hole(hole, start, length, end, top - end);
+                (Link::block(prev), Link::hole(hole))
             }
         } else {
-            self.nodes.hole_mut(hole).next = slot;
-            self.resize_hole(hole, start, below);
-            before = Link::hole(hole);
-            if above == 0 {
-                self.nodes.block_mut(next).prev = block;
-            } else {
-                behind = Link::hole(self.new_hole(slot, next, offset + len, above));
-            }
-        }
+            self.occupy_above(hole, offset, slot, len)
+        };
         let node = self.nodes.block_mut(slot);
-        (node.offset, node.prev, node.next) = (offset, before, behind);
+        (node.offset, node.prev, node.next) = (offset, links.0, links.1);
         node
+    }
+
+    /// [`occupy`](Self::occupy) where something is left below; what the block is to be linked to.
+    #[inline(never)]
+    fn occupy_above(&mut self, hole: u32, offset: u64, slot: u32, len: u64) -> (Link, Link) {
+        let HoleNode { offset: start, len: length, next, .. } = *self.nodes.hole(hole);
+        let (end, top) = (offset + len, start + length);
+        self.nodes.hole_mut(hole).next = slot;
+        self.resize_hole(hole, start, length, start, offset - start);
+        if end == top {
+            self.nodes.block_mut(next).prev = Link::block(slot);
+            (Link::hole(hole), Link::block(next))
+        } else {
+            (Link::hole(hole), Link::hole(self.new_hole(slot, next, end, top - end)))
+        }
     }
 
     /// Turns a block's `range` into a hole, joined with the holes beside it; its slot is left to the caller. The hole.
     #[inline]
     pub(crate) fn vacate(&mut self, slot: u32, range: Range<u64>) -> u32 {
         let BlockNode { prev, next, .. } = *self.nodes.block(slot);
-        let Some(below) = prev.as_hole() else {
-            let prev = prev.beside_hole();
-            let Some(above) = next.as_hole() else {
-                return self.new_hole(prev, next.beside_hole(), range.start, range.end - range.start);
-            };
-            let node = self.nodes.hole_mut(above);
-            node.prev = prev;
-            let end = node.end();
-            self.nodes.block_mut(prev).next = next;
-            self.resize_hole(above, range.start, end - range.start);
-            return above;
+        let (hole, before, length, start, end) = match (prev.as_hole(), next.as_hole()) {
+            (None, None) => {
+                let (prev, next) = (prev.beside_hole(), next.beside_hole());
+                return self.new_hole(prev, next, range.start, range.end - range.start);
+            }
+            (None, Some(above)) => {
+                let node = self.nodes.hole_mut(above);
+                let HoleNode { offset, len, .. } = *node;
+                node.prev = prev.beside_hole();
+                self.nodes.block_mut(prev.beside_hole()).next = next;
+                (above, offset, len, range.start, offset + len)
+            }
+            (Some(below), above) => {
+                let (mut end, mut beyond) = (range.end, next);
+                if let Some(above) = above {
+                    let HoleNode { offset, len, next, .. } = *self.nodes.hole(above);
+                    (end, beyond) = (offset + len, Link::block(next));
+                    self.drop_hole(above, offset, len);
+                }
+                let beyond = beyond.beside_hole();
+                self.nodes.block_mut(beyond).prev = prev;
+                let node = self.nodes.hole_mut(below);
+                node.next = beyond;
+                (below, node.offset, node.len, node.offset, end)
+            }
         };
-        let (mut end, mut beyond) = (range.end, next);
-        if let Some(above) = next.as_hole() {
-            let node = self.nodes.hole(above);
-            (end, beyond) = (node.end(), Link::block(node.next));
-            self.drop_hole(above);
-        }
-        let beyond = beyond.beside_hole();
-        self.nodes.block_mut(beyond).prev = prev;
-        let node = self.nodes.hole_mut(below);
-        node.next = beyond;
-        let start = node.offset;
-        self.resize_hole(below, start, end - start);
-        below
+        self.resize_hole(hole, before, length, start, end - start);
+        self.heard_of(hole, end - start);
+        hole
     }
 
     /// Moves the border between block `slot`, which ends at `from`, and the hole behind it to `end`; makes that hole, or
@@ -252,15 +261,17 @@ impl Space {
     pub(crate) fn move_end(&mut self, slot: u32, from: u64, end: u64) {
         let next = self.nodes.block(slot).next;
         match next.as_hole() {
-            Some(hole) if self.nodes.hole(hole).end() == end => {
-                let beyond = self.nodes.hole(hole).next;
-                self.nodes.block_mut(slot).next = Link::block(beyond);
-                self.nodes.block_mut(beyond).prev = Link::block(slot);
-                self.drop_hole(hole);
-            }
             Some(hole) => {
-                let len = self.nodes.hole(hole).end() - end;
-                self.resize_hole(hole, end, len);
+                let HoleNode { offset, len, next: beyond, .. } = *self.nodes.hole(hole);
+                if offset + len == end {
+                    self.nodes.block_mut(slot).next = Link::block(beyond);
+                    self.nodes.block_mut(beyond).prev = Link::block(slot);
+                    self.drop_hole(hole, offset, len);
+                } else {
+                    let longer = offset + len - end;
+                    self.resize_hole(hole, offset, len, end, longer);
+                    self.heard_of(hole, longer);
+                }
             }
             None if end < from => {
                 self.new_hole(slot, next.beside_hole(), end, from - end);
@@ -274,15 +285,16 @@ impl Space {
         self.bins.fit(new >> self.grain_log2);
         let last = self.last();
         match last.as_hole() {
-            Some(hole) if self.nodes.hole(hole).offset == new => {
-                let below = self.nodes.hole(hole).prev;
-                self.nodes.block_mut(below).next = Link::END;
-                self.nodes.block_mut(NIL).prev = Link::block(below);
-                self.drop_hole(hole);
-            }
             Some(hole) => {
-                let offset = self.nodes.hole(hole).offset;
-                self.resize_hole(hole, offset, new - offset);
+                let HoleNode { offset, len, prev: below, .. } = *self.nodes.hole(hole);
+                if offset == new {
+                    self.nodes.block_mut(below).next = Link::END;
+                    self.nodes.block_mut(NIL).prev = Link::block(below);
+                    self.drop_hole(hole, offset, len);
+                } else {
+                    self.resize_hole(hole, offset, len, offset, new - offset);
+                    self.heard_of(hole, new - offset);
+                }
             }
             None if new > size => {
                 self.new_hole(last.beside_hole(), NIL, size, new - size);
@@ -292,7 +304,7 @@ impl Space {
     }
 
     /// A new hole between its neighbours.
-    #[inline]
+    #[inline(always)]
     fn new_hole(&mut self, prev: u32, next: u32, offset: u64, len: u64) -> u32 {
         let slot = self.nodes.take_hole();
         self.nodes.block_mut(prev).next = Link::hole(slot);
@@ -300,7 +312,9 @@ impl Space {
         let node = self.nodes.hole_mut(slot);
         (node.offset, node.len, node.prev, node.next) = (offset, len, prev, next);
         self.count += 1;
-        self.enlist(slot, self.class_of(len), offset, len);
+        let class = self.class_of(len);
+        self.bins.put(&mut self.nodes.holes, class, slot, offset, len);
+        self.heard_of(slot, len);
         if let Some(tree) = &mut self.tree {
             tree.insert(slot, offset, len);
         }
@@ -308,10 +322,10 @@ impl Space {
     }
 
     /// Ends a hole, which its neighbours know of no more.
-    #[inline]
-    fn drop_hole(&mut self, slot: u32) {
-        let HoleNode { offset, len, .. } = *self.nodes.hole(slot);
-        self.delist(slot, self.class_of(len));
+    #[inline(always)]
+    fn drop_hole(&mut self, slot: u32, offset: u64, len: u64) {
+        let class = self.class_of(len);
+        self.bins.take(&mut self.nodes.holes, class, slot);
         if let Some(tree) = &mut self.tree {
             tree.remove(offset);
         }
@@ -319,22 +333,22 @@ impl Space {
         self.nodes.give_hole(slot);
     }
 
-    /// Changes a hole that keeps its place among its neighbours.
-    #[inline]
-    fn resize_hole(&mut self, slot: u32, offset: u64, len: u64) {
-        let node = self.nodes.hole_mut(slot);
-        let (before, length) = (node.offset, node.len);
-        (node.offset, node.len) = (offset, len);
+    /// Changes a hole of `length` at `before` that keeps its place among its neighbours. If it may be longer now, the caller
+    /// calls [`heard_of`](Self::heard_of).
+    #[inline(always)]
+    fn resize_hole(&mut self, slot: u32, before: u64, length: u64, offset: u64, len: u64) {
         let (from, to) = (self.class_of(length), self.class_of(len));
+        let holes = &mut self.nodes.holes[..];
+        let node = &mut holes[slot as usize];
+        (node.offset, node.len) = (offset, len);
         if from != to {
-            self.delist(slot, from);
-            self.enlist(slot, to, offset, len);
+            self.bins.take(holes, from, slot);
+            self.bins.put(holes, to, slot, offset, len);
         } else {
             let head = self.bins.head_mut(to);
             if head.best == slot {
                 (head.low, head.len) = (offset, len);
             }
-            self.heard_of(slot, len);
         }
         if let Some(tree) = &mut self.tree {
             tree.resize(before, offset, len);
@@ -345,47 +359,6 @@ impl Space {
     fn heard_of(&mut self, slot: u32, len: u64) {
         if len >= self.longest {
             (self.longest, self.long) = (len, slot);
-        }
-    }
-
-    /// Puts a hole into its class: the lower of it and the best becomes the best, the other the first of the rest.
-    #[inline(always)]
-    fn enlist(&mut self, slot: u32, class: Class, offset: u64, len: u64) {
-        self.heard_of(slot, len);
-        let head = self.bins.mark(class);
-        let Head { low, len: length, best, rest } = *head;
-        // Which of the two is lower cannot be foreseen: selections, no jump. Where there is none, this one is.
-        let lower = offset < low;
-        let other = select_unpredictable(lower, best, slot);
-        *head = Head {
-            low: select_unpredictable(lower, offset, low),
-            len: select_unpredictable(lower, len, length),
-            best: select_unpredictable(lower, slot, best),
-            rest: other,
-        };
-        // Without another or a rest these go to the sentinel, and leave it as it is or in a field that it has no use for.
-        self.nodes.hole_mut(other).after = rest;
-        self.nodes.hole_mut(rest).before = other;
-    }
-
-    #[inline(always)]
-    fn delist(&mut self, slot: u32, class: Class) {
-        let head = self.bins.head_mut(class);
-        let first = head.rest;
-        if head.best != slot {
-            let HoleNode { before, after, .. } = *self.nodes.hole(slot);
-            // The first one may name any before it: so what makes another the first need not touch it.
-            if first == slot {
-                head.rest = after;
-            } else {
-                self.nodes.hole_mut(before).after = after;
-                self.nodes.hole_mut(after).before = before;
-            }
-        } else {
-            // The sentinel, if there is no rest: a class in which it is the best is empty.
-            let HoleNode { offset, len, after, .. } = *self.nodes.hole(first);
-            *head = Head { low: offset, len, best: first, rest: after };
-            self.bins.unmark(class, first == NIL);
         }
     }
 }
