@@ -4,6 +4,7 @@ use core::ops::Range;
 
 use crate::bins::{Class, Head};
 use crate::nodes::{HoleNode, NIL};
+use crate::request::align_down;
 use crate::space::Space;
 use crate::{Fit, Lifetime};
 
@@ -87,7 +88,7 @@ impl Placement for GoodFit {
             return spot.or_else(|| further(holes, next, fit));
         }
         // Which of the two is lower cannot be foreseen: selections, no jump.
-        let (mut first, second) = (bins.head(own), bins.head(next));
+        let [mut first, second] = bins.two_heads(own);
         let (mut low, lower) = (low_end(&first, fit), low_end(&second, fit));
         if low == NOWHERE && first.rest != NIL {
             let latest = holes.space.nodes.hole(first.rest);
@@ -203,7 +204,8 @@ impl<'a> Holes<'a> {
     pub fn by_size(self, len: u64) -> impl Iterator<Item = SizeClass<'a>> {
         let space = self.space;
         // No hole is shorter than a grain.
-        let mut next = space.bins.at_or_above(space.class_of(len.max(space.grain())));
+        let mut next =
+            space.bins.at_or_above(space.class_of(align_down(len.max(space.grain()), space.grain())));
         core::iter::from_fn(move || {
             let class = next?;
             next = space.bins.at_or_above(class.above());

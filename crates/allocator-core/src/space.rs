@@ -17,8 +17,8 @@ pub(crate) struct Space {
     pub(crate) bins: Bins,
     /// The holes by address, if the placement asked for that.
     pub(crate) tree: Option<AddressTree>,
-    /// Logarithm of the grain: classes count in grains.
-    grain_log2: u32,
+    /// One less than the grain.
+    mask: u64,
     /// Number of holes.
     count: u64,
     /// No hole is longer. Exact while the hole in the slot `long` is of that length.
@@ -38,9 +38,9 @@ impl Space {
     pub(crate) fn new(size: u64, grain: u64, by_address: bool) -> Self {
         let mut space = Self {
             nodes: Nodes::new(),
-            bins: Bins::new(size >> grain.trailing_zeros()),
+            bins: Bins::new(size, grain),
             tree: by_address.then(AddressTree::default),
-            grain_log2: grain.trailing_zeros(),
+            mask: grain - 1,
             count: 0,
             longest: 0,
             long: NIL,
@@ -64,20 +64,19 @@ impl Space {
     }
 
     pub(crate) fn grain(&self) -> u64 {
-        1 << self.grain_log2
+        self.mask + 1
     }
 
     #[inline]
     pub(crate) fn class_of(&self, len: u64) -> Class {
-        Class::of(len >> self.grain_log2)
+        self.bins.class_of(len)
     }
 
     /// Length of a block that was asked for with so many bytes.
     #[inline]
     pub(crate) fn rounded(&self, requested: u64) -> u64 {
         // It did not overflow when the block was made.
-        let mask = (1 << self.grain_log2) - 1;
-        requested.wrapping_add(mask) & !mask
+        requested.wrapping_add(self.mask) & !self.mask
     }
 
     /// The bytes of a live block.
@@ -282,7 +281,7 @@ impl Space {
 
     /// Moves the end of the whole range, which is behind the last block.
     pub(crate) fn move_top(&mut self, size: u64, new: u64) {
-        self.bins.fit(new >> self.grain_log2);
+        self.bins.fit(new);
         let last = self.last();
         match last.as_hole() {
             Some(hole) => {
