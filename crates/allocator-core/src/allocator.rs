@@ -275,12 +275,13 @@ impl<P> OffsetAllocator<P> {
 
     #[cold]
     pub(crate) fn out_of_memory(&self, request: Request) -> AllocError {
-        AllocError::OutOfMemory {
-            requested: request.size,
-            align: request.align,
-            free: self.counts.free,
-            largest_hole: self.space.largest_hole(),
-        }
+        self.refusal(request, self.space.largest_hole())
+    }
+
+    #[inline]
+    fn refusal(&self, request: Request, largest_hole: u64) -> AllocError {
+        let Request { size: requested, align, .. } = request;
+        AllocError::OutOfMemory { requested, align, free: self.counts.free, largest_hole }
     }
 }
 
@@ -329,8 +330,8 @@ impl<P: Placement> OffsetAllocator<P> {
             return self.take(spot, &fit, request.size);
         }
         // What was looked for in vain is remembered, so that the next refusal need not look.
-        self.space.tighten();
-        Err(self.out_of_memory(request))
+        let largest_hole = self.space.tighten();
+        Err(self.refusal(request, largest_hole))
     }
 
     /// The spot for a request, which is inside one hole and aligned; `None` when there is none.

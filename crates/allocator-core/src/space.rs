@@ -110,24 +110,31 @@ impl Space {
     }
 
     /// Length of the largest hole. O(1) while that is known, else O(holes of the longest class).
+    #[inline]
     pub(crate) fn largest_hole(&self) -> u64 {
-        self.nodes.hole(self.find_longest()).len
+        if self.is_exact() { self.longest } else { self.nodes.hole(self.find_longest()).len }
     }
 
-    /// Makes the bound exact. O(holes of the longest class), and O(1) the next time.
-    pub(crate) fn tighten(&mut self) {
-        self.long = self.find_longest();
-        self.longest = self.nodes.hole(self.long).len;
+    #[inline]
+    fn is_exact(&self) -> bool {
+        self.nodes.hole(self.long).len == self.longest
+    }
+
+    /// Makes the bound exact, and returns it. O(holes of the longest class), and O(1) the next time.
+    #[inline]
+    pub(crate) fn tighten(&mut self) -> u64 {
+        if !self.is_exact() {
+            self.long = self.find_longest();
+            self.longest = self.nodes.hole(self.long).len;
+        }
+        self.longest
     }
 
     /// The slot of a hole of which none is longer; the sentinel's, of no length, if there is no hole.
+    #[cold]
     fn find_longest(&self) -> u32 {
-        let mut longest = self.long;
-        if self.nodes.hole(longest).len == self.longest {
-            return longest;
-        }
         let Some(class) = self.bins.longest() else { return NIL };
-        longest = NIL;
+        let mut longest = NIL;
         for (slot, node) in self.in_class(class) {
             if node.len > self.nodes.hole(longest).len {
                 longest = slot;
