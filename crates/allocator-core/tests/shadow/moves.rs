@@ -9,7 +9,7 @@ impl<P: Placement> Shadow<P> {
         let mut plan = std::mem::take(&mut self.plan);
         let planned = self.offsets().plan_room_into(request, &mut plan);
         assert_eq!(planned.is_err(), matches!(planned, Err(AllocError::OutOfMemory { .. })));
-        assert_eq!(plan.bytes(), plan.moves().iter().map(Move::len).sum::<u64>());
+        assert_eq!(plan.bytes(), plan.moves().iter().map(Move::len).fold(0, u64::saturating_add));
         let again = self.offsets().plan_room(request);
         assert!(again.map_or(planned.is_err(), |again| again == plan), "planning is not deterministic");
         let all = steps >= plan.moves().len();
