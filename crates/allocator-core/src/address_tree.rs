@@ -69,11 +69,11 @@ impl AddressTree {
         }
     }
 
-    /// Makes room for so many slots and holes, so that later insertions allocate nothing.
+    /// Makes room for so many holes, whose slots are below that number, so that later insertions allocate nothing.
     #[inline]
-    pub(crate) fn cover(&mut self, slots: usize, holes: usize) {
-        if slots > self.leaves.len() {
-            self.leaves.resize(slots, NONE);
+    pub(crate) fn cover(&mut self, holes: usize) {
+        if holes > self.leaves.len() {
+            self.leaves.resize(holes, NONE);
             // On each level there are at most 1 / `LEAST` of those below, or one: a geometric series.
             let nodes = 1 + holes / (LEAST - 1);
             self.nodes.reserve(nodes.saturating_sub(self.nodes.len()));
@@ -327,7 +327,7 @@ mod tests {
     /// Random changes to holes of which each has its own 100 bytes, so that `slots` bounds their number.
     fn agree(slots: u64, steps: u32, every: u32) {
         let mut tree = AddressTree::default();
-        tree.cover(slots as usize, slots as usize);
+        tree.cover(slots as usize);
         let room = (tree.nodes.capacity(), tree.leaves.capacity());
         let mut map: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
         let mut draw = numbers(7);
@@ -379,7 +379,7 @@ mod tests {
     fn grow_and_thin(slots: impl Iterator<Item = u32> + Clone, keep: u32) {
         let mut tree = AddressTree::default();
         let count = slots.clone().count();
-        tree.cover(count, count);
+        tree.cover(count);
         let room = tree.nodes.capacity();
         for round in 0..2 {
             for slot in slots.clone().filter(|slot| round == 0 || slot % keep != 0) {
@@ -413,7 +413,7 @@ mod tests {
     fn passes_holes_that_are_long_enough_and_not_aligned() {
         let mut tree = AddressTree::default();
         let count = if cfg!(miri) { 70 } else { 5000 };
-        tree.cover(count as usize, count as usize);
+        tree.cover(count as usize);
         for slot in 0..count {
             tree.insert(slot, u64::from(slot) * 64 + 1, 40);
         }
@@ -429,7 +429,7 @@ mod tests {
     #[test]
     fn reaches_the_ends_of_all_offsets() {
         let mut tree = AddressTree::default();
-        tree.cover(4, 2);
+        tree.cover(4);
         tree.insert(3, u64::MAX - 1, 1);
         tree.insert(0, 0, u64::MAX - 2);
         let fit = |size| Request::new(size).fit(1).unwrap();

@@ -3,7 +3,7 @@
 use core::ops::Range;
 
 use crate::handle::next_owner;
-use crate::nodes::{Link, MOST_BLOCKS, MOST_LEASES};
+use crate::nodes::{MOST_BLOCKS, MOST_LEASES};
 use crate::placement::Holes;
 use crate::space::{Space, Span};
 use crate::{AllocError, Block, Fit, GoodFit, Handle, Placement, Request, Spot};
@@ -168,7 +168,7 @@ impl<P> OffsetAllocator<P> {
     pub fn free(&mut self, handle: Handle) -> Result<Range<u64>, AllocError> {
         let slot = self.slot(handle)?;
         let range = self.space.block_range(slot);
-        let node = &self.space.nodes[slot];
+        let node = self.space.nodes.block(slot);
         if node.leases() > 0 {
             return Err(AllocError::Leased { handle, leases: node.leases() });
         }
@@ -197,13 +197,13 @@ impl<P> OffsetAllocator<P> {
     /// A stale or foreign handle; [`AllocError::TooManyLeases`].
     pub fn lease(&mut self, handle: Handle) -> Result<u32, AllocError> {
         let slot = self.slot(handle)?;
-        let len = self.space.rounded(self.space.nodes[slot].len);
-        let node = &mut self.space.nodes[slot];
+        let len = self.space.rounded(self.space.nodes.block(slot).len);
+        let node = self.space.nodes.block_mut(slot);
         let leases = node.leases() + 1;
         if leases > MOST_LEASES {
             return Err(AllocError::TooManyLeases { handle });
         }
-        node.set_block(node.align_log2(), leases);
+        node.share(node.align_log2(), leases);
         if leases == 1 {
             self.counts.leased_blocks += 1;
             self.counts.leased_bytes += len;
@@ -218,10 +218,10 @@ impl<P> OffsetAllocator<P> {
     /// A stale or foreign handle; [`AllocError::NotLeased`].
     pub fn unlease(&mut self, handle: Handle) -> Result<u32, AllocError> {
         let slot = self.slot(handle)?;
-        let len = self.space.rounded(self.space.nodes[slot].len);
-        let node = &mut self.space.nodes[slot];
+        let len = self.space.rounded(self.space.nodes.block(slot).len);
+        let node = self.space.nodes.block_mut(slot);
         let leases = node.leases().checked_sub(1).ok_or(AllocError::NotLeased { handle })?;
-        node.set_block(node.align_log2(), leases);
+        node.share(node.align_log2(), leases);
         if leases == 0 {
             self.counts.leased_blocks -= 1;
             self.counts.leased_bytes -= len;
@@ -251,19 +251,19 @@ impl<P> OffsetAllocator<P> {
         if handle.owner() != self.owner {
             return Err(AllocError::ForeignHandle { handle });
         }
-        // Handles name slots for blocks only, and none has the generation of a vacant one.
-        match self.space.nodes.get(handle.slot()) {
-            Some(node) if node.b == handle.generation() => Ok(handle.slot()),
+        // None has the generation of a vacant slot, or the slot of the sentinel.
+        match self.space.nodes.blocks.get(handle.slot() as usize) {
+            Some(node) if node.generation == handle.generation() => Ok(handle.slot()),
             _ => Err(AllocError::StaleHandle { handle }),
         }
     }
 
     pub(crate) fn handle_of(&self, slot: u32) -> Handle {
-        Handle::new(slot, self.space.nodes[slot].b, self.owner)
+        Handle::new(slot, self.space.nodes.block(slot).generation, self.owner)
     }
 
     pub(crate) fn block_at(&self, slot: u32) -> Block {
-        let node = &self.space.nodes[slot];
+        let node = self.space.nodes.block(slot);
         Block {
             handle: self.handle_of(slot),
             range: self.space.block_range(slot),
@@ -275,12 +275,13 @@ impl<P> OffsetAllocator<P> {
 
     #[cold]
     pub(crate) fn out_of_memory(&self, request: Request) -> AllocError {
-        AllocError::OutOfMemory {
-            requested: request.size,
-            align: request.align,
-            free: self.counts.free,
-            largest_hole: self.space.largest_hole(),
-        }
+        self.refusal(request, self.space.largest_hole())
+    }
+
+    #[inline]
+    fn refusal(&self, request: Request, largest_hole: u64) -> AllocError {
+        let Request { size: requested, align, .. } = request;
+        AllocError::OutOfMemory { requested, align, free: self.counts.free, largest_hole }
     }
 }
 
@@ -329,8 +330,8 @@ impl<P: Placement> OffsetAllocator<P> {
             return self.take(spot, &fit, request.size);
         }
         // What was looked for in vain is remembered, so that the next refusal need not look.
-        self.space.tighten();
-        Err(self.out_of_memory(request))
+        let largest_hole = self.space.tighten();
+        Err(self.refusal(request, largest_hole))
     }
 
     /// The spot for a request, which is inside one hole and aligned; `None` when there is none.
@@ -355,32 +356,38 @@ impl<P: Placement> OffsetAllocator<P> {
 impl<P> OffsetAllocator<P> {
     /// Whether a spot lies in one hole and is aligned.
     fn is_inside(&self, spot: &Spot, fit: &Fit) -> bool {
-        let nodes = &self.space.nodes;
-        let Some(node) = nodes.get(spot.slot) else { return false };
-        // A node does not know its kind, its neighbour does. A vacant slot has no length.
-        nodes[node.prev.slot()].next == Link::hole(spot.slot)
-            && spot.offset >= node.offset
+        let Some(node) = self.space.nodes.holes.get(spot.slot as usize) else { return false };
+        // A vacant slot has no length.
+        spot.offset >= node.offset
             && spot.offset.is_multiple_of(fit.align)
             && spot.offset.checked_add(fit.size).is_some_and(|end| end <= node.end())
     }
 
     #[inline]
     pub(crate) fn take(&mut self, spot: Spot, fit: &Fit, requested: u64) -> Result<Handle, AllocError> {
-        if self.counts.blocks >= u64::from(self.limit) {
-            return Err(AllocError::TooManyBlocks { limit: self.limit });
-        }
-        let slot = self.space.take_block();
-        self.space.occupy(spot.slot, spot.offset, slot, fit.size);
-        let node = &mut self.space.nodes[slot];
+        let slot = match self.space.nodes.take_block() {
+            Some(slot) => slot,
+            None => self.grow()?,
+        };
+        let node = self.space.occupy(spot.slot, spot.offset, slot, fit.size);
         node.len = requested;
-        node.set_block(fit.align.trailing_zeros(), 0);
-        let handle = self.handle_of(slot);
+        node.share(fit.align.trailing_zeros(), 0);
+        let handle = Handle::new(slot, node.generation, self.owner);
         self.counts.free -= fit.size;
         self.counts.requested += requested;
         self.counts.blocks += 1;
         self.counts.high_water = self.counts.high_water.max(self.size - self.counts.free);
         self.epoch += 1;
         Ok(handle)
+    }
+
+    /// One more slot for a block, where all are taken: else there are fewer blocks than the limit anyway.
+    #[cold]
+    fn grow(&mut self) -> Result<u32, AllocError> {
+        if self.counts.blocks >= u64::from(self.limit) {
+            return Err(AllocError::TooManyBlocks { limit: self.limit });
+        }
+        Ok(self.space.grow())
     }
 }
 

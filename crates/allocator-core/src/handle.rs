@@ -23,7 +23,7 @@ impl Handle {
     /// the allocator, and store the whole handle in the table to tell a number's tenants apart.
     #[must_use]
     pub const fn index(self) -> usize {
-        ((self.slot - FIRST_BLOCK) / 2) as usize
+        (self.slot - FIRST_BLOCK) as usize
     }
 
     #[inline]

@@ -27,7 +27,7 @@ impl<P> OffsetAllocator<P> {
         let slot = step.handle.slot();
         // What the block leaves may be joined with the hole it goes to.
         let left = self.space.vacate(slot, step.src.clone());
-        let node = &self.space.nodes[left];
+        let node = self.space.nodes.hole(left);
         let there = node.offset <= step.dst && step.dst_range().end <= node.end();
         let hole = found.filter(|_| !there).unwrap_or(left);
         self.space.occupy(hole, step.dst, slot, step.len());
@@ -41,7 +41,7 @@ impl<P> OffsetAllocator<P> {
     fn destination(&self, step: &Move) -> Result<Option<u32>, AllocError> {
         let Move { handle, ref src, dst } = *step;
         let slot = self.slot(handle)?;
-        let node = &self.space.nodes[slot];
+        let node = self.space.nodes.block(slot);
         if node.leases() > 0 {
             return Err(AllocError::Leased { handle, leases: node.leases() });
         }

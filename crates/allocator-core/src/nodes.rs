@@ -1,16 +1,15 @@
-//! The table of blocks and holes, and the links that put them in address order.
+//! The tables of blocks and holes, and the links that put them in address order.
 
-use alloc::vec;
 use alloc::vec::Vec;
 
 /// No slot: that of the sentinel.
 pub(crate) const NIL: u32 = 0;
-/// The first slot for a block; every other one from here on is, see [`Nodes::take_block`].
-pub(crate) const FIRST_BLOCK: u32 = 5;
+/// The first slot for a block.
+pub(crate) const FIRST_BLOCK: u32 = 1;
 /// Set in a [`Link`] to a hole.
 const HOLE: u32 = 1 << 31;
 /// Blocks at once at most: there is one hole more than blocks at most, one yet while a block moves, and the sentinel.
-pub(crate) const MOST_BLOCKS: u32 = (HOLE - 3) / 2;
+pub(crate) const MOST_BLOCKS: u32 = HOLE - 3;
 
 /// A neighbour in address order, whose kind is known without looking at it. Both ends of the order lead to the sentinel,
 /// which counts as a block.
@@ -30,186 +29,203 @@ impl Link {
         Link(slot | HOLE)
     }
 
+    /// The slot of a block or of the sentinel: what lies beside a hole.
     #[inline]
-    pub(crate) const fn slot(self) -> u32 {
-        self.0 & !HOLE
-    }
-
-    #[inline]
-    pub(crate) const fn is_hole(self) -> bool {
-        self.0 & HOLE != 0
+    pub(crate) const fn beside_hole(self) -> u32 {
+        debug_assert!(self.0 & HOLE == 0);
+        self.0
     }
 
     /// The slot of a hole.
     #[inline]
     pub(crate) fn as_hole(self) -> Option<u32> {
-        self.is_hole().then_some(self.slot())
+        (self.0 & HOLE != 0).then_some(self.0 & !HOLE)
     }
 
     /// The slot of a block; the sentinel is none.
     #[inline]
     pub(crate) fn as_block(self) -> Option<u32> {
-        (!self.is_hole() && self != Link::END).then_some(self.0)
+        (self.0 & HOLE == 0 && self != Link::END).then_some(self.0)
     }
 }
 
-/// A block, a hole, or a vacant slot of either: 32 bytes, so that two share a cache line and none lies in two.
-///
-/// A slot is one for blocks or for holes for ever, so that it can keep its generation.
+/// A block or a vacant slot for one: 32 bytes, so that two share a cache line and none lies in two.
 #[derive(Debug, Clone)]
-pub(crate) struct Node {
+#[repr(align(32))]
+pub(crate) struct BlockNode {
     pub(crate) offset: u64,
-    /// Of a hole its length. Of a block the bytes asked for; it has as many, rounded up to the grain. 0 iff vacant.
+    /// The bytes asked for; it has as many, rounded up to the grain. 0 iff vacant.
     pub(crate) len: u64,
     pub(crate) prev: Link,
     /// Of a vacant slot the next vacant one.
     pub(crate) next: Link,
-    /// Of a hole the one before it in the list of its size class. Of a block its leases in the upper bits, the logarithm of
-    /// its alignment in the lower six.
-    pub(crate) a: u32,
-    /// Of a hole the next one in the list of its size class. Of a slot for blocks its generation: raised when the block is
-    /// freed; at `u32::MAX` it is never given out again.
-    pub(crate) b: u32,
+    /// The leases in the upper bits, the logarithm of the alignment in the lower six.
+    shared: u32,
+    /// Raised when the block is freed; at `u32::MAX` the slot is never given out again.
+    pub(crate) generation: u32,
 }
 
-/// Bits of a block's `a` for the alignment.
+/// A hole or a vacant slot for one: as large as a block's.
+#[derive(Debug, Clone)]
+#[repr(align(32))]
+pub(crate) struct HoleNode {
+    pub(crate) offset: u64,
+    /// 0 iff vacant.
+    pub(crate) len: u64,
+    /// The block before it, or the sentinel: no two holes are neighbours.
+    pub(crate) prev: u32,
+    /// The block behind it, or the sentinel. Of a vacant slot the next vacant one.
+    pub(crate) next: u32,
+    /// The one before it in the list of its size class; of the first one anything.
+    pub(crate) before: u32,
+    /// The next one in the list of its size class.
+    pub(crate) after: u32,
+}
+
+/// Bits of [`BlockNode::shared`] for the alignment.
 const ALIGN_BITS: u32 = 6;
 /// Leases that can be counted.
 pub(crate) const MOST_LEASES: u32 = u32::MAX >> ALIGN_BITS;
 
-impl Node {
-    const VACANT: Node = Node { offset: 0, len: 0, prev: Link::END, next: Link::END, a: 0, b: 0 };
+impl BlockNode {
+    const VACANT: BlockNode =
+        BlockNode { offset: 0, len: 0, prev: Link::END, next: Link::END, shared: 0, generation: 0 };
 
-    /// End of a hole.
+    /// Logarithm of the alignment.
+    #[inline]
+    pub(crate) fn align_log2(&self) -> u32 {
+        self.shared & ((1 << ALIGN_BITS) - 1)
+    }
+
+    /// Leases on it.
+    #[inline]
+    pub(crate) fn leases(&self) -> u32 {
+        self.shared >> ALIGN_BITS
+    }
+
+    /// Sets both.
+    #[inline]
+    pub(crate) fn share(&mut self, align_log2: u32, leases: u32) {
+        self.shared = align_log2 | leases << ALIGN_BITS;
+    }
+}
+
+impl HoleNode {
+    const VACANT: HoleNode = HoleNode { offset: 0, len: 0, prev: NIL, next: NIL, before: NIL, after: NIL };
+
     #[inline]
     pub(crate) fn end(&self) -> u64 {
         self.offset + self.len
     }
-
-    /// Logarithm of a block's alignment.
-    #[inline]
-    pub(crate) fn align_log2(&self) -> u32 {
-        self.a & ((1 << ALIGN_BITS) - 1)
-    }
-
-    /// Leases on a block.
-    #[inline]
-    pub(crate) fn leases(&self) -> u32 {
-        self.a >> ALIGN_BITS
-    }
-
-    /// Both of a block.
-    #[inline]
-    pub(crate) fn set_block(&mut self, align_log2: u32, leases: u32) {
-        self.a = align_log2 | leases << ALIGN_BITS;
-    }
 }
 
-/// The nodes in one vector, the sentinel first, and two lists of vacant ones, the latest given back first.
+/// The nodes in two tables, each behind a sentinel, and two lists of vacant slots, the latest given back first.
+///
+/// Apart, because a program touches all of its blocks, and of the slots for holes as many as it ever has holes.
 #[derive(Debug, Clone)]
 pub(crate) struct Nodes {
-    nodes: Vec<Node>,
-    vacant_blocks: u32,
-    vacant_holes: u32,
+    pub(crate) blocks: Vec<BlockNode>,
+    pub(crate) holes: Vec<HoleNode>,
+    vacant_block: u32,
+    vacant_hole: u32,
 }
 
 impl Nodes {
-    /// The sentinel, and slots for one hole, one beside the first block, and one more while a block moves.
     pub(crate) fn new() -> Self {
-        let mut nodes = Nodes { nodes: vec![Node::VACANT], vacant_blocks: NIL, vacant_holes: NIL };
-        for _ in 0..3 {
-            let slot = nodes.grow();
-            nodes.give_hole(slot);
-        }
+        let mut nodes = Nodes { blocks: Vec::new(), holes: Vec::new(), vacant_block: NIL, vacant_hole: NIL };
+        nodes.grow();
+        // Above all others and of no length, so that it need not be told apart.
+        nodes.holes.push(HoleNode { offset: u64::MAX, ..HoleNode::VACANT });
         nodes
     }
 
-    /// How many slots there are.
-    pub(crate) fn len(&self) -> usize {
-        self.nodes.len()
+    /// How many slots for holes there may be, the sentinel's included: a release never allocates one.
+    #[inline]
+    pub(crate) fn most_holes(&self) -> usize {
+        // One more than blocks, and one yet while a block moves.
+        self.blocks.len() + 2
     }
 
-    /// A vacant slot for a block. Allocates only when there is none, for the hole that the block may leave behind as well: a
-    /// release never allocates.
+    /// A vacant slot for a block, if there is one.
     #[inline]
-    pub(crate) fn take_block(&mut self) -> u32 {
-        let slot = self.vacant_blocks;
+    pub(crate) fn take_block(&mut self) -> Option<u32> {
+        let slot = self.vacant_block;
         if slot == NIL {
-            let hole = self.grow();
-            self.give_hole(hole);
-            let slot = self.grow();
-            debug_assert!(slot >= FIRST_BLOCK && (slot - FIRST_BLOCK).is_multiple_of(2));
-            return slot;
+            return None;
         }
-        self.vacant_blocks = self[slot].next.slot();
-        slot
+        self.vacant_block = self.block(slot).next.beside_hole();
+        Some(slot)
     }
 
     /// Ends the names of a block that nothing links to any more, and gives its slot back, or retires it.
     #[inline]
     pub(crate) fn give_block(&mut self, slot: u32) {
-        let vacant = self.vacant_blocks;
-        let node = &mut self[slot];
+        let vacant = self.vacant_block;
+        let node = self.block_mut(slot);
         (node.len, node.next) = (0, Link::block(vacant));
         // A live block is never at the last generation.
-        node.b += 1;
-        if node.b != u32::MAX {
-            self.vacant_blocks = slot;
+        node.generation += 1;
+        if node.generation != u32::MAX {
+            self.vacant_block = slot;
         }
     }
 
-    /// A vacant slot for a hole: there is one, by what [`take_block`](Self::take_block) sees to.
+    /// A vacant slot for a hole: there is room for one, by what [`grow`](Self::grow) sees to.
     #[inline]
     pub(crate) fn take_hole(&mut self) -> u32 {
-        let slot = self.vacant_holes;
-        debug_assert!(slot != NIL, "there are more holes than blocks and two");
-        self.vacant_holes = self[slot].next.slot();
+        let slot = self.vacant_hole;
+        if slot == NIL {
+            return self.grow_holes();
+        }
+        self.vacant_hole = self.hole(slot).next;
         slot
     }
 
     /// Gives the slot of a hole back that nothing links to any more.
     #[inline]
     pub(crate) fn give_hole(&mut self, slot: u32) {
-        let vacant = self.vacant_holes;
-        let node = &mut self[slot];
-        (node.len, node.next) = (0, Link::block(vacant));
-        self.vacant_holes = slot;
+        let vacant = self.vacant_hole;
+        let node = self.hole_mut(slot);
+        (node.len, node.next) = (0, vacant);
+        self.vacant_hole = slot;
     }
 
-    /// The node in a slot that may not exist.
     #[inline]
-    pub(crate) fn get(&self, slot: u32) -> Option<&Node> {
-        self.nodes.get(slot as usize)
+    pub(crate) fn block(&self, slot: u32) -> &BlockNode {
+        &self.blocks[slot as usize]
     }
 
-    /// Every slot but the sentinel, vacant or not.
-    pub(crate) fn slots(&self) -> impl Iterator<Item = u32> {
-        1..self.nodes.len() as u32
+    #[inline]
+    pub(crate) fn block_mut(&mut self, slot: u32) -> &mut BlockNode {
+        &mut self.blocks[slot as usize]
+    }
+
+    #[inline]
+    pub(crate) fn hole(&self, slot: u32) -> &HoleNode {
+        &self.holes[slot as usize]
+    }
+
+    #[inline]
+    pub(crate) fn hole_mut(&mut self, slot: u32) -> &mut HoleNode {
+        &mut self.holes[slot as usize]
+    }
+
+    /// A new slot for a block, and room for as many holes as there may be then. All that allocates.
+    pub(crate) fn grow(&mut self) -> u32 {
+        let slot = self.blocks.len() as u32;
+        // Bounded by the number of blocks, but for retired slots: each stands for 2^32 releases.
+        assert!(slot <= MOST_BLOCKS, "there are more retired slots than anybody lives to see");
+        self.blocks.push(BlockNode::VACANT);
+        self.holes.reserve(self.most_holes() - self.holes.len());
+        slot
     }
 
     #[cold]
-    fn grow(&mut self) -> u32 {
-        let slot = self.nodes.len() as u32;
-        // Bounded by the number of blocks, but for retired slots: each stands for 2^32 releases.
-        assert!(slot < HOLE, "there are more retired slots than anybody lives to see");
-        self.nodes.push(Node::VACANT);
+    fn grow_holes(&mut self) -> u32 {
+        let slot = self.holes.len() as u32;
+        debug_assert!(self.holes.len() < self.most_holes(), "there are more holes than blocks and two");
+        self.holes.push(HoleNode::VACANT);
         slot
-    }
-}
-
-impl core::ops::Index<u32> for Nodes {
-    type Output = Node;
-
-    #[inline]
-    fn index(&self, slot: u32) -> &Node {
-        &self.nodes[slot as usize]
-    }
-}
-
-impl core::ops::IndexMut<u32> for Nodes {
-    #[inline]
-    fn index_mut(&mut self, slot: u32) -> &mut Node {
-        &mut self.nodes[slot as usize]
     }
 }
 
@@ -219,47 +235,58 @@ mod tests {
 
     #[test]
     fn a_cache_line_holds_two() {
-        assert_eq!(size_of::<Node>(), 32);
+        assert_eq!((size_of::<BlockNode>(), align_of::<BlockNode>()), (32, 32));
+        assert_eq!((size_of::<HoleNode>(), align_of::<HoleNode>()), (32, 32));
     }
 
     #[test]
     fn links_know_their_kind() {
         let (block, hole) = (Link::block(7), Link::hole(7));
-        assert_eq!((block.as_block(), block.as_hole(), block.slot()), (Some(7), None, 7));
-        assert_eq!((hole.as_block(), hole.as_hole(), hole.slot()), (None, Some(7), 7));
+        assert_eq!((block.as_block(), block.as_hole(), block.beside_hole()), (Some(7), None, 7));
+        assert_eq!((hole.as_block(), hole.as_hole()), (None, Some(7)));
         assert_eq!((Link::END.as_block(), Link::END.as_hole()), (None, None));
     }
 
     #[test]
     fn a_slot_with_no_generation_left_is_retired() {
         let mut nodes = Nodes::new();
-        let slot = nodes.take_block();
+        let slot = nodes.grow();
         nodes.give_block(slot);
-        assert_eq!((nodes.take_block(), nodes[slot].b), (slot, 1));
-        nodes[slot].b = u32::MAX - 1;
+        assert_eq!((nodes.take_block(), nodes.block(slot).generation), (Some(slot), 1));
+        nodes.block_mut(slot).generation = u32::MAX - 1;
         nodes.give_block(slot);
-        let other = nodes.take_block();
-        assert!(other != slot && other != NIL && nodes[other].b == 0);
+        assert_eq!(nodes.take_block(), None);
+        let other = nodes.grow();
+        assert!(other != slot && other != NIL && nodes.block(other).generation == 0);
         nodes.give_block(other);
-        assert_eq!(nodes.take_block(), other);
+        assert_eq!(nodes.take_block(), Some(other));
     }
 
     #[test]
-    fn slots_of_blocks_and_holes_are_not_mixed() {
+    fn slots_are_taken_again_and_those_of_holes_without_growth() {
         let mut nodes = Nodes::new();
-        let (block, hole) = (nodes.take_block(), nodes.take_hole());
-        nodes.give_hole(hole);
-        nodes.give_block(block);
-        assert_eq!((nodes.take_hole(), nodes.take_block()), (hole, block));
-        assert!(nodes.take_hole() != hole && nodes.get(100).is_none());
+        for round in 1..100 {
+            assert_eq!((nodes.take_block(), nodes.grow()), (None, round));
+            let room = nodes.holes.capacity();
+            while nodes.holes.len() < nodes.most_holes() {
+                nodes.take_hole();
+            }
+            assert_eq!(nodes.holes.capacity(), room);
+        }
+        for slot in [7, 3] {
+            nodes.give_hole(slot);
+            nodes.give_block(slot);
+        }
+        assert_eq!([nodes.take_hole(), nodes.take_hole()], [3, 7]);
+        assert_eq!([nodes.take_block(), nodes.take_block()], [Some(3), Some(7)]);
     }
 
     #[test]
     fn leases_and_alignment_share_a_word() {
-        let mut node = Node::VACANT;
-        node.set_block(63, MOST_LEASES);
+        let mut node = BlockNode::VACANT;
+        node.share(63, MOST_LEASES);
         assert_eq!((node.align_log2(), node.leases()), (63, MOST_LEASES));
-        node.set_block(0, 1);
+        node.share(0, 1);
         assert_eq!((node.align_log2(), node.leases()), (0, 1));
     }
 }

@@ -3,7 +3,8 @@
 use core::ops::Range;
 
 use crate::bins::{Class, Head};
-use crate::nodes::{NIL, Node};
+use crate::nodes::{HoleNode, NIL};
+use crate::request::align_down;
 use crate::space::Space;
 use crate::{Fit, Lifetime};
 
@@ -87,10 +88,10 @@ impl Placement for GoodFit {
             return spot.or_else(|| further(holes, next, fit));
         }
         // Which of the two is lower cannot be foreseen: selections, no jump.
-        let (mut first, second) = (bins.head(own), bins.head(next));
+        let [mut first, second] = bins.two_heads(own);
         let (mut low, lower) = (low_end(&first, fit), low_end(&second, fit));
         if low == NOWHERE && first.rest != NIL {
-            let latest = &holes.space.nodes[first.rest];
+            let latest = holes.space.nodes.hole(first.rest);
             first = Head { low: latest.offset, len: latest.len, best: first.rest, rest: NIL };
             low = low_end(&first, fit);
         }
@@ -140,8 +141,9 @@ fn end_in(hole: Range<u64>, fit: &Fit) -> Option<u64> {
 #[cold]
 fn look_everywhere(holes: Holes<'_>, fit: &Fit) -> Option<Spot> {
     holes.by_size(fit.size).find_map(|class| {
-        let spot =
-            |(slot, node): (u32, &Node)| Some(Spot { slot, offset: end_in(node.offset..node.end(), fit)? });
+        let spot = |(slot, node): (u32, &HoleNode)| {
+            Some(Spot { slot, offset: end_in(node.offset..node.end(), fit)? })
+        };
         class.space.in_class(class.class).find_map(spot)
     })
 }
@@ -203,7 +205,8 @@ impl<'a> Holes<'a> {
     pub fn by_size(self, len: u64) -> impl Iterator<Item = SizeClass<'a>> {
         let space = self.space;
         // No hole is shorter than a grain.
-        let mut next = space.bins.at_or_above(space.class_of(len.max(space.grain())));
+        let mut next =
+            space.bins.at_or_above(space.class_of(align_down(len.max(space.grain()), space.grain())));
         core::iter::from_fn(move || {
             let class = next?;
             next = space.bins.at_or_above(class.above());

@@ -3,6 +3,7 @@
 use core::ops::Range;
 
 use crate::allocator::check_size;
+use crate::nodes::Link;
 use crate::{
     AllocError, Arena, DeviceBuffer, Handle, OffsetAllocator, Placement, Request, ResizeError, check_range,
 };
@@ -31,11 +32,11 @@ impl<P> OffsetAllocator<P> {
         let slot = self.slot(handle)?;
         let fit = Request::new(size).fit(self.grain)?;
         let range = self.space.block_range(slot);
-        let node = &self.space.nodes[slot];
+        let node = self.space.nodes.block(slot);
         if size < node.len && node.leases() > 0 {
             return Err(AllocError::Leased { handle, leases: node.leases() });
         }
-        let behind = node.next.as_hole().map_or(range.end, |hole| self.space.nodes[hole].end());
+        let behind = node.next.as_hole().map_or(range.end, |hole| self.space.nodes.hole(hole).end());
         if fit.size > behind - range.start {
             return Err(AllocError::CannotGrow { handle, requested: size, most: behind - range.start });
         }
@@ -44,7 +45,7 @@ impl<P> OffsetAllocator<P> {
         if end != range.end {
             self.space.move_end(slot, range.end, end);
         }
-        self.space.nodes[slot].len = size;
+        self.space.nodes.block_mut(slot).len = size;
         self.counts.requested = self.counts.requested - requested + size;
         // The sum on the way may not fit, what comes out does.
         self.counts.free = self.counts.free.wrapping_add(range.end).wrapping_sub(end);
@@ -98,7 +99,7 @@ impl<P> OffsetAllocator<P> {
     #[must_use]
     pub fn least_size(&self) -> u64 {
         let last = match self.space.last().as_hole() {
-            Some(hole) => self.space.nodes[hole].prev,
+            Some(hole) => Link::block(self.space.nodes.hole(hole).prev),
             None => self.space.last(),
         };
         last.as_block().map_or(self.grain, |slot| self.space.block_range(slot).end)

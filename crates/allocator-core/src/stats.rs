@@ -65,9 +65,10 @@ impl<P> OffsetAllocator<P> {
         let listed = self.check_classes()?;
         let rule = |holds: bool, rule, at| if holds { Ok(()) } else { Err(Inconsistency { rule, at }) };
         let space = &self.space;
-        let live = space.nodes.slots().filter(|slot| space.nodes[*slot].len > 0).count() as u64;
+        let live = space.nodes.blocks.iter().filter(|node| node.len > 0).count()
+            + space.nodes.holes.iter().filter(|node| node.len > 0).count();
         let (blocks, holes) = (self.counts.blocks, space.holes());
-        rule(live == linked, "a live slot is not in address order", linked)?;
+        rule(live as u64 == linked, "a live slot is not in address order", linked)?;
         rule(holes == listed, "a hole is in no size class, or miscounted", listed)?;
         rule(blocks + holes == linked, "the number of blocks is wrong", blocks)?;
         let longest = self.holes().map(|hole| hole.end - hole.start).max().unwrap_or(0);
@@ -75,7 +76,7 @@ impl<P> OffsetAllocator<P> {
         rule(longest <= space.longest_bound(), "a hole is longer than its bound", longest)?;
         if let Some(tree) = &space.tree {
             let known = |slot, offset, len| {
-                let node = &space.nodes[slot];
+                let node = space.nodes.hole(slot);
                 (node.offset, node.len) == (offset, len)
             };
             rule(tree.holds(known) == Some(holes), "the tree of holes is wrong", holes)?;
@@ -91,7 +92,7 @@ impl<P> OffsetAllocator<P> {
         let mut after_hole = false;
         for span in self.spans() {
             let rule = |holds: bool, rule| if holds { Ok(()) } else { Err(Inconsistency { rule, at: end }) };
-            let slots = space.nodes.slots().count();
+            let slots = space.nodes.blocks.len() + space.nodes.holes.len();
             rule(nodes < slots as u64, "the address order has a cycle")?;
             rule(span.range.start == end, "a gap or an overlap between neighbours")?;
             rule(
@@ -103,9 +104,9 @@ impl<P> OffsetAllocator<P> {
             let hole = span.link.as_hole().is_some();
             rule(!(hole && after_hole), "two holes side by side")?;
             if let Some(slot) = span.link.as_block() {
-                let node = &space.nodes[slot];
+                let node = space.nodes.block(slot);
                 rule(span.range.start.is_multiple_of(1 << node.align_log2()), "a block is misaligned")?;
-                rule(node.b < u32::MAX, "a block in a slot without generations")?;
+                rule(node.generation < u32::MAX, "a block in a slot without generations")?;
                 rule(node.len > 0 && len - node.len < self.grain, "a block wastes a grain")?;
                 requested += node.len;
                 leased.0 += u64::from(node.leases() > 0);
@@ -134,7 +135,7 @@ impl<P> OffsetAllocator<P> {
         let (mut listed, mut next) = (0, space.bins.at_or_above(Class::FIRST));
         while let Some(class) = next {
             let head = space.bins.head(class);
-            let best = &space.nodes[head.best];
+            let best = space.nodes.hole(head.best);
             let known = (best.offset, best.len) == (head.low, head.len);
             rule(known, "a size class does not know its low hole", head.low)?;
             let mut before = NIL;
@@ -143,7 +144,11 @@ impl<P> OffsetAllocator<P> {
                 rule(node.len > 0, "a size class lists what is no hole", node.offset)?;
                 rule(space.class_of(node.len) == class, "a hole in the wrong size class", node.offset)?;
                 let best = slot == head.best;
-                rule(best || node.a == before, "a size class is not linked back", node.offset)?;
+                rule(
+                    best || slot == head.rest || node.before == before,
+                    "a size class is not linked back",
+                    node.offset,
+                )?;
                 (before, listed) = (if best { NIL } else { slot }, listed + 1);
             }
             next = space.bins.at_or_above(class.above());

@@ -58,7 +58,7 @@ impl Layout {
         let mut before = 0;
         for span in allocator.spans() {
             let Some(slot) = span.link.as_block() else { continue };
-            let node = &allocator.space.nodes[slot];
+            let node = allocator.space.nodes.block(slot);
             let len = span.range.end - span.range.start;
             self.items.push(Item {
                 handle: allocator.handle_of(slot),
