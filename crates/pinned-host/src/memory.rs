@@ -183,9 +183,7 @@ mod tests {
 
     /// A machine of files.
     fn machine<'a>(files: &'a [(&'a str, &'a str)]) -> impl Fn(&Path) -> Option<String> + 'a {
-        move |path| {
-            files.iter().find(|(name, _)| Path::new(name) == path).map(|(_, text)| (*text).to_owned())
-        }
+        move |path| files.iter().find(|(name, _)| Path::new(name) == path).map(|(_, text)| (*text).to_owned())
     }
 
     const MEMINFO: (&str, &str) = (
@@ -208,8 +206,9 @@ mod tests {
         // Nothing known, nothing refused.
         assert!(check_with(u64::MAX, &|_| None).is_ok());
         assert!(
-            check_with(1, &|path: &Path| (path == Path::new("/proc/meminfo")).then(|| "MemTotal: lots".into()))
-                .is_ok()
+            check_with(1, &|path: &Path| (path == Path::new("/proc/meminfo"))
+                .then(|| "MemTotal: lots".into()))
+            .is_ok()
         );
     }
 
