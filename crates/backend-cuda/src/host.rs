@@ -266,8 +266,9 @@ impl Drop for CudaRegion {
             }
             Backing::Registered(_) => {
                 // SAFETY: registered by `register`; as above.
-                context
-                    .late(context.give_back("cuMemHostUnregister", || unsafe { sys::cuMemHostUnregister(base) }))
+                context.late(
+                    context.give_back("cuMemHostUnregister", || unsafe { sys::cuMemHostUnregister(base) }),
+                )
             }
             Backing::Pageable(_) => true,
         };
