@@ -74,7 +74,7 @@ impl CudaLocker {
 
     /// Makes memory of the caller's one that the device copies from and to by itself (`cuMemHostRegister`).
     ///
-    /// It is first made present, which registering would do with one thread. What is locked already, by `mlock` say, counts
+    /// It is first made present by several threads, which registering would do with one. What is locked already, by `mlock` say, counts
     /// once in [`PinnedPages`](pinned_host::PinnedPages). Memory of the system is best made by [`OsMemory::for_drivers`]: the
     /// pages then stay where the device looks for them also if the process forks.
     ///
@@ -101,7 +101,7 @@ impl CudaLocker {
             return Err(CudaError::Driver { call: "cuMemHostRegister", code });
         }
         self.context.check_lost()?;
-        region.prepare(0, len);
+        in_pieces(0..len, None, &|piece: Range<usize>| region.prepare(piece.start, piece.len()));
         let made = self.context.call("cuMemHostRegister", || {
             // SAFETY: the range is mapped, and stays so until it is unregistered.
             unsafe { sys::cuMemHostRegister_v2(base.as_ptr().cast(), len, REGISTER_PORTABLE) }

@@ -132,8 +132,8 @@ fn explicit_pages_are_present_or_refused() {
         #[allow(clippy::print_stderr)]
         return eprintln!("skipped explicit huge pages: the system's pool has none that are free");
     }
-    for region in [explicit.lock(1), explicit.pageable(1).unwrap()] {
-        let region = region.unwrap();
+    for lock in [true, false] {
+        let region = if lock { explicit.lock(1) } else { explicit.pageable(1).unwrap() }.unwrap();
         assert!(region.is_locked() && region.len() == 2 << 20);
         assert_eq!(explicit.allowance(), Some(room - (2 << 20)));
         assert_eq!(PinnedPages::current().locked - start.locked, 2 << 20);

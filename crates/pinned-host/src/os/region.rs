@@ -40,14 +40,13 @@ unsafe impl HostRegion for OsRegion {
         self.pin.as_ref().is_some_and(PagePin::is_ours)
     }
 
-    /// By several threads where there is much to prepare.
     fn prepare(&self, offset: usize, bytes: usize) {
         let inside = offset.checked_add(bytes).filter(|end| *end <= self.len);
         if let Some(end) = inside
             && !self.is_locked()
             && self.is_here()
         {
-            self.populate(offset..end, |_| {});
+            let _ = system::populate(self.base, offset..end);
         }
     }
 }
