@@ -13,6 +13,7 @@
 //! | get memory from the operating system | [`OsLocker`], [`OsMemory`], [`OsRegion`] |
 //! | know how much there is and may be locked | [`LockLimit`], [`SystemMemory`] |
 //! | know how much is pinned, by whomever | [`PinnedPages`], [`PagePin`] |
+//! | touch much memory by several threads | [`in_pieces`] |
 //! | order operations on a buffer | [`Hazards`], [`Access`] |
 //! | copy, and own the memory meanwhile | [`Transfer`], [`Ticket`], [`Lane`] |
 //! | write a backend | [`Event`], [`Queue`], [`QueuedBuffer`], [`Transfer`], [`HostRegion`], [`PageLocker`], [`Parking`] |
