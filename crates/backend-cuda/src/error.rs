@@ -218,9 +218,10 @@ impl CudaError {
 impl DeviceError for CudaError {
     fn kind(&self) -> ErrorKind {
         match self {
-            CudaError::Memory { .. } | CudaError::HostMemory { .. } | CudaError::Limit { .. } => {
-                ErrorKind::OutOfMemory
-            }
+            CudaError::Memory { .. }
+            | CudaError::HostMemory { .. }
+            | CudaError::Limit { .. }
+            | CudaError::Host(_) => ErrorKind::OutOfMemory,
             CudaError::Driver { code: CUresult::CUDA_ERROR_OUT_OF_MEMORY, .. } => ErrorKind::OutOfMemory,
             CudaError::DeviceLost { .. } | CudaError::Broken => ErrorKind::DeviceLost,
             CudaError::Range(_)

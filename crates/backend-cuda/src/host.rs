@@ -2,9 +2,11 @@
 
 use crate::CudaError;
 use crate::context::{Context, Restore};
+use core::any::Any;
+use core::ops::Range;
 use core::ptr::NonNull;
 use cudarc::driver::sys;
-use pinned_host::{HostRegion, OsLocker, OsRegion, PageLocker, SystemMemory};
+use pinned_host::{HostRegion, OsLocker, OsMemory, OsRegion, PageLocker, PagePin, SystemMemory, in_pieces};
 use std::sync::Arc;
 
 /// Makes page-locked host memory that every CUDA context of the process copies from and to.
@@ -26,29 +28,85 @@ pub enum HostMemory {
     /// The same, write-combined: past the host's cache, so that uploads disturb it less and every **read** by the host is
     /// slow. For memory that is only ever written and uploaded.
     WriteCombined,
-    /// Pages of the operating system, huge where there are such, made present by several threads and then registered with
-    /// `cuMemHostRegister`: the way to much of it at once.
+    /// Pages of the operating system, made present by several threads and then registered with `cuMemHostRegister`: the way
+    /// to much of it at once.
+    ///
+    /// Ordinary pages ([`OsMemory::for_drivers`]): the kernel joins and splits transparent huge pages, which registered ones
+    /// are in the way of. For huge ones, [register](CudaLocker::register) memory on
+    /// [explicit huge pages](pinned_host::HugePages::Explicit).
     Registered,
 }
 
 /// Host memory made by a [`CudaLocker`].
+///
+/// Fork: a child has none of it. There it is not [locked](HostRegion::is_locked), and dropping it calls no driver.
 pub struct CudaRegion {
     base: NonNull<u8>,
     len: usize,
     backing: Backing,
+    /// While the driver has the pages.
+    pin: Option<PagePin>,
     context: Arc<Context>,
 }
 
 enum Backing {
     Driver,
     /// `None` once leaked.
-    Registered(Option<OsRegion>),
+    Registered(Option<Box<dyn HostRegion>>),
     Pageable(OsRegion),
+}
+
+/// Host memory that was not registered, and why.
+#[derive(thiserror::Error)]
+#[error("{error}")]
+pub struct RegisterRefused<R> {
+    /// The caller's memory, as it was.
+    pub region: R,
+    /// Why.
+    #[source]
+    pub error: CudaError,
 }
 
 impl CudaLocker {
     pub(crate) fn new(context: &Arc<Context>, kind: HostMemory) -> Self {
         CudaLocker { context: Arc::clone(context), kind }
+    }
+
+    /// Makes memory of the caller's one that the device copies from and to by itself (`cuMemHostRegister`).
+    ///
+    /// It is first made present by several threads, which registering would do with one. What is locked already, by `mlock` say, counts
+    /// once in [`PinnedPages`](pinned_host::PinnedPages). Memory of the system is best made by [`OsMemory::for_drivers`]: the
+    /// pages then stay where the device looks for them also if the process forks.
+    ///
+    /// # Errors
+    /// The region is page-locked memory of a [`CudaLocker`] already, has more than 64 GiB, or the driver refuses: for what
+    /// it has registered, for want of memory. The region comes back as it was.
+    pub fn register<R: HostRegion>(&self, region: R) -> Result<CudaRegion, RegisterRefused<R>> {
+        match self.pin(&region) {
+            Ok(()) => {
+                let (base, len) = (region.base(), region.len());
+                Ok(self.region(base, len, Backing::Registered(Some(Box::new(region)))))
+            }
+            Err(error) => Err(RegisterRefused { region, error }),
+        }
+    }
+
+    fn pin<R: HostRegion>(&self, region: &R) -> Result<(), CudaError> {
+        let (base, len) = (region.base(), region.len());
+        if len as u64 > MAX_REGISTERED {
+            return Err(CudaError::Limit { limit: REGION, asked: len as u64, allowed: MAX_REGISTERED });
+        }
+        if (region as &dyn Any).downcast_ref::<CudaRegion>().is_some_and(HostRegion::is_locked) {
+            let code = sys::CUresult::CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED;
+            return Err(CudaError::Driver { call: "cuMemHostRegister", code });
+        }
+        self.context.check_lost()?;
+        in_pieces(0..len, None, &|piece: Range<usize>| region.prepare(piece.start, piece.len()));
+        let made = self.context.call("cuMemHostRegister", || {
+            // SAFETY: the range is mapped, and stays so until it is unregistered.
+            unsafe { sys::cuMemHostRegister_v2(base.as_ptr().cast(), len, REGISTER_PORTABLE) }
+        });
+        made.map_err(|error| Self::refused(len, error))
     }
 
     fn driver(&self, bytes: usize, flags: u32) -> Result<CudaRegion, CudaError> {
@@ -64,28 +122,25 @@ impl CudaLocker {
         };
         let region = self.region(base, bytes, Backing::Driver);
         // The driver does not say what new memory holds; a region's bytes are initialised.
-        in_pieces(bytes, &|from, len| {
+        in_pieces(0..bytes, None, &|piece: Range<usize>| {
             // SAFETY: the pieces are disjoint parts of the allocation, which nobody else has seen.
-            unsafe { core::ptr::write_bytes(region.base().as_ptr().add(from), 0, len) };
+            unsafe { core::ptr::write_bytes(region.base().as_ptr().add(piece.start), 0, piece.len()) };
         });
         Ok(region)
     }
 
     fn registered(&self, bytes: usize) -> Result<CudaRegion, CudaError> {
-        let pages = OsLocker.pageable(bytes).unwrap_or_else(|| OsLocker.lock(bytes))?;
-        // Registering is the first touch of every page otherwise, by one thread.
-        in_pieces(pages.len(), &|from, len| pages.prepare(from, len));
-        let (base, len) = (pages.base(), pages.len());
-        let made = self.context.call("cuMemHostRegister", || {
-            // SAFETY: the range is mapped, and stays so until it is unregistered.
-            unsafe { sys::cuMemHostRegister_v2(base.as_ptr().cast(), len, REGISTER_PORTABLE) }
-        });
-        made.map_err(|error| Self::refused(len, error))?;
-        Ok(self.region(base, len, Backing::Registered(Some(pages))))
+        let memory = OsMemory::for_drivers();
+        let pages = memory.pageable(bytes).unwrap_or_else(|| memory.lock(bytes))?;
+        self.register(pages).map_err(|refused| refused.error)
     }
 
     fn region(&self, base: NonNull<u8>, len: usize, backing: Backing) -> CudaRegion {
-        CudaRegion { base, len, backing, context: Arc::clone(&self.context) }
+        let pin = match backing {
+            Backing::Driver | Backing::Registered(_) => Some(PagePin::new(base, len)),
+            Backing::Pageable(_) => None,
+        };
+        CudaRegion { base, len, backing, pin, context: Arc::clone(&self.context) }
     }
 
     fn refused(bytes: usize, error: CudaError) -> CudaError {
@@ -115,7 +170,7 @@ impl PageLocker for CudaLocker {
         }
         if bytes > self.max_region() {
             let (asked, allowed) = (bytes as u64, self.max_region() as u64);
-            return Err(CudaError::Limit { limit: "one region of host memory", asked, allowed });
+            return Err(CudaError::Limit { limit: REGION, asked, allowed });
         }
         self.context.check_lost()?;
         match self.kind {
@@ -169,12 +224,20 @@ unsafe impl HostRegion for CudaRegion {
     }
 
     fn is_locked(&self) -> bool {
-        !matches!(self.backing, Backing::Pageable(_))
+        self.pin.as_ref().is_some_and(PagePin::is_ours)
     }
 
     fn prepare(&self, offset: usize, bytes: usize) {
         if let Backing::Pageable(pages) = &self.backing {
             pages.prepare(offset, bytes);
+        }
+    }
+
+    /// That of the memory that was registered.
+    fn atom(&self) -> usize {
+        match &self.backing {
+            Backing::Registered(Some(pages)) => pages.atom(),
+            _ => 1,
         }
     }
 }
@@ -186,26 +249,35 @@ unsafe impl Sync for CudaRegion {}
 
 impl Drop for CudaRegion {
     fn drop(&mut self) {
+        // Pageable memory goes by itself.
+        let Some(pin) = self.pin.take() else { return };
+        if !pin.is_ours() {
+            // In a child of `fork` the driver does not work and has nothing to give back, the context included.
+            return core::mem::forget(Arc::clone(&self.context));
+        }
         let (context, base) = (&self.context, self.base.as_ptr().cast());
         let _restored = Restore::new();
-        match &mut self.backing {
+        let gone = match &self.backing {
             // A copy that was under way may still write it: it stays until the process ends.
-            Backing::Driver if context.is_lost() => {}
-            Backing::Registered(pages) if context.is_lost() => core::mem::forget(pages.take()),
+            _ if context.is_lost() => false,
             Backing::Driver => {
                 // SAFETY: from `cuMemHostAlloc`; tickets in flight own slices of the region, so nothing uses it.
-                context.late(context.give_back("cuMemFreeHost", || unsafe { sys::cuMemFreeHost(base) }));
+                context.late(context.give_back("cuMemFreeHost", || unsafe { sys::cuMemFreeHost(base) }))
             }
-            Backing::Registered(pages) => {
-                // SAFETY: registered by `registered`; as above.
-                let done =
-                    context.give_back("cuMemHostUnregister", || unsafe { sys::cuMemHostUnregister(base) });
-                // Pages that the driver still counts as its own are never given to anybody else.
-                if !context.late(done) {
-                    core::mem::forget(pages.take());
-                }
+            Backing::Registered(_) => {
+                // SAFETY: registered by `register`; as above.
+                context.late(
+                    context.give_back("cuMemHostUnregister", || unsafe { sys::cuMemHostUnregister(base) }),
+                )
             }
-            Backing::Pageable(_) => {}
+            Backing::Pageable(_) => true,
+        };
+        // Pages that the driver still counts as its own are never given to anybody else, and stay pinned.
+        if !gone {
+            core::mem::forget(pin);
+            if let Backing::Registered(pages) = &mut self.backing {
+                core::mem::forget(pages.take());
+            }
         }
     }
 }
@@ -216,22 +288,10 @@ impl core::fmt::Debug for CudaRegion {
     }
 }
 
-/// Calls `f` on all of `bytes` in pieces, by as many threads as are worth it.
-fn in_pieces(bytes: usize, f: &(impl Fn(usize, usize) + Sync)) {
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = processors.min(MOST_THREADS).min(bytes / WORTH_A_THREAD).max(1);
-    let piece = bytes.div_ceil(threads).next_multiple_of(HUGE_PAGE);
-    std::thread::scope(|scope| {
-        let mut from = 0;
-        while from + piece < bytes {
-            let worker = std::thread::Builder::new().spawn_scoped(scope, move || f(from, piece));
-            if worker.is_err() {
-                f(from, piece);
-            }
-            from += piece;
-        }
-        f(from, bytes - from);
-    });
+impl<R> core::fmt::Debug for RegisterRefused<R> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("RegisterRefused").field("error", &self.error).finish_non_exhaustive()
+    }
 }
 
 const PORTABLE: u32 = sys::CU_MEMHOSTALLOC_PORTABLE;
@@ -239,8 +299,5 @@ const WRITE_COMBINED: u32 = sys::CU_MEMHOSTALLOC_WRITECOMBINED;
 const REGISTER_PORTABLE: u32 = sys::CU_MEMHOSTREGISTER_PORTABLE;
 /// Bytes of the largest registration that is tried.
 const MAX_REGISTERED: u64 = 64 << 30;
-/// Bytes that a thread of its own is worth.
-const WORTH_A_THREAD: usize = 64 << 20;
-const MOST_THREADS: usize = 16;
-/// Pieces begin at huge pages, so that no two threads fault in the same one.
-const HUGE_PAGE: usize = 2 << 20;
+/// What `max_region` limits.
+const REGION: &str = "one region of host memory";

@@ -78,7 +78,7 @@ pub use device::{CudaDevice, SliceRefused};
 pub use driver::is_present;
 pub use error::CudaError;
 pub use event::CudaEvent;
-pub use host::{CudaLocker, CudaRegion, HostMemory};
+pub use host::{CudaLocker, CudaRegion, HostMemory, RegisterRefused};
 pub use options::{CudaOptions, Streams};
 pub use pinned::CudaPinned;
 pub use queue::CudaQueue;

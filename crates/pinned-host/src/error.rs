@@ -140,4 +140,43 @@ pub enum HostError {
     /// The allocator that divides a region refused for a reason not named above.
     #[error("cannot divide a region: {0}")]
     Alloc(#[from] allocator_core::AllocError),
+    /// Neither the machine nor the control group has that much memory; nothing was touched.
+    #[error("cannot have {asked} bytes of memory: {bound} has {available} bytes to give, of {limit} in all")]
+    MemoryLimit {
+        /// What was asked, whole pages.
+        asked: u64,
+        /// What could be had: free, or made so by dropping cached files and by swapping.
+        available: u64,
+        /// All that the bound allows.
+        limit: u64,
+        /// What sets the bound.
+        bound: crate::MemoryBound,
+    },
+    /// The system's pool of huge pages has not enough of them.
+    #[error(
+        "cannot have {bytes} bytes of explicit huge pages: {source}; \
+         reserve some (`sysctl vm.nr_hugepages=N`, pages of 2 MiB) or use transparent ones"
+    )]
+    HugePages {
+        /// What was asked, whole huge pages.
+        bytes: u64,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The machine has no such NUMA node, or it has no memory.
+    #[error("no NUMA node {node} with memory: there are {nodes}")]
+    NoNumaNode {
+        /// What was asked for.
+        node: u32,
+        /// The nodes with memory, as the kernel lists them: `0-1,4`.
+        nodes: String,
+    },
+    /// The system does not let this process choose a NUMA node.
+    #[error("cannot prefer NUMA node {node}: {source}")]
+    NumaPolicy {
+        /// What was asked for.
+        node: u32,
+        /// What the system said.
+        source: std::io::Error,
+    },
 }

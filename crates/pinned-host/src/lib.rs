@@ -10,8 +10,10 @@
 //! |---|---|
 //! | divide a few regions into many slices | [`HostPool`], [`PinnedSlice`], [`HostStats`] |
 //! | bound the memory of copies in flight | [`StagingRing`], [`StagingConfig`], [`LockPolicy`] |
-//! | get memory from the operating system | [`OsLocker`], [`OsRegion`] |
+//! | get memory from the operating system | [`OsLocker`], [`OsMemory`], [`OsRegion`] |
 //! | know how much there is and may be locked | [`LockLimit`], [`SystemMemory`] |
+//! | know how much is pinned, by whomever | [`PinnedPages`], [`PagePin`] |
+//! | touch much memory by several threads | [`in_pieces`] |
 //! | order operations on a buffer | [`Hazards`], [`Access`] |
 //! | copy, and own the memory meanwhile | [`Transfer`], [`Ticket`], [`Lane`] |
 //! | write a backend | [`Event`], [`Queue`], [`QueuedBuffer`], [`Transfer`], [`HostRegion`], [`PageLocker`], [`Parking`] |
@@ -40,10 +42,14 @@
 pub mod conformance;
 mod error;
 mod hazards;
+mod ledger;
 mod limits;
 mod manager;
+mod memory;
 mod os;
+mod pieces;
 mod pool;
+mod process;
 mod queue;
 mod region;
 mod slice;
@@ -55,9 +61,12 @@ mod wait;
 
 pub use error::{DeviceError, ErrorKind, HostError};
 pub use hazards::{Access, Hazards};
-pub use limits::{LockLimit, SystemMemory};
+pub use ledger::{PagePin, PinnedPages};
+pub use limits::LockLimit;
 pub use manager::{PinnedBuffer, PinnedManager};
-pub use os::{OsLocker, OsRegion};
+pub use memory::{MemoryBound, SystemMemory};
+pub use os::{HugePages, OnFork, OsLocker, OsMemory, OsRegion};
+pub use pieces::in_pieces;
 pub use pool::{HostMemoryStats, HostPool, HostStats, PoolConfig, Pressure, StatCounter, StatTime};
 pub use queue::{Event, Queue, QueueError, QueuedBuffer};
 pub use region::{HostRegion, PageLocker};

@@ -1,4 +1,6 @@
-//! How much memory there is, and how much of it this process may lock.
+//! How much memory this process may lock.
+
+use crate::SystemMemory;
 
 /// The limit on locked memory of the calling thread's process, and how much of it is used. Bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -31,42 +33,6 @@ impl LockLimit {
             Some(limit) if !self.privileged => (limit / 2).saturating_sub(self.locked_now),
             _ => SystemMemory::current().map_or(0, |memory| memory.available / 2),
         }
-    }
-}
-
-/// The memory this process can draw on, in bytes: the machine's, or its control group's where that has less.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SystemMemory {
-    /// In all.
-    pub total: u64,
-    /// To be had without swapping.
-    pub available: u64,
-}
-
-impl SystemMemory {
-    /// Reads `/proc/meminfo` and the `memory.max` of the process's control groups (v2), the tightest of them.
-    ///
-    /// `None` where the system does not say.
-    pub fn current() -> Option<Self> {
-        let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
-        let mut memory = meminfo_of(&meminfo)?;
-        if let Ok(groups) = std::fs::read_to_string("/proc/self/cgroup")
-            && let Some(path) = unified_group(&groups)
-        {
-            let root = std::path::Path::new("/sys/fs/cgroup");
-            let group = root.join(path.trim_start_matches('/'));
-            for folder in group.ancestors().take_while(|folder| folder.starts_with(root)) {
-                let number =
-                    |name| std::fs::read_to_string(folder.join(name)).ok()?.trim().parse::<u64>().ok();
-                // "max", or no such file: no limit at this level.
-                if let Some(max) = number("memory.max") {
-                    let used = number("memory.current").unwrap_or(0);
-                    memory.total = memory.total.min(max);
-                    memory.available = memory.available.min(max.saturating_sub(used));
-                }
-            }
-        }
-        Some(memory)
     }
 }
 
@@ -104,16 +70,8 @@ impl Status {
     }
 }
 
-fn meminfo_of(text: &str) -> Option<SystemMemory> {
-    Some(SystemMemory { total: kib(text, "MemTotal:")?, available: kib(text, "MemAvailable:")? })
-}
-
-/// The path of the unified (v2) hierarchy in `/proc/self/cgroup`.
-fn unified_group(text: &str) -> Option<&str> {
-    text.lines().find_map(|line| line.strip_prefix("0::"))
-}
-
-fn kib(text: &str, name: &str) -> Option<u64> {
+/// A line of a file in `/proc` that gives kibibytes, in bytes.
+pub(crate) fn kib(text: &str, name: &str) -> Option<u64> {
     field(text, name)?.strip_suffix("kB")?.trim_end().parse::<u64>().ok()?.checked_mul(1024)
 }
 
@@ -134,10 +92,6 @@ mod tests {
         assert_eq!(Status::of(status), Status { locked: Some(65536), ipc_lock: true });
         assert_eq!(Status::of("CapEff:\t0000000000003fff\n"), Status { locked: None, ipc_lock: false });
         assert_eq!(Status::of(""), Status::default());
-        let meminfo = "MemTotal:       100 kB\nMemFree:        1 kB\nMemAvailable:   50 kB\n";
-        assert_eq!(meminfo_of(meminfo), Some(SystemMemory { total: 102_400, available: 51_200 }));
-        assert_eq!(meminfo_of("MemTotal: lots\n"), None);
-        assert_eq!(unified_group("1:cpu:/a\n0::/b/c\n"), Some("/b/c"));
     }
 
     #[test]

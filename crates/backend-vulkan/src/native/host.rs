@@ -5,7 +5,7 @@ use super::memory::{COPY_USAGE, Mapped, Memory, Use};
 use super::{ImportProblem, VulkanError};
 use core::any::TypeId;
 use core::ptr::NonNull;
-use pinned_host::{HostRegion, OsLocker, PageLocker};
+use pinned_host::{HostRegion, OsMemory, PageLocker};
 use std::sync::Arc;
 
 /// Makes host memory that one device reaches: the driver's, or the caller's, imported.
@@ -27,17 +27,22 @@ pub enum HostMemory {
     Best,
     /// Host-visible memory of the driver: cached and coherent where there is such.
     Driver,
-    /// Pages of the operating system, locked and then imported through `VK_EXT_external_memory_host`. They can be
-    /// locked before the device sees them, lie on huge pages and count against the lock limit.
+    /// Pages of the operating system, locked and then imported through `VK_EXT_external_memory_host`: present before the
+    /// device sees them, and counted against the lock limit.
+    ///
+    /// Ordinary pages ([`OsMemory::for_drivers`]): the kernel joins and splits transparent huge pages, which imported ones are
+    /// in the way of. For huge ones, [import](VulkanLocker::import) memory on
+    /// [explicit huge pages](pinned_host::HugePages::Explicit).
     Imported,
 }
 
 /// Host memory with a Vulkan buffer over all of it.
+///
+/// Fork: on hardware a child has none of it. There it is not [locked](HostRegion::is_locked), and dropping it calls no driver.
 pub struct VulkanRegion {
     memory: Arc<Memory>,
     base: NonNull<u8>,
     len: usize,
-    locked: bool,
 }
 
 /// Host memory that was not imported, and why.
@@ -73,9 +78,8 @@ impl VulkanLocker {
         match imported {
             Err(error) => Err(ImportRefused { region, error }),
             Ok(mut memory) => {
-                let locked = region.is_locked() || !self.context.is_cpu;
                 memory.owns(Box::new(region));
-                Ok(VulkanRegion { memory: Arc::new(memory), base, len, locked })
+                Ok(Self::pinned(memory, base, len))
             }
         }
     }
@@ -96,7 +100,12 @@ impl VulkanLocker {
                 what: "host-visible memory",
             });
         };
-        Ok(VulkanRegion { memory: Arc::new(memory), base, len, locked: !self.context.is_cpu })
+        Ok(Self::pinned(memory, base, len))
+    }
+
+    fn pinned(mut memory: Memory, base: NonNull<u8>, len: usize) -> VulkanRegion {
+        memory.pin(base, len);
+        VulkanRegion { memory: Arc::new(memory), base, len }
     }
 }
 
@@ -118,7 +127,7 @@ impl PageLocker for VulkanLocker {
             (None, HostMemory::Imported) => {
                 let align = self.context.limits.import_align as usize;
                 let bytes = bytes.checked_next_multiple_of(align).unwrap_or(bytes);
-                self.import(OsLocker.lock(bytes)?).map_err(|refused| refused.error)
+                self.import(IMPORTED.lock(bytes)?).map_err(|refused| refused.error)
             }
         }
     }
@@ -127,7 +136,7 @@ impl PageLocker for VulkanLocker {
     /// limit where pages are imported.
     fn allowance(&self) -> Option<u64> {
         match self.kind {
-            HostMemory::Imported => OsLocker.allowance(),
+            HostMemory::Imported => IMPORTED.allowance(),
             HostMemory::Driver | HostMemory::Best => Memory::host_budget(&self.context).map(|left| left / 2),
         }
     }
@@ -158,9 +167,9 @@ unsafe impl HostRegion for VulkanRegion {
     }
 
     /// Whether the pages stay: always on hardware, whose driver pins them, and never on a software device, which does
-    /// not; imported ones may have been locked before.
+    /// not; imported ones may have been locked before. Not in a child of `fork`.
     fn is_locked(&self) -> bool {
-        self.locked
+        self.memory.is_locked()
     }
 
     fn prepare(&self, offset: usize, bytes: usize) {
@@ -194,7 +203,7 @@ impl core::fmt::Debug for VulkanRegion {
         f.debug_struct("VulkanRegion")
             .field("len", &self.len)
             .field("imported", &self.memory.host().is_some())
-            .field("locked", &self.locked)
+            .field("locked", &self.is_locked())
             .finish_non_exhaustive()
     }
 }
@@ -205,5 +214,7 @@ impl<R> core::fmt::Debug for ImportRefused<R> {
     }
 }
 
+/// What is imported: pages that may be pinned for long.
+const IMPORTED: OsMemory = OsMemory::for_drivers();
 /// Drivers round allocations up to no more than this.
 const ROUNDING: u64 = 64 << 10;

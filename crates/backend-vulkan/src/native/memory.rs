@@ -5,7 +5,7 @@ use super::sparse::Pages;
 use super::{ImportProblem, VulkanError};
 use ash::vk;
 use core::ptr::NonNull;
-use pinned_host::{HostRegion, OsLocker, PageLocker};
+use pinned_host::{HostRegion, OsLocker, PageLocker, PagePin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -23,6 +23,8 @@ pub(super) struct Memory {
     address: Option<vk::DeviceAddress>,
     mapped: Option<Mapped>,
     pages: Option<Pages>,
+    /// While the driver of hardware has pages of the host.
+    pin: Option<PagePin>,
     /// What was imported: goes last.
     host: Option<Box<dyn HostRegion>>,
 }
@@ -243,6 +245,7 @@ impl Memory {
             address: None,
             mapped: None,
             pages: None,
+            pin: None,
             host: None,
         })
     }
@@ -320,6 +323,16 @@ impl Memory {
         self.host = Some(host);
     }
 
+    /// Counts the host's pages as the driver's until the memory goes: hardware pins them, a software device does not.
+    pub(super) fn pin(&mut self, base: NonNull<u8>, len: usize) {
+        self.pin = (!self.context.is_cpu).then(|| PagePin::new(base, len));
+    }
+
+    /// Whether the driver or the host keeps the pages where they are, for this process.
+    pub(super) fn is_locked(&self) -> bool {
+        self.pin.as_ref().is_some_and(PagePin::is_ours) || self.host().is_some_and(HostRegion::is_locked)
+    }
+
     pub(super) fn host(&self) -> Option<&dyn HostRegion> {
         self.host.as_deref()
     }
@@ -389,6 +402,10 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
+        if self.pin.as_ref().is_some_and(|pin| !pin.is_ours()) {
+            // In a child of `fork`, where the driver's handles are the parent's.
+            return core::mem::forget(Arc::clone(&self.context));
+        }
         // SAFETY: whoever uses the buffer holds this value, the submissions in flight included; nulls are allowed.
         unsafe {
             self.context.device.destroy_buffer(self.buffer, None);

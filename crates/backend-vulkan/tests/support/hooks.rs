@@ -28,6 +28,8 @@ pub(crate) struct Native {
     coherent: bool,
     /// Whether the library is told that host memory can be imported.
     pub(crate) import: bool,
+    /// Whether the library is told that this is no software device.
+    pub(crate) hardware: bool,
     /// Bytes that the library is told are left of each heap's budget; 0: the truth.
     pub(crate) left: u64,
     /// Whether the library is asked for sparse buffers.
@@ -206,7 +208,7 @@ fn hooked(name: &CStr) -> Option<*const c_void> {
     })
 }
 
-/// Shows memory without coherence, atoms of 256 bytes, or another budget.
+/// Shows memory without coherence, atoms of 256 bytes, another kind of device, or another budget.
 mod incoherent {
     use super::*;
 
@@ -216,6 +218,7 @@ mod incoherent {
         pub(crate) memory: vk::PFN_vkGetPhysicalDeviceMemoryProperties2,
         pub(crate) properties: vk::PFN_vkGetPhysicalDeviceProperties,
         pub(crate) coherent: bool,
+        pub(crate) hardware: bool,
         pub(crate) left: u64,
     }
 
@@ -263,6 +266,9 @@ mod incoherent {
             (real.properties)(physical, out);
             if !real.coherent {
                 (*out).limits.non_coherent_atom_size = super::ATOM;
+            }
+            if real.hardware {
+                (*out).device_type = vk::PhysicalDeviceType::DISCRETE_GPU;
             }
         }
     }
@@ -341,6 +347,7 @@ impl Native {
                 said,
                 coherent,
                 import: coherent,
+                hardware: false,
                 left: 0,
                 sparse: false,
                 kept: Arc::new(()),
@@ -362,7 +369,7 @@ impl Native {
             )
         };
         NativeDevice {
-            instance: if self.coherent && self.left == 0 {
+            instance: if self.coherent && self.left == 0 && !self.hardware {
                 self.instance.clone()
             } else {
                 self.hooked_instance()
@@ -392,6 +399,7 @@ impl Native {
             memory: self.instance.fp_v1_1().get_physical_device_memory_properties2,
             properties: self.instance.fp_v1_0().get_physical_device_properties,
             coherent: self.coherent,
+            hardware: self.hardware,
             left: self.left,
         };
         incoherent::table().lock().unwrap().insert(self.physical.as_raw(), real);

@@ -156,9 +156,12 @@ impl<R> Ground<R> {
         idle
     }
 
-    /// Regions there are.
-    pub(crate) fn regions(&self) -> usize {
-        self.lots.iter().filter(|lot| lot.held.is_some()).count()
+    /// Regions there are, and how many of their bytes satisfy a predicate.
+    pub(crate) fn regions(&self, which: impl Fn(&R) -> bool) -> (usize, u64) {
+        let held = self.lots.iter().filter_map(|lot| lot.held.as_ref());
+        held.fold((0, 0), |(count, bytes), held| {
+            (count + 1, bytes + if which(&held.region) { held.usable } else { 0 })
+        })
     }
 
     /// The longest hole, in bytes.
@@ -187,7 +190,7 @@ mod tests {
     #[test]
     fn no_block_reaches_from_one_region_into_the_next() {
         let mut ground = ground(&[4096, 100 * 64, 8192]);
-        assert_eq!((ground.largest_hole(), ground.regions()), (8192, 3));
+        assert_eq!((ground.largest_hole(), ground.regions(|_| true).0), (8192, 3));
         assert!(take(&mut ground, 8193).is_none());
         let spots: Vec<_> = [4096, 6400, 8192].map(|bytes| take(&mut ground, bytes).unwrap()).into();
         assert!(spots.iter().all(|spot| spot.range.start == 0 && spot.fresh == spot.range));
@@ -214,7 +217,7 @@ mod tests {
         let mut ground = self::ground(&[8192, 4096]);
         let end = ground.offsets.size();
         ground.remove(0).unwrap();
-        assert_eq!((ground.largest_hole(), ground.regions()), (4096, 1));
+        assert_eq!((ground.largest_hole(), ground.regions(|_| true).0), (4096, 1));
         // Less than the lot has: the rest of it stays filled.
         ground.add(Arc::new(7), 6400).unwrap();
         assert_eq!((ground.largest_hole(), ground.offsets.size()), (6400, end));

@@ -294,16 +294,19 @@ impl<R: HostRegion> State<R> {
     }
 
     pub(super) fn stats(&self, active: &Active) -> HostStats {
+        // Asked anew: in a child of `fork` nothing is locked that its parent locked.
+        let [good, rest] = [&self.locked, &self.pageable].map(|ground| ground.regions(R::is_locked));
+        let locked = good.1 + rest.1;
         HostStats {
             capacity: self.capacity(),
             budget: self.budget,
             in_use: active.bytes(),
             peak_in_use: active.peaks().0,
             cached: self.idle,
-            locked: self.capacity.locked,
-            pageable: self.capacity.pageable,
+            locked,
+            pageable: self.capacity() - locked,
             largest_hole: self.largest_hole(),
-            regions: self.locked.regions() + self.pageable.regions(),
+            regions: good.0 + rest.0,
             slices: active.slices() as usize,
             waiters: self.queue.len(),
         }
