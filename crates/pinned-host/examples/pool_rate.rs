@@ -19,7 +19,7 @@ fn main() -> Result<(), HostError> {
     println!("| what | threads | ns | min..max |\n|---|---|---|---|");
     for threads in [1, 2] {
         // Turn by turn, so that a slow moment of the machine meets all of them.
-        let mut rows: [Vec<f64>; 4] = Default::default();
+        let mut rows: [Vec<f64>; 5] = Default::default();
         for _ in 0..ROUNDS {
             rows[0].push(rate(threads, |i| {
                 drop(black_box(pool.allocate(length(i))));
@@ -30,9 +30,12 @@ fn main() -> Result<(), HostError> {
             }));
             drop(kept);
             rows[2].push(rate(threads, |i| {
+                drop(black_box(pool.allocate(other_length(i))));
+            }));
+            rows[3].push(rate(threads, |i| {
                 drop(black_box(Vec::<u8>::with_capacity(length(i))));
             }));
-            rows[3].push(rate(threads, |_| {
+            rows[4].push(rate(threads, |_| {
                 for _ in 0..2 {
                     if let Ok(mut count) = mutex.lock() {
                         *count += 1;
@@ -40,8 +43,13 @@ fn main() -> Result<(), HostError> {
                 }
             }));
         }
-        let names =
-            ["slice, pool else empty", "slice, 64 others alive", "heap", "bare lock and unlock, twice"];
+        let names = [
+            "slice of 11 lengths, pool else empty",
+            "slice of 11 lengths, 64 others alive",
+            "slice of a length that hardly comes again",
+            "heap, 11 lengths",
+            "bare lock and unlock, twice",
+        ];
         for (name, row) in names.iter().zip(&mut rows) {
             row.sort_by(f64::total_cmp);
             println!(
@@ -58,6 +66,11 @@ fn main() -> Result<(), HostError> {
 /// Lengths from 1 KiB to 1 MiB in an order that repeats itself rarely.
 fn length(i: usize) -> usize {
     1024 << ((i.wrapping_mul(0x9E37_79B9) >> 7) % 11)
+}
+
+/// Lengths up to 1 MiB of which hardly two are alike.
+fn other_length(i: usize) -> usize {
+    1 + (i.wrapping_mul(0x9E37_79B9) >> 7) % (1 << 20)
 }
 
 /// Nanoseconds for one `work` by the clock on the wall, each of so many threads doing its own.

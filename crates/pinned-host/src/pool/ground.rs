@@ -117,13 +117,14 @@ impl<R> Ground<R> {
         Ok(Some(Spot { lot, handle, region: Arc::as_ptr(&held.region), range, fresh, woken }))
     }
 
-    /// Gives a block back; says the length of its region if that is idle now.
+    /// Gives a block back; says its length, and that of its region if that is idle now.
     #[inline]
-    pub(crate) fn free(&mut self, lot: usize, handle: Handle) -> Result<Option<u64>, AllocError> {
-        self.offsets.free(handle)?;
-        let Some(Lot { held: Some(held), .. }) = self.lots.get_mut(lot) else { return Ok(None) };
+    pub(crate) fn free(&mut self, lot: usize, handle: Handle) -> Result<(u64, Option<u64>), AllocError> {
+        let range = self.offsets.free(handle)?;
+        let bytes = range.end - range.start;
+        let Some(Lot { held: Some(held), .. }) = self.lots.get_mut(lot) else { return Ok((bytes, None)) };
         held.live -= 1;
-        Ok((held.live == 0).then_some(held.usable))
+        Ok((bytes, (held.live == 0).then_some(held.usable)))
     }
 
     /// Takes the region out of a lot, if it is there and idle, and says how many bytes of it were used. O(blocks above it).
@@ -208,7 +209,7 @@ mod tests {
         let [_, _, last] = spots;
         assert_eq!(ground.remove(2).map(|(_, bytes)| bytes), None, "it is in use");
         assert_eq!(ground.remove(1).map(|(_, bytes)| bytes), None, "it is in use, too");
-        assert_eq!(ground.free(2, last.handle).unwrap(), Some(4096));
+        assert_eq!(ground.free(2, last.handle).unwrap(), (4096, Some(4096)));
         assert_eq!(ground.idle(), [(2, 4096)]);
         assert_eq!(ground.remove(2).map(|(_, bytes)| bytes), Some(4096));
         assert!(ground.offsets.size() < size);

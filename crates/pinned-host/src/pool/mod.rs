@@ -17,7 +17,7 @@ use crate::{HostError, HostRegion, PinnedSlice, Wait};
 use config::{OnPressure, Source};
 use core::ptr::NonNull;
 use serve::Shared;
-use shelf::Parked;
+use shelf::{Counts, Parked};
 use state::{Placed, State, Want};
 use std::time::Instant;
 
@@ -162,42 +162,49 @@ impl<R: HostRegion> HostPool<R> {
 
     /// What the pool holds now. O(regions).
     ///
-    /// Exact where no other thread takes or gives back a slice at the same moment.
+    /// Exact where no other thread takes or gives back a slice at the same moment; `peak_in_use`, where several threads take
+    /// slices, may be more by what they keep back: each up to 16 blocks of at most 4 MiB.
     pub fn stats(&self) -> HostStats {
         let shared = self.shared();
         // What threads keep back is free.
         shared.clear(&self.shelves);
-        shared.lock().stats(&shared.active)
+        let state = shared.lock();
+        state.stats(&self.counts())
     }
 
     /// What it holds and has done, under PyTorch's names. O(threads).
     pub fn memory_stats(&self) -> HostMemoryStats {
         let shared = self.shared();
         let state = shared.lock();
-        let counter = |current, peak, taken, since: u64| {
-            // The sums are read one after the other.
-            let allocated = u64::saturating_sub(taken, since);
-            StatCounter { current, peak, allocated, freed: u64::saturating_sub(taken, since + current) }
+        let counts = self.counts();
+        let (now, peak, before) = (counts.now, state.peak(&counts), state.taken_before);
+        let counter = |current, peak, taken: u64, before: u64| {
+            let allocated = taken.saturating_sub(before);
+            StatCounter { current, peak, allocated, freed: allocated.saturating_sub(current) }
         };
-        let (active, taken) = (&shared.active, self.taken());
         HostMemoryStats {
-            active_bytes: counter(active.bytes(), active.peaks().0, taken.0, state.taken_before.0),
-            active_requests: counter(active.slices(), active.peaks().1, taken.1, state.taken_before.1),
+            active_bytes: counter(now.bytes, peak.bytes, counts.taken.bytes, before.bytes),
+            active_requests: counter(now.slices, peak.slices, counts.taken.slices, before.slices),
             ..state.counts
         }
     }
 
     /// Peaks start again at what there is now.
     pub fn reset_peak_stats(&self) {
-        let shared = self.shared();
-        shared.active.reset_peaks();
-        shared.lock().counts.reset_peak();
+        let mut state = self.shared().lock();
+        state.counts.reset_peak();
+        state.peak_taken = state.taken;
+        self.shelves.iter().for_each(|shelf| shelf.reset_peak());
     }
 
-    /// Sums start again at 0, and what is in use counts as if it had been taken before.
+    /// Sums start again: at 0, but for what is in use, which counts as taken.
     pub fn reset_accumulated_stats(&self) {
         let mut state = self.shared().lock();
-        state.taken_before = self.taken();
+        let mut counts = self.counts();
+        // What is in use counts as if it had been taken afterwards: it will be given back.
+        counts.taken.bytes -= counts.now.bytes;
+        counts.taken.slices -= counts.now.slices;
+        state.taken_before = counts.taken;
         state.counts.reset_accumulated();
     }
 
@@ -268,9 +275,9 @@ impl<R: HostRegion> HostPool<R> {
         &self.shelves[shelf::mine(self.shelves.len())]
     }
 
-    /// Bytes and slices taken so far.
-    fn taken(&self) -> (u64, u64) {
-        self.shelves.iter().map(|shelf| shelf.taken()).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+    /// What the slices of all threads come to.
+    fn counts(&self) -> Counts {
+        self.shelves.iter().map(|shelf| shelf.counts()).fold(Counts::default(), Counts::sum)
     }
 
     fn release(&self, regions: Vec<(Arc<R>, u64)>) -> u64 {

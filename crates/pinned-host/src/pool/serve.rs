@@ -1,7 +1,7 @@
 //! How a request comes by its room: a hole, a new region, or a place in the queue.
 
 use super::config::{OnPressure, Pressure, Source};
-use super::shelf::{Active, Shelf};
+use super::shelf::Shelf;
 use super::state::{Growth, Place, Placed, State, Want};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError, lock};
@@ -13,7 +13,6 @@ use std::time::Instant;
 /// What a pool's handles and slices have in common; it outlives both.
 pub(crate) struct Shared<R> {
     state: Mutex<State<R>>,
-    pub(super) active: Active,
     /// Whether blocks that are given back may be kept on shelves. Changed under the lock of `state`.
     shelves_open: AtomicBool,
     /// What lengths are rounded up to: the grain or the largest atom. Changed under the lock of `state`.
@@ -27,7 +26,7 @@ impl<R: HostRegion> Shared<R> {
     pub(super) fn new(state: State<R>, source: Option<Source<R>>, pressure: Option<OnPressure>) -> Self {
         let (open, unit) = (state.may_keep_back(), state.unit());
         let (shelves_open, unit) = (AtomicBool::new(open), AtomicU64::new(unit));
-        Shared { state: Mutex::new(state), active: Active::default(), shelves_open, unit, source, pressure }
+        Shared { state: Mutex::new(state), shelves_open, unit, source, pressure }
     }
 
     /// Bytes that slices of `bytes` bytes take.
@@ -87,14 +86,14 @@ impl<R: HostRegion> Shared<R> {
         let mut state = self.lock();
         state.check(want)?;
         if !state.queue.is_empty() {
-            return Err(state.full(want, &self.active));
+            return Err(state.full(want));
         }
         // The whole of the way that is usually taken.
         if let Some(placed) = state.place(want)? {
             return Ok(placed);
         }
         let (state, served) = self.serve(shelves, state, want, &mut true);
-        served.map_err(|refused| refused.unwrap_or_else(|| state.full(want, &self.active)))
+        served.map_err(|refused| refused.unwrap_or_else(|| state.full(want)))
     }
 
     /// Room, as soon as there is some and it is the caller's turn.
@@ -121,7 +120,7 @@ impl<R: HostRegion> Shared<R> {
             state = after;
             match served {
                 Ok(placed) => return Ok(placed),
-                Err(Some(refused)) if !state.is_waiting_worth_it(&self.active) => return Err(refused),
+                Err(Some(refused)) if !state.is_waiting_worth_it() => return Err(refused),
                 Err(_) => {}
             }
         }
@@ -146,7 +145,7 @@ impl<R: HostRegion> Shared<R> {
                         state.wake_next();
                         return Ok(placed);
                     }
-                    Err(Some(refused)) if !state.is_waiting_worth_it(&self.active) => return Err(refused),
+                    Err(Some(refused)) if !state.is_waiting_worth_it() => return Err(refused),
                     Err(_) => {}
                 }
             }
@@ -215,7 +214,7 @@ impl<R: HostRegion> Shared<R> {
             if let Some(callback) = self.pressure.as_ref().filter(|_| *may_press && !PRESSED.get()) {
                 *may_press = false;
                 (made, cleared, refused) = (0, false, None);
-                let pressure = state.pressure(want.bytes, &self.active);
+                let pressure = state.pressure(want.bytes);
                 drop(state);
                 press(callback, pressure);
                 state = self.lock();
@@ -254,7 +253,7 @@ impl<R: HostRegion> Shared<R> {
     /// Asks who was to be asked to release something.
     pub(super) fn press_for(&self, bytes: u64) {
         if let Some(callback) = self.pressure.as_ref().filter(|_| !PRESSED.get()) {
-            let pressure = self.lock().pressure(bytes, &self.active);
+            let pressure = self.lock().pressure(bytes);
             press(callback, pressure);
         }
     }
@@ -283,8 +282,8 @@ impl<R: HostRegion> State<R> {
         self.longest.min(self.budget)
     }
 
-    fn pressure(&self, asked: u64, active: &Active) -> Pressure {
-        Pressure { asked, budget: self.budget, capacity: self.capacity(), in_use: active.bytes() }
+    fn pressure(&self, asked: u64) -> Pressure {
+        Pressure { asked, budget: self.budget, capacity: self.capacity(), in_use: self.taken.bytes }
     }
 }
 

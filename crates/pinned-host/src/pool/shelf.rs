@@ -3,7 +3,6 @@
 use super::serve::Shared;
 use super::state::Place;
 use crate::HostRegion;
-use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, lock};
 
 /// A few blocks of one pool that nobody uses, on a cache line of their own. Threads have shelves of their own, as long as there are enough of them.
@@ -18,18 +17,72 @@ pub(crate) struct Shelf<R> {
 }
 
 struct Kept<R> {
+    /// What each block takes; 0 where there is none. Apart from them, because it is all that a search looks at.
+    lengths: [u64; PLACES],
     blocks: [Option<Parked<R>>; PLACES],
-    /// Where the next one goes; what is there is the oldest.
+    /// Which one went last to make room for another: they go in turn.
     next: usize,
-    /// Bytes and slices taken by this shelf's threads, ever.
-    taken: (u64, u64),
+    counts: Counts,
 }
 
-impl<R> Kept<R> {
+/// Bytes and slices that one shelf's threads took. Each shelf has its own: a count that all threads write costs more than
+/// all the rest.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Counts {
+    /// Ever.
+    pub(super) taken: Both,
+    /// And not given back.
+    pub(super) now: Both,
+    /// The most there were at once.
+    pub(super) peak: Both,
+}
+
+/// Bytes, and how many slices have them.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Both {
+    pub(super) bytes: u64,
+    pub(super) slices: u64,
+}
+
+impl Both {
     #[inline]
-    fn count(&mut self, bytes: u64) {
-        self.taken.0 += bytes;
-        self.taken.1 += 1;
+    pub(super) fn add(&mut self, bytes: u64, slices: u64) {
+        self.bytes += bytes;
+        self.slices += slices;
+    }
+
+    #[inline]
+    pub(super) fn take(&mut self, bytes: u64) {
+        self.bytes -= bytes;
+        self.slices -= 1;
+    }
+
+    #[inline]
+    pub(super) fn raise(&mut self, to: Both) {
+        self.bytes = self.bytes.max(to.bytes);
+        self.slices = self.slices.max(to.slices);
+    }
+}
+
+impl Counts {
+    #[inline]
+    pub(super) fn rise(&mut self, bytes: u64) {
+        self.taken.add(bytes, 1);
+        self.now.add(bytes, 1);
+        self.peak.raise(self.now);
+    }
+
+    /// Those of two shelves. Their peaks need not have been at the same time: the sum may be too much.
+    pub(super) fn sum(self, other: Counts) -> Counts {
+        let add = |mut one: Both, other: Both| {
+            one.add(other.bytes, other.slices);
+            one
+        };
+        Counts {
+            taken: add(self.taken, other.taken),
+            now: add(self.now, other.now),
+            peak: add(self.peak, other.peak),
+        }
     }
 }
 
@@ -55,7 +108,8 @@ unsafe impl<R: HostRegion> Send for Parked<R> {}
 
 impl<R: HostRegion> Shelf<R> {
     pub(super) fn new(shared: &Arc<Shared<R>>) -> Self {
-        let kept = Kept { blocks: [None; PLACES], next: 0, taken: (0, 0) };
+        let counts = Counts::default();
+        let kept = Kept { lengths: [0; PLACES], blocks: [None; PLACES], next: 0, counts };
         Shelf { shared: Arc::clone(shared), kept: Mutex::new(kept) }
     }
 
@@ -63,30 +117,29 @@ impl<R: HostRegion> Shelf<R> {
     #[inline]
     pub(super) fn take(&self, bytes: u64, align: u64) -> Option<Parked<R>> {
         let mut kept = lock(&self.kept);
-        let fits = |block: &&mut Option<Parked<R>>| {
-            block.as_ref().is_some_and(|block| block.bytes == bytes && block.offset & (align - 1) == 0)
-        };
-        let block = kept.blocks.iter_mut().find(fits)?.take()?;
-        kept.count(bytes);
-        drop(kept);
-        self.shared.active.rise(bytes);
-        Some(block)
+        let Kept { lengths, blocks, counts, .. } = &mut *kept;
+        let (length, block) = lengths.iter_mut().zip(blocks).find(|(length, block)| {
+            **length == bytes && block.is_some_and(|block| block.offset & (align - 1) == 0)
+        })?;
+        *length = 0;
+        counts.rise(bytes);
+        block.take()
     }
 
     /// Keeps a block that a slice gives back, or gives it on to the pool.
     #[inline]
     pub(crate) fn free(&self, place: Place, region: *const R, offset: u64, bytes: u64) {
-        self.shared.active.fall(bytes);
-        if bytes > LONGEST {
-            return self.shared.free(place);
-        }
         let mut kept = lock(&self.kept);
+        kept.counts.now.take(bytes);
         // Asked under the lock: whoever closes the shelves empties them afterwards.
-        let instead = if self.shared.are_shelves_open() {
-            let next = kept.next;
-            kept.next = (next + 1) % PLACES;
+        let instead = if bytes <= LONGEST && self.shared.are_shelves_open() {
+            let at = kept.lengths.iter().position(|length| *length == 0).unwrap_or_else(|| {
+                kept.next = (kept.next + 1) % PLACES;
+                kept.next
+            });
+            kept.lengths[at] = bytes;
             let block = Parked { place, region, offset, bytes };
-            kept.blocks[next].replace(block).map(|oldest| oldest.place)
+            kept.blocks[at].replace(block).map(|other| other.place)
         } else {
             Some(place)
         };
@@ -98,18 +151,25 @@ impl<R: HostRegion> Shelf<R> {
 
     /// Counts a slice of so many bytes that came from elsewhere.
     pub(super) fn count(&self, bytes: u64) {
-        lock(&self.kept).count(bytes);
-        self.shared.active.rise(bytes);
+        lock(&self.kept).counts.rise(bytes);
     }
 
-    /// Bytes and slices counted so far.
-    pub(super) fn taken(&self) -> (u64, u64) {
-        lock(&self.kept).taken
+    pub(super) fn counts(&self) -> Counts {
+        lock(&self.kept).counts
+    }
+
+    /// Peaks start again at what there is now.
+    pub(super) fn reset_peak(&self) {
+        let mut kept = lock(&self.kept);
+        kept.counts.peak = kept.counts.now;
     }
 
     /// Empties the shelf.
     pub(super) fn clear(&self) -> impl Iterator<Item = Place> + use<R> {
-        let blocks = core::mem::take(&mut lock(&self.kept).blocks);
+        let mut kept = lock(&self.kept);
+        kept.lengths = [0; PLACES];
+        let blocks = core::mem::take(&mut kept.blocks);
+        drop(kept);
         blocks.into_iter().flatten().map(|block| block.place)
     }
 }
@@ -119,8 +179,9 @@ impl<R: HostRegion> Shelf<R> {
 pub(super) fn mine(shelves: usize) -> usize {
     thread_local! {
         static MINE: usize = {
+            // Not loom's: it is the whole process's.
             static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
-            NEXT.fetch_add(1, Ordering::Relaxed)
+            NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
         };
     }
     MINE.with(|mine| mine % shelves)
@@ -130,56 +191,6 @@ pub(super) fn mine(shelves: usize) -> usize {
 /// are one of the system's.
 pub(super) fn how_many() -> usize {
     if cfg!(loom) { 1 } else { std::thread::available_parallelism().map_or(1, |n| n.get()).clamp(1, 16) }
-}
-
-/// Bytes and slices in use, and the most there were: the one thing that all threads write.
-///
-/// Counted up after a block was taken and down before it is given back, so a block is never counted twice and every slice that
-/// somebody holds is.
-#[derive(Default)]
-#[repr(align(64))]
-pub(super) struct Active {
-    bytes: AtomicU64,
-    slices: AtomicU64,
-    peak_bytes: AtomicU64,
-    peak_slices: AtomicU64,
-}
-
-impl Active {
-    #[inline]
-    fn rise(&self, bytes: u64) {
-        let rise = |current: &AtomicU64, peak: &AtomicU64, by: u64| {
-            let now = current.fetch_add(by, Ordering::Relaxed) + by;
-            if now > peak.load(Ordering::Relaxed) {
-                peak.fetch_max(now, Ordering::Relaxed);
-            }
-        };
-        rise(&self.bytes, &self.peak_bytes, bytes);
-        rise(&self.slices, &self.peak_slices, 1);
-    }
-
-    #[inline]
-    fn fall(&self, bytes: u64) {
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-        self.slices.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn slices(&self) -> u64 {
-        self.slices.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn peaks(&self) -> (u64, u64) {
-        (self.peak_bytes.load(Ordering::Relaxed), self.peak_slices.load(Ordering::Relaxed))
-    }
-
-    pub(super) fn reset_peaks(&self) {
-        self.peak_bytes.store(self.bytes(), Ordering::Relaxed);
-        self.peak_slices.store(self.slices(), Ordering::Relaxed);
-    }
 }
 
 /// Blocks a shelf has places for.

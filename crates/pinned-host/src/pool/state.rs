@@ -1,7 +1,7 @@
 //! What a pool knows, changed under its lock: rooms, counts, and what is being made and given back.
 
 use super::ground::{Ground, Spot, UNIT};
-use super::shelf::Active;
+use super::shelf::{Both, Counts};
 use super::stats::HostMemoryStats;
 use crate::sync::{Arc, Condvar};
 use crate::{HostError, HostRegion, HostStats};
@@ -31,7 +31,7 @@ pub(super) struct State<R> {
     atom: u64,
     pub(super) budget: u64,
     /// Bytes of regions that are there.
-    capacity: Both,
+    capacity: Split,
     /// Bytes of regions that are being made or given back.
     pending: u64,
     /// Bytes of regions that are idle.
@@ -42,20 +42,24 @@ pub(super) struct State<R> {
     pub(super) longest: u64,
     /// Of regions only; slices are counted without the lock.
     pub(super) counts: HostMemoryStats,
-    /// Bytes and slices taken before the sums were reset.
-    pub(super) taken_before: (u64, u64),
+    /// What slices had taken when the sums were reset.
+    pub(super) taken_before: Both,
+    /// Blocks that are no holes: slices, and what is on shelves.
+    pub(super) taken: Both,
+    /// The most there were of them at once.
+    pub(super) peak_taken: Both,
     /// The callers that wait, longest first. Only the first may take room.
     pub(super) queue: VecDeque<(u64, Arc<Condvar>)>,
     next_number: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
-struct Both {
+struct Split {
     locked: u64,
     pageable: u64,
 }
 
-impl Both {
+impl Split {
     fn of(&mut self, tier: Tier) -> &mut u64 {
         match tier {
             Tier::Locked => &mut self.locked,
@@ -116,13 +120,15 @@ impl<R: HostRegion> State<R> {
             grain,
             atom: 1,
             budget,
-            capacity: Both::default(),
+            capacity: Split::default(),
             pending: 0,
             idle: 0,
             cached,
             longest: 0,
             counts: HostMemoryStats::default(),
-            taken_before: (0, 0),
+            taken_before: Both::default(),
+            taken: Both::default(),
+            peak_taken: Both::default(),
             queue: VecDeque::new(),
             next_number: 0,
         })
@@ -153,6 +159,8 @@ impl<R: HostRegion> State<R> {
         let untouched = (tier == Tier::Pageable && fresh.start < fresh.end)
             .then(|| (fresh.start, fresh.end - fresh.start));
         let bytes = range.end - range.start;
+        self.taken.add(bytes, 1);
+        self.peak_taken.raise(self.taken);
         Placed { place: Place { tier, lot, handle }, region, offset: range.start, bytes, untouched }
     }
 
@@ -161,7 +169,9 @@ impl<R: HostRegion> State<R> {
     pub(super) fn free(&mut self, place: Place) -> Option<(Arc<R>, u64)> {
         let freed = self.ground(place.tier).free(place.lot, place.handle);
         debug_assert!(freed.is_ok(), "a slice owns its block: {freed:?}");
-        self.idle += freed.ok()??;
+        let (bytes, idle) = freed.ok()?;
+        self.taken.take(bytes);
+        self.idle += idle?;
         let keep = self.idle <= self.cached && self.used() <= self.budget;
         if keep { None } else { self.take_out(place.tier, place.lot) }
     }
@@ -264,8 +274,8 @@ impl<R: HostRegion> State<R> {
     }
 
     /// Whether anything is in use or on its way that could make room.
-    pub(super) fn is_waiting_worth_it(&self, active: &Active) -> bool {
-        active.slices() > 0 || self.pending > 0
+    pub(super) fn is_waiting_worth_it(&self) -> bool {
+        self.taken.slices > 0 || self.pending > 0
     }
 
     /// Whether a block that is given back may be kept from everybody else for a while: nobody waits, and no region shall go
@@ -283,32 +293,41 @@ impl<R: HostRegion> State<R> {
         self.capacity.sum()
     }
 
-    pub(super) fn full(&self, want: Want, active: &Active) -> HostError {
+    pub(super) fn full(&self, want: Want) -> HostError {
         HostError::Full {
             asked: want.bytes,
             budget: self.budget,
-            free: self.capacity().saturating_sub(active.bytes()),
+            free: self.capacity() - self.taken.bytes,
             largest: self.largest_hole(),
             waiters: self.queue.len(),
         }
     }
 
-    pub(super) fn stats(&self, active: &Active) -> HostStats {
+    pub(super) fn stats(&self, counts: &Counts) -> HostStats {
         // Asked anew: in a child of `fork` nothing is locked that its parent locked.
         let [good, rest] = [&self.locked, &self.pageable].map(|ground| ground.regions(R::is_locked));
         let locked = good.1 + rest.1;
         HostStats {
             capacity: self.capacity(),
             budget: self.budget,
-            in_use: active.bytes(),
-            peak_in_use: active.peaks().0,
+            in_use: counts.now.bytes,
+            peak_in_use: self.peak(counts).bytes,
             cached: self.idle,
             locked,
             pageable: self.capacity() - locked,
             largest_hole: self.largest_hole(),
             regions: good.0 + rest.0,
-            slices: active.slices() as usize,
+            slices: counts.now.slices as usize,
             waiters: self.queue.len(),
+        }
+    }
+
+    /// The most that was in slices at once: no more than the shelves had at their peaks together, of which there is one if one
+    /// thread took all; and no more than ever was no hole.
+    pub(super) fn peak(&self, counts: &Counts) -> Both {
+        Both {
+            bytes: counts.peak.bytes.min(self.peak_taken.bytes),
+            slices: counts.peak.slices.min(self.peak_taken.slices),
         }
     }
 
