@@ -10,6 +10,8 @@
 //! |---|---|
 //! | divide a few regions into many slices | [`HostPool`], [`PinnedSlice`], [`HostStats`] |
 //! | bound the memory of copies in flight | [`StagingRing`], [`StagingConfig`], [`LockPolicy`] |
+//! | copy between ordinary memory and a device | [`StagedCopy`], [`StagedError`] |
+//! | copy host memory past its caches | [`HostCopy`] |
 //! | get memory from the operating system | [`OsLocker`], [`OsRegion`] |
 //! | know how much there is and may be locked | [`LockLimit`], [`SystemMemory`] |
 //! | order operations on a buffer | [`Hazards`], [`Access`] |
@@ -38,6 +40,7 @@
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod copy;
 mod error;
 mod hazards;
 mod limits;
@@ -46,10 +49,12 @@ mod pool;
 mod queue;
 mod region;
 mod slice;
+mod staged;
 mod staging;
 mod ticket;
 mod transfer;
 
+pub use copy::HostCopy;
 pub use error::{DeviceError, ErrorKind, HostError};
 pub use hazards::{Access, Hazards};
 pub use limits::{LockLimit, SystemMemory};
@@ -58,6 +63,7 @@ pub use pool::{HostPool, HostStats};
 pub use queue::{Event, Queue, QueueError, QueuedBuffer};
 pub use region::{HostRegion, PageLocker};
 pub use slice::PinnedSlice;
+pub use staged::{StagedCause, StagedCopy, StagedError};
 pub use staging::{LockPolicy, StagingConfig, StagingError, StagingRing, StagingStats};
 pub use ticket::{Parking, Ticket};
 pub use transfer::{ChainError, DeviceMemory, Lane, Refused, RegionOf, SliceOf, Transfer, TransferFailed};
