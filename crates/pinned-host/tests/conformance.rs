@@ -15,6 +15,7 @@ mod eager {
     pinned_host::queue_suite!(EAGER);
     pinned_host::hazard_suite!(EAGER);
     pinned_host::staging_suite!(EAGER);
+    pinned_host::staged_suite!(EAGER);
 }
 
 mod lazy {
@@ -24,6 +25,7 @@ mod lazy {
     pinned_host::queue_suite!(LAZY);
     pinned_host::hazard_suite!(LAZY);
     pinned_host::staging_suite!(LAZY);
+    pinned_host::staged_suite!(LAZY);
 }
 
 /// A device that ignores waits breaks each story; a suite that did not notice would prove nothing.
