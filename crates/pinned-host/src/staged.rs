@@ -168,6 +168,14 @@ impl<'a, T: Transfer> StagedCopy<'a, T> {
     }
 }
 
+impl<T: Transfer> Clone for StagedCopy<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T: Transfer> Copy for StagedCopy<'_, T> {}
+
 impl<T: Transfer> core::fmt::Debug for StagedCopy<'_, T> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("StagedCopy")
