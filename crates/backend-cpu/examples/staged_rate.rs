@@ -1,11 +1,11 @@
 //! How fast host memory is copied, alone and through staging to the CPU device, against plain `memcpy` in the same run.
 //!
 //! `cargo run --release -p backend-cpu --example staged_rate -- [--quick] [--pieces] [--copies N]`. Ways take turns within a
-//! round and the median of the rounds counts, so that a slow minute of the machine strikes all. `--pieces` tries lengths of
+//! round; rates are medians, and so are ratios, each of two neighbours in a round, so that a slow moment of the machine strikes both. `--pieces` tries lengths of
 //! pieces; `--copies N` makes N staged copies by eight threads over one slot and says that they finished. `--quick` copies a
 //! 16th: that shows that it works, and no figure means anything.
 
-use backend_cpu::{CpuBuffer, CpuDevice, PageBuffer};
+use backend_cpu::{CpuDevice, PageBuffer};
 use pinned_host::{HostCopy, LockPolicy, StagedCopy, StagingConfig, Transfer};
 use std::error::Error;
 use std::time::Instant;
@@ -39,27 +39,33 @@ fn host_copies(set: usize) -> Result<(), Box<dyn Error>> {
         if block > set {
             continue;
         }
-        let rates = medians(|way: [bool; 2]| {
-            let host = if way[0] { HostCopy::streaming() } else { HostCopy::caching() };
-            let mut sum = 0_u64;
-            for at in (0..set / block).map(|number| number * block) {
-                host.copy(&from.bytes()[at..at + block], &mut to.bytes_mut()[at..at + block]);
-                if way[1] {
-                    sum += to.bytes()[at..at + block].chunks_exact(64).map(|line| u64::from(line[0])).sum::<u64>();
+        let rates = Rates::measure(
+            |way: [bool; 2]| {
+                let host = if way[0] { HostCopy::streaming() } else { HostCopy::caching() };
+                let mut sum = 0_u64;
+                for at in (0..set / block).map(|number| number * block) {
+                    host.copy(&from.bytes()[at..at + block], &mut to.bytes_mut()[at..at + block]);
+                    if way[1] {
+                        sum += to.bytes()[at..at + block]
+                            .chunks_exact(64)
+                            .map(|line| u64::from(line[0]))
+                            .sum::<u64>();
+                    }
                 }
-            }
-            std::hint::black_box(sum);
-            Ok(set / block * block)
-        }, &[[false, false], [true, false], [false, true], [true, true]])?;
+                std::hint::black_box(sum);
+                Ok(set / block * block)
+            },
+            &[[false, false], [true, false], [false, true], [true, true]],
+        )?;
         println!(
             "{:>9}K {:>9.2} {:>9.2} {:>7.2} {:>14.2} {:>14.2} {:>7.2}",
             block >> 10,
-            rates[0],
-            rates[1],
-            rates[1] / rates[0],
-            rates[2],
-            rates[3],
-            rates[3] / rates[2]
+            rates.median(0),
+            rates.median(1),
+            rates.ratio(1, 0),
+            rates.median(2),
+            rates.median(3),
+            rates.ratio(3, 2)
         );
     }
     Ok(())
@@ -75,14 +81,23 @@ fn threads(set: usize) -> Result<(), Box<dyn Error>> {
         if bytes > set {
             continue;
         }
-        let rates = medians(|threads| {
-            let host = HostCopy::streaming().threads(threads);
-            for at in (0..set / bytes).map(|number| number * bytes) {
-                host.copy(&from.bytes()[at..at + bytes], &mut to.bytes_mut()[at..at + bytes]);
-            }
-            Ok(set / bytes * bytes)
-        }, &[1, most])?;
-        println!("{:>9}K {:>9.2} {:>9.2} {:>7.2}", bytes >> 10, rates[0], rates[1], rates[1] / rates[0]);
+        let rates = Rates::measure(
+            |threads| {
+                let host = HostCopy::streaming().threads(threads);
+                for at in (0..set / bytes).map(|number| number * bytes) {
+                    host.copy(&from.bytes()[at..at + bytes], &mut to.bytes_mut()[at..at + bytes]);
+                }
+                Ok(set / bytes * bytes)
+            },
+            &[1, most],
+        )?;
+        println!(
+            "{:>9}K {:>9.2} {:>9.2} {:>7.2}",
+            bytes >> 10,
+            rates.median(0),
+            rates.median(1),
+            rates.ratio(1, 0)
+        );
     }
     Ok(())
 }
@@ -97,37 +112,57 @@ fn staged(bytes: usize, pieces: bool) -> Result<(), Box<dyn Error>> {
         true => &[64 << 10, 128 << 10, 256 << 10, 512 << 10, MIB, 2 * MIB, 4 * MIB],
         false => &[StagedCopy::<CpuDevice>::PIECE],
     };
-    println!("\n{} MiB of pageable memory through {:?}", bytes / MIB, ring.stats());
+    println!(
+        "\n{} MiB of pageable memory, staging of which {} bytes are locked, GB/s",
+        bytes / MIB,
+        ring.stats().locked()
+    );
     println!(
         "{:>10} {:>9} {:>9} {:>9} {:>9} {:>7} {:>9} {:>7}",
         "piece", "memcpy", "stream", "one core", "up", "ratio", "down", "ratio"
     );
     for &piece in lengths {
-        let rates = medians(|way| {
-            let staged = StagedCopy::new(&device, &ring).piece(piece);
-            match way {
-                Way::Memcpy => to.bytes_mut().copy_from_slice(from.bytes()),
-                Way::Stream => drop(HostCopy::streaming().copy(from.bytes(), to.bytes_mut())),
-                Way::OneCore => two_steps(&from, &mut to, piece),
-                Way::Up => staged.upload(from.bytes(), &mut buffer, 0)?,
-                Way::Down => staged.download(&buffer, 0, to.bytes_mut())?,
-            }
-            Ok(bytes)
-        }, &[Way::Memcpy, Way::Up, Way::Stream, Way::Down, Way::OneCore])?;
-        let [plain, up, stream, down, one] = rates[..] else { continue };
+        let rates = Rates::measure(
+            |way| {
+                let staged = StagedCopy::new(&device, &ring).piece(piece);
+                match way {
+                    Way::Memcpy => to.bytes_mut().copy_from_slice(from.bytes()),
+                    Way::Stream => {
+                        HostCopy::streaming().copy(from.bytes(), to.bytes_mut());
+                    }
+                    Way::OneCore => two_steps(&from, &mut to, piece),
+                    Way::Up => staged.upload(from.bytes(), &mut buffer, 0)?,
+                    Way::Down => staged.download(&buffer, 0, to.bytes_mut())?,
+                }
+                Ok(bytes)
+            },
+            &[Way::Memcpy, Way::Up, Way::Stream, Way::Down, Way::OneCore],
+        )?;
+        let [plain, up, stream, down, one] = [0, 1, 2, 3, 4].map(|way| rates.median(way));
+        let (up_ratio, down_ratio) = (rates.ratio(1, 0), rates.ratio(3, 0));
         println!(
-            "{:>9}K {plain:>9.2} {stream:>9.2} {one:>9.2} {up:>9.2} {:>7.2} {down:>9.2} {:>7.2}",
-            piece >> 10,
-            up / plain,
-            down / plain
+            "{:>9}K {plain:>9.2} {stream:>9.2} {one:>9.2} {up:>9.2} {up_ratio:>7.2} {down:>9.2} {down_ratio:>7.2}",
+            piece >> 10
         );
-        for (what, rate) in [("up", up), ("down", down)] {
-            let ratio = rate / plain;
-            let verdict = if ratio >= 0.9 { "ok" } else { "BELOW" };
-            println!("{verdict}: staged {what} of {} MiB, of a memcpy: {ratio:.2} (bar >= 0.90)", bytes / MIB);
+        if !pieces {
+            for (what, ratio) in [("up", up_ratio), ("down", down_ratio)] {
+                let verdict = if ratio >= 0.9 { "ok" } else { "BELOW" };
+                println!(
+                    "{verdict}: staged {what} of {} MiB, of a memcpy: {ratio:.2} (bar >= 0.90)",
+                    bytes / MIB
+                );
+            }
         }
     }
-    check(&device, &buffer, from.bytes(), to.bytes())
+    // The bytes went up, and come down again.
+    to.bytes_mut().fill(0);
+    StagedCopy::new(&device, &ring).download(&buffer, 0, to.bytes_mut())?;
+    let mut there = vec![0; bytes];
+    device.read_now(&buffer, 0, &mut there)?;
+    match there == from.bytes() && to.bytes() == from.bytes() {
+        true => Ok(()),
+        false => Err("a staged copy brought other bytes".into()),
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -148,16 +183,6 @@ fn two_steps(from: &PageBuffer, to: &mut PageBuffer, piece: usize) {
     }
 }
 
-/// The bytes went up, and came down again.
-fn check(device: &CpuDevice, buffer: &CpuBuffer, from: &[u8], to: &[u8]) -> Result<(), Box<dyn Error>> {
-    let mut there = vec![0; from.len()];
-    device.read_now(buffer, 0, &mut there)?;
-    match there == from && to == from {
-        true => Ok(()),
-        false => Err("a staged copy brought other bytes".into()),
-    }
-}
-
 /// `copies` staged copies by eight threads, all through one slot for each direction.
 fn one_slot(copies: usize) -> Result<(), Box<dyn Error>> {
     const SLOT: usize = 4096;
@@ -171,7 +196,7 @@ fn one_slot(copies: usize) -> Result<(), Box<dyn Error>> {
             .map(|thread| {
                 let (device, ring, mut buffer) = (&device, &ring, buffer.clone());
                 scope.spawn(move || {
-                    let staged = StagedCopy::new(device, ring);
+                    let staged = StagedCopy::new(device, ring).piece(SLOT);
                     let at = thread * 3 * SLOT;
                     let mut back = vec![0; 3 * SLOT];
                     for number in (thread..copies / 2).step_by(THREADS) {
@@ -187,7 +212,9 @@ fn one_slot(copies: usize) -> Result<(), Box<dyn Error>> {
                 })
             })
             .collect();
-        workers.into_iter().try_for_each(|worker| worker.join().map_err(|_| "a thread panicked".to_owned())?)
+        workers
+            .into_iter()
+            .try_for_each(|worker| worker.join().map_err(|_| "a thread panicked".to_owned())?)
     })?;
     let stats = ring.stats();
     println!(
@@ -200,24 +227,42 @@ fn one_slot(copies: usize) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The median GB/s of each way, which take turns. `run` returns how many bytes it copied.
-fn medians<W: Copy>(
-    mut run: impl FnMut(W) -> Result<usize, Box<dyn Error>>,
-    ways: &[W],
-) -> Result<Vec<f64>, Box<dyn Error>> {
-    let mut rates = vec![Vec::new(); ways.len()];
-    for round in 0..=ROUNDS {
-        for (way, rates) in ways.iter().zip(&mut rates) {
-            let start = Instant::now();
-            let bytes = run(*way)?;
-            // The first round warms up.
-            if round > 0 {
-                rates.push(bytes as f64 / start.elapsed().as_secs_f64() / 1e9);
+/// GB/s of each way in each round; the ways take turns.
+struct Rates(Vec<Vec<f64>>);
+
+impl Rates {
+    /// `run` returns how many bytes it copied.
+    fn measure<W: Copy>(
+        mut run: impl FnMut(W) -> Result<usize, Box<dyn Error>>,
+        ways: &[W],
+    ) -> Result<Self, Box<dyn Error>> {
+        let mut rates = vec![Vec::new(); ways.len()];
+        for round in 0..=ROUNDS {
+            for (way, rates) in ways.iter().zip(&mut rates) {
+                let start = Instant::now();
+                let bytes = run(*way)?;
+                // The first round warms up.
+                if round > 0 {
+                    rates.push(bytes as f64 / start.elapsed().as_secs_f64() / 1e9);
+                }
             }
         }
+        Ok(Rates(rates))
     }
-    rates.iter_mut().for_each(|rates| rates.sort_by(f64::total_cmp));
-    Ok(rates.iter().map(|rates| rates[ROUNDS / 2]).collect())
+
+    fn median(&self, way: usize) -> f64 {
+        median(self.0[way].clone())
+    }
+
+    /// Of one way to another.
+    fn ratio(&self, way: usize, of: usize) -> f64 {
+        median(self.0[way].iter().zip(&self.0[of]).map(|(way, of)| way / of).collect())
+    }
+}
+
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
 }
 
 /// Memory of which every page was written to.

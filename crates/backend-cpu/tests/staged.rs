@@ -6,8 +6,8 @@ use allocator_core::DeviceBuffer;
 use backend_cpu::CpuDevice;
 use backend_cpu::sim::{Call, Fault, HazardKind, LeakReport, SimConfig, SimDevice, SimRegion};
 use pinned_host::{
-    Event, HostError, Lane, LockPolicy, Queue, StagedCause, StagedCopy, StagedError, StagingConfig, StagingRing,
-    Transfer,
+    Event, HostError, Lane, LockPolicy, Queue, StagedCause, StagedCopy, StagedError, StagingConfig,
+    StagingRing, Transfer,
 };
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -75,7 +75,11 @@ fn every_fault_at_every_call_ends_with_a_typed_error_or_good_bytes() {
                     assert!(error.copied < LEN as u64, "{text}");
                     if error.is_settled() {
                         let stats = ring.stats();
-                        assert_eq!((stats.read.slices, stats.write.slices), (0, 0), "{fault:?} at {k}: {text}");
+                        assert_eq!(
+                            (stats.read.slices, stats.write.slices),
+                            (0, 0),
+                            "{fault:?} at {k}: {text}"
+                        );
                     }
                     let known = matches!(
                         error.cause,
@@ -134,15 +138,18 @@ fn one_slot_eight_threads_and_deadlines() {
                 let at = (thread * LEN) as u64;
                 for number in (thread..copies / 2).step_by(8) {
                     let expected = &bytes(number as u8)[..1 + number * 977 % LEN];
-                    let staged = StagedCopy::new(device, ring);
+                    let staged = StagedCopy::new(device, ring).piece(PIECE);
                     let hasty = staged.deadline(Instant::now() + Duration::from_micros(50));
-                    let hasty = if number % 3 == 0 { hasty.upload(expected, &mut buffer, at) } else { Ok(()) };
+                    let hasty =
+                        if number % 3 == 0 { hasty.upload(expected, &mut buffer, at) } else { Ok(()) };
                     if let Err(error) = hasty {
-                        assert!(matches!(error.cause, StagedCause::Staging(HostError::Timeout { .. })), "{error}");
+                        assert!(
+                            matches!(error.cause, StagedCause::Staging(HostError::Timeout { .. })),
+                            "{error}"
+                        );
                         assert!(error.is_settled() && error.copied < error.asked);
                         late.fetch_add(1, SeqCst);
                     }
-                    let staged = StagedCopy::new(device, ring);
                     staged.upload(expected, &mut buffer, at).unwrap();
                     let mut back = vec![0; expected.len()];
                     staged.download(&buffer, at, &mut back).unwrap();
@@ -184,7 +191,7 @@ fn a_long_copy_lets_others_in() {
             }
             arrived.load(SeqCst)
         };
-        let staged = StagedCopy::new(&device, &ring).cancel_when(&until_it_arrived);
+        let staged = StagedCopy::new(&device, &ring).piece(SLOT).cancel_when(&until_it_arrived);
         let stopped = staged.upload(&long, &mut buffer, 0).unwrap_err();
         assert!(matches!(stopped.cause, StagedCause::Cancelled), "{stopped}");
         assert!(stopped.copied as usize + SLOT >= turn, "its turn was not over: {stopped}");

@@ -55,7 +55,7 @@ use std::time::Instant;
 pub struct StagedCopy<'a, T: Transfer> {
     device: &'a T,
     ring: &'a StagingRing<RegionOf<T>>,
-    piece: usize,
+    piece: Option<usize>,
     depth: usize,
     after: &'a [T::Event],
     deadline: Option<Instant>,
@@ -63,21 +63,22 @@ pub struct StagedCopy<'a, T: Transfer> {
 }
 
 impl<'a, T: Transfer> StagedCopy<'a, T> {
-    /// Bytes of a piece unless [`piece`](Self::piece) says otherwise: four of them fit a last cache, and starting one costs
-    /// little beside copying it. With a free core 128 KiB to 1 MiB were equal on the CPU device, without one this was best.
+    /// Bytes of a piece unless [`piece`](Self::piece) says otherwise, or the half of a ring that has no two of them: four fit
+    /// a last cache, and starting one costs little beside copying it. With a free core 128 KiB to 1 MiB were equal on the CPU
+    /// device, without one this was best.
     pub const PIECE: usize = 1 << 20;
 
     /// After so many bytes, a copy that others wait behind gives its staging memory back and queues up again.
     pub const TURN: usize = 8 << 20;
 
-    /// Copies to and from buffers of `device` through `ring`.
+    /// Copies to and from buffers of `device` through `ring`, whose memory is of the device's locker.
     pub fn new(device: &'a T, ring: &'a StagingRing<RegionOf<T>>) -> Self {
-        StagedCopy { device, ring, piece: Self::PIECE, depth: 4, after: &[], deadline: None, cancelled: None }
+        StagedCopy { device, ring, piece: None, depth: 4, after: &[], deadline: None, cancelled: None }
     }
 
     /// In pieces of so many bytes, made whole grains of the buffer; at most what the ring gives at once.
     pub fn piece(self, bytes: usize) -> Self {
-        StagedCopy { piece: bytes, ..self }
+        StagedCopy { piece: Some(bytes), ..self }
     }
 
     /// With so many pieces in flight at most, from 1 to 8; fewer where the ring has no more. The default is 4.
@@ -91,7 +92,8 @@ impl<'a, T: Transfer> StagedCopy<'a, T> {
     }
 
     /// Waits for staging memory until then and no longer; [`HostError::Timeout`](crate::HostError::Timeout) is the cause of
-    /// the error. Work in flight is waited for as long as the device takes.
+    /// the error, which can strike a long copy in the middle when it has let others in. Work in flight is waited for as long
+    /// as the device takes.
     pub fn deadline(self, deadline: Instant) -> Self {
         StagedCopy { deadline: Some(deadline), ..self }
     }
@@ -162,7 +164,8 @@ impl<'a, T: Transfer> StagedCopy<'a, T> {
                 self.device.lane(lane).wait(event).map_err(|error| refused(StagedCause::Order(error)))?;
             }
         }
-        let piece = self.piece.min(self.ring.max_slice(lane)) as u64;
+        let most = self.ring.max_slice(lane);
+        let piece = self.piece.map_or(Self::PIECE.min(most / 2), |piece| piece.min(most)) as u64;
         // At most as long as it was, or one grain.
         Ok((piece / grain).max(1).saturating_mul(grain) as usize)
     }

@@ -2,8 +2,8 @@
 
 use super::{Bench, Harness, Rng, pattern, skip};
 use crate::{
-    DeviceError, ErrorKind, HostError, Lane, LockPolicy, Queue, QueuedBuffer, RegionOf, StagedCause, StagedCopy,
-    StagingConfig, StagingRing, Transfer,
+    DeviceError, ErrorKind, HostError, Lane, LockPolicy, Queue, QueuedBuffer, RegionOf, StagedCause,
+    StagedCopy, StagingConfig, StagingRing, Transfer,
 };
 use allocator_core::DeviceBuffer;
 use core::cell::Cell;
@@ -100,7 +100,8 @@ pub fn one_slot_serves_many_threads<H: Harness>(harness: &H) {
                 let (mut rng, at) = (Rng::new(thread), thread * most);
                 for round in 0..12 {
                     let expected = pattern(100 * thread + round, bench.grains(1 + rng.below(most)).min(most));
-                    let staged = StagedCopy::new(device, ring).depth(1 + rng.below(8) as usize);
+                    let staged = StagedCopy::new(device, ring).piece(ring.max_slice(Lane::Upload));
+                    let staged = staged.depth(1 + rng.below(8) as usize);
                     staged.upload(&expected, &mut buffer, at).unwrap();
                     let mut back = vec![0; expected.len()];
                     staged.download(&buffer, at, &mut back).unwrap();
@@ -144,7 +145,8 @@ pub fn a_cancelled_copy_says_how_far_it_came<H: Harness>(harness: &H) {
         let mut buffer = bench.buffer(len);
         let asked = Cell::new(0);
         let enough = || asked.replace(asked.get() + 1) == pieces;
-        let staged = StagedCopy::new(&bench.device, &ring).piece(piece as usize).depth(3).cancel_when(&enough);
+        let staged =
+            StagedCopy::new(&bench.device, &ring).piece(piece as usize).depth(3).cancel_when(&enough);
         let bytes = pattern(pieces, len);
         let stopped = staged.upload(&bytes, &mut buffer, 0).unwrap_err();
         assert!(matches!(stopped.cause, StagedCause::Cancelled) && stopped.is_settled(), "{stopped}");
@@ -178,7 +180,8 @@ pub fn a_panic_leaves_nothing_in_flight<H: Harness>(harness: &H) {
     };
     let staged = StagedCopy::new(&bench.device, &ring).piece(piece as usize).cancel_when(&faint);
     let bytes = pattern(1, 8 * piece);
-    let ended = std::panic::catch_unwind(core::panic::AssertUnwindSafe(|| staged.upload(&bytes, &mut buffer, 0)));
+    let ended =
+        std::panic::catch_unwind(core::panic::AssertUnwindSafe(|| staged.upload(&bytes, &mut buffer, 0)));
     assert!(ended.is_err());
     assert_idle(&ring);
     StagedCopy::new(&bench.device, &ring).upload(&bytes, &mut buffer, 0).unwrap();
@@ -248,7 +251,8 @@ pub fn a_lost_device_is_typed<H: Harness>(harness: &H) {
 
 /// A ring of `bytes` for each direction, in one region each.
 fn ring<T: Transfer>(device: &T, bytes: u64) -> StagingRing<RegionOf<T>> {
-    let whole = |lock| StagingConfig { read: bytes as usize, write: bytes as usize, lock }.build(device.locker());
+    let whole =
+        |lock| StagingConfig { read: bytes as usize, write: bytes as usize, lock }.build(device.locker());
     whole(LockPolicy::Required).or_else(|_| whole(LockPolicy::Never)).unwrap()
 }
 

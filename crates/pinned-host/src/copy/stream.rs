@@ -5,9 +5,7 @@ pub(super) use machine::{can_copy, copy};
 // The interpreter knows no such stores, and 32-bit x86 need not have SSE2.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 mod machine {
-    use core::arch::x86_64::{
-        _MM_HINT_NTA, _mm_loadu_si128, _mm_prefetch, _mm_sfence, _mm_stream_si128,
-    };
+    use core::arch::x86_64::{_MM_HINT_NTA, _mm_loadu_si128, _mm_prefetch, _mm_sfence, _mm_stream_si128};
 
     /// Whether [`copy`] may be called: it goes upwards, so a destination that overlaps must lie below its source.
     pub(in super::super) fn can_copy(src: *const u8, dst: *mut u8, len: usize) -> bool {
