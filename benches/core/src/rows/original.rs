@@ -66,7 +66,10 @@ pub(crate) fn run(options: &Options) -> Findings {
         for (cells, ratio) in &rows {
             table.row(cells.clone());
             if size == 30 && kept == 5_000 {
-                let what = format!("compaction of 5,000 blocks in 1 GiB, copies by {}, of a plain memmove", cells[2]);
+                let what = format!(
+                    "compaction of 5,000 blocks in 1 GiB, copies by {}, of a plain memmove",
+                    cells[2]
+                );
                 findings.bars.push(Bar::at_least(what, *ratio, 0.8, "x"));
             }
         }
@@ -76,7 +79,11 @@ pub(crate) fn run(options: &Options) -> Findings {
 }
 
 /// One row of the table, and the ratio in it.
-fn compactions<B: HostMemory>(options: &Options, size: u32, kept: usize) -> Result<([String; 11], f64), String> {
+fn compactions<B: HostMemory>(
+    options: &Options,
+    size: u32,
+    kept: usize,
+) -> Result<([String; 11], f64), String> {
     let mut buffer = B::make(1 << size)?;
     let mut runs = Vec::new();
     for round in 0..options.rounds() {
