@@ -57,6 +57,7 @@ Usage: cargo xtask COMMAND
   soak arena [--ops N] [--seed S]     random operations on an arena against a shadow model (default 1000000)
   soak swap [--schedules N] [--seed S]  random schedules of the swap pool with seeded faults (default 100000)
   soak pinned [--ops N] [--seed S]    random operations on a pool of page-locked memory (default 1000000)
+  soak staged [--copies N]            copies by 8 threads through staging of one slot (default 100000)
   soak cuda [--seeds N] [--seed S]    the stories of the CUDA backend on the simulated driver (default 1000)
   loom                                a few threads on the pool of page-locked memory, in every interleaving
   fuzz [TARGET] [--seconds N]         the targets of `fuzz/`, or one of them, so long each (default 600)

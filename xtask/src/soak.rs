@@ -40,6 +40,14 @@ pub(crate) const SOAKS: &[Soak] = &[
         full: 1_000_000,
     },
     Soak {
+        name: "staged",
+        package: "backend-cpu",
+        test: "staged",
+        flag: "--copies",
+        variable: "STAGED_COPIES",
+        full: 100_000,
+    },
+    Soak {
         name: "cuda",
         package: "backend-cuda",
         test: "soak",

@@ -1,8 +1,55 @@
-//! Host memory as a device buffer: synchronous, huge pages where the system has them, the C library's memmove.
+//! Host memory as a device buffer: synchronous, huge pages where the system has them. Copies by the C library's memmove, or
+//! by the CPU backend.
 
 use crate::region::Region;
 use allocator_core::{DeviceBuffer, RangeError, check_copy, check_range};
+use backend_cpu::PageBuffer;
 use std::ops::Range;
+
+/// A buffer whose bytes the host sees.
+pub(crate) trait HostMemory: DeviceBuffer + Sized {
+    /// Who copies.
+    const NAME: &'static str;
+
+    /// `bytes` of memory, all of it touched.
+    fn make(bytes: u64) -> Result<Self, String>;
+    fn all(&self) -> &[u8];
+    fn all_mut(&mut self) -> &mut [u8];
+}
+
+impl HostMemory for HostBuffer {
+    const NAME: &'static str = "memmove";
+
+    fn make(bytes: u64) -> Result<Self, String> {
+        Ok(Self::new(bytes))
+    }
+
+    fn all(&self) -> &[u8] {
+        self.bytes()
+    }
+
+    fn all_mut(&mut self) -> &mut [u8] {
+        self.bytes_mut()
+    }
+}
+
+impl HostMemory for PageBuffer {
+    const NAME: &'static str = "backend-cpu";
+
+    fn make(bytes: u64) -> Result<Self, String> {
+        let mut buffer = Self::fixed(bytes).map_err(|why| why.to_string())?;
+        buffer.bytes_mut().fill(1);
+        Ok(buffer)
+    }
+
+    fn all(&self) -> &[u8] {
+        self.bytes()
+    }
+
+    fn all_mut(&mut self) -> &mut [u8] {
+        self.bytes_mut()
+    }
+}
 
 pub(crate) struct HostBuffer(Region);
 

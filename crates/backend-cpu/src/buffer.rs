@@ -201,6 +201,11 @@ impl Memory {
         self.pages.base().wrapping_add(offset as usize)
     }
 
+    /// Its length in bytes.
+    pub(crate) fn size(&self) -> u64 {
+        self.size
+    }
+
     pub(crate) fn pages(&self) -> &Pages {
         &self.pages
     }

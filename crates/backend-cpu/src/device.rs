@@ -1,6 +1,7 @@
 //! The CPU device: its queues, its buffers and its transfers.
 
 use crate::buffer::{CpuBuffer, Usage};
+use crate::caches::{reading, writing};
 use crate::host_bytes::HostBytes;
 use crate::queue::{CpuQueue, Worker};
 use crate::sync::lock;
@@ -181,7 +182,7 @@ impl Transfer for CpuDevice {
         let _guard = src.memory().acquire(&[(range, false)])?;
         // SAFETY: the range was checked, the guard keeps writers from it, and `dst` is no part of a buffer unless
         // it came from `with_mut`, whose range the guard would have refused.
-        unsafe { std::ptr::copy_nonoverlapping(src.memory().at(from), dst.as_mut_ptr(), dst.len()) };
+        unsafe { reading(dst.len()).copy_raw(src.memory().at(from), dst.as_mut_ptr(), dst.len()) };
         Ok(())
     }
 
@@ -190,7 +191,7 @@ impl Transfer for CpuDevice {
         let _guard = dst.memory().acquire(&[(range, true)])?;
         // SAFETY: the range was checked, the guard keeps others from it, and `src` is no part of it: a slice lent by
         // `with` keeps its own range held as long as it lives, so the guard could not have been had.
-        unsafe { std::ptr::copy_nonoverlapping(src.as_ptr(), dst.memory().at(at), src.len()) };
+        unsafe { writing(dst.size(), src.len()).copy_raw(src.as_ptr(), dst.memory().at(at), src.len()) };
         Ok(())
     }
 }

@@ -44,6 +44,7 @@
 //! Everything in [`sim`] is *simulated*: its times, queues and faults are no measurement of anything.
 
 mod buffer;
+mod caches;
 mod device;
 mod error;
 mod event;

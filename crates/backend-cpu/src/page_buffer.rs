@@ -1,6 +1,7 @@
 //! Host memory whose pages change places: a synchronous buffer for an arena.
 
 use crate::CpuError;
+use crate::caches::moving;
 use crate::pages::{GRANULE, Pages};
 use allocator_core::{DeviceBuffer, Remap, check_copy, check_range};
 use core::ops::Range;
@@ -100,8 +101,8 @@ impl DeviceBuffer for PageBuffer {
 
     fn copy_within(&mut self, src: Range<u64>, dst: u64) -> Result<(), CpuError> {
         check_copy(self.size, 1, &src, dst)?;
-        self.bytes_mut().copy_within(src.start as usize..src.end as usize, dst as usize);
-        Ok(())
+        let range = src.start as usize..src.end as usize;
+        Ok(moving(self.size).copy_within(self.bytes_mut(), range, dst as usize)?)
     }
 
     fn view(&self, range: Range<u64>) -> Result<&[u8], CpuError> {

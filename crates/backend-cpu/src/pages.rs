@@ -3,7 +3,7 @@
 use crate::sync::lock;
 use crate::{CpuError, remap};
 use core::ops::Range;
-use pinned_host::{HostError, HostRegion, OsLocker, OsRegion, PageLocker};
+use pinned_host::{HostCopy, HostError, HostRegion, OsLocker, OsRegion, PageLocker};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
@@ -93,7 +93,7 @@ impl Pages {
         let base = self.base();
         let Some(exchange) = &self.exchange else {
             // SAFETY: the caller's promise.
-            unsafe { core::ptr::copy_nonoverlapping(base.add(src), base.add(dst), len) };
+            unsafe { HostCopy::streaming().copy_raw(base.add(src), base.add(dst), len) };
             return Ok(());
         };
         let mut order = lock(&exchange.order);
@@ -115,7 +115,7 @@ impl Pages {
                     return Err(error);
                 }
                 // SAFETY: the caller's promise for the rest of the ranges.
-                unsafe { core::ptr::copy_nonoverlapping(base.add(a), base.add(b), len - done) };
+                unsafe { HostCopy::streaming().copy_raw(base.add(a), base.add(b), len - done) };
                 break;
             }
         }

@@ -2,6 +2,7 @@
 
 use crate::CpuError;
 use crate::buffer::Memory;
+use crate::caches::{moving, reading, writing};
 use crate::event::CpuEvent;
 use crate::host_bytes::HostBytes;
 use std::any::Any;
@@ -42,20 +43,20 @@ impl Work {
                 let _guard = dst.acquire(&[(at..at + src.len() as u64, true)])?;
                 // SAFETY: the device checked the range against the buffer; the guard keeps others from these
                 // bytes; the host bytes are valid by `HostBytes::new` and no part of a buffer.
-                unsafe { std::ptr::copy_nonoverlapping(src.as_ptr(), dst.at(at), src.len()) };
+                unsafe { writing(dst.size(), src.len()).copy_raw(src.as_ptr(), dst.at(at), src.len()) };
             }
             Work::Download { src, from, mut dst } => {
                 let dst = dst.as_mut_slice();
                 let _guard = src.acquire(&[(from..from + dst.len() as u64, false)])?;
                 // SAFETY: as above, the other way round; the guard keeps writers away.
-                unsafe { std::ptr::copy_nonoverlapping(src.at(from), dst.as_mut_ptr(), dst.len()) };
+                unsafe { reading(dst.len()).copy_raw(src.at(from), dst.as_mut_ptr(), dst.len()) };
             }
             Work::Move { memory, src, dst } => {
                 let len = src.end - src.start;
                 let from = src.start;
                 let _guard = memory.acquire(&[(src, false), (dst..dst + len, true)])?;
-                // SAFETY: the buffer checked both ranges; the guard keeps others from them; `copy` allows overlap.
-                unsafe { std::ptr::copy(memory.at(from), memory.at(dst), len as usize) };
+                // SAFETY: the buffer checked both ranges; the guard keeps others from them; they may overlap.
+                unsafe { moving(memory.size()).copy_raw(memory.at(from), memory.at(dst), len as usize) };
             }
             Work::Remap { memory, src, dst } => {
                 let len = src.end - src.start;
@@ -64,7 +65,7 @@ impl Work {
                 // SAFETY: the buffer checked both ranges; the guard keeps readers and writers from them.
                 if unsafe { memory.pages().exchange(src, dst) }.is_err() {
                     // SAFETY: as above; a refused exchange has left every byte where it was.
-                    unsafe { std::ptr::copy_nonoverlapping(memory.at(from), memory.at(dst), len as usize) };
+                    unsafe { moving(memory.size()).copy_raw(memory.at(from), memory.at(dst), len as usize) };
                 }
             }
             Work::Wait(event) => event.await_fired(),

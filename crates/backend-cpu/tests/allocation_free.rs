@@ -4,7 +4,9 @@
 
 use allocator_core::DeviceBuffer;
 use backend_cpu::CpuDevice;
-use pinned_host::{Event, HostPool, Lane, PageLocker, Queue, Transfer};
+use pinned_host::{
+    Event, HostPool, Lane, LockPolicy, PageLocker, Queue, StagedCopy, StagingConfig, Transfer,
+};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
@@ -38,6 +40,7 @@ static COUNTING: Counting = Counting;
 
 #[test]
 fn a_warm_transfer_allocates_nothing() {
+    staged_copies();
     let device = CpuDevice::new().unwrap();
     let region = device.locker().pageable(1 << 20).unwrap().unwrap();
     let pool = HostPool::new(vec![region], 64).unwrap();
@@ -63,5 +66,22 @@ fn a_warm_transfer_allocates_nothing() {
     (0..2000).for_each(&mut round);
     let before = ALLOCATIONS.load(SeqCst);
     (0..2000).for_each(&mut round);
+    assert_eq!(ALLOCATIONS.load(SeqCst) - before, 0);
+}
+
+fn staged_copies() {
+    let device = CpuDevice::new().unwrap();
+    let config = StagingConfig { read: 64 << 10, write: 64 << 10, lock: LockPolicy::Never };
+    let ring = config.build(device.locker()).unwrap();
+    let mut buffer = device.buffer(1 << 20).unwrap();
+    let mut bytes = vec![1; 500_000];
+    let mut round = |number: usize| {
+        let staged = StagedCopy::new(&device, &ring).piece(16 << 10).depth(1 + number % 8);
+        staged.upload(&bytes, &mut buffer, 64).unwrap();
+        staged.download(&buffer, 64, &mut bytes).unwrap();
+    };
+    (0..100).for_each(&mut round);
+    let before = ALLOCATIONS.load(SeqCst);
+    (0..100).for_each(&mut round);
     assert_eq!(ALLOCATIONS.load(SeqCst) - before, 0);
 }

@@ -88,6 +88,7 @@ mod cpu {
     pinned_host::queue_suite!(Cpu);
     pinned_host::hazard_suite!(Cpu);
     pinned_host::staging_suite!(Cpu);
+    pinned_host::staged_suite!(Cpu);
 }
 
 /// A simulated device for the suites. Strict: a suite's own order is checked too, when its device goes.
@@ -136,6 +137,7 @@ macro_rules! simulated {
             pinned_host::queue_suite!(Sim);
             pinned_host::hazard_suite!(Sim);
             pinned_host::staging_suite!(Sim);
+            pinned_host::staged_suite!(Sim);
         }
     };
 }

@@ -62,6 +62,10 @@ macro_rules! suites {
                 Some(harness) => harness,
                 None => return,
             });
+            pinned_host::staged_suite!(match harness() {
+                Some(harness) => harness,
+                None => return,
+            });
         }
     };
 }

@@ -12,6 +12,7 @@
 //! pinned_host::queue_suite!(Cpu);
 //! pinned_host::hazard_suite!(Cpu);
 //! pinned_host::staging_suite!(Cpu);
+//! pinned_host::staged_suite!(Cpu);
 //! ```
 //!
 //! What a harness cannot do (lose its device, say) is skipped, with a line `skipped PROMISE: REASON` on stderr.
@@ -25,6 +26,7 @@
 
 pub mod hazard;
 pub mod queue;
+pub mod staged;
 pub mod staging;
 pub mod transfer;
 
@@ -141,6 +143,29 @@ macro_rules! staging_suite {
                 a_deadline_is_typed,
                 directions_share_nothing,
                 a_slot_in_flight_is_not_given_again,
+            ]
+        );
+    };
+}
+
+/// Tests a [`Harness`] against [`conformance::staged`](crate::conformance::staged). The expression is evaluated
+/// once per test.
+#[macro_export]
+macro_rules! staged_suite {
+    ($harness:expr) => {
+        $crate::__conformance_tests!(
+            staged,
+            $harness,
+            [
+                every_length_arrives,
+                bad_ranges_are_refused,
+                it_keeps_its_place,
+                one_slot_serves_many_threads,
+                a_deadline_is_typed,
+                a_cancelled_copy_says_how_far_it_came,
+                a_panic_leaves_nothing_in_flight,
+                a_failed_record_ends_the_copy,
+                a_lost_device_is_typed,
             ]
         );
     };

@@ -10,6 +10,8 @@
 //! |---|---|
 //! | divide a few regions into many slices | [`HostPool`], [`PinnedSlice`], [`HostStats`] |
 //! | bound the memory of copies in flight | [`StagingRing`], [`StagingConfig`], [`LockPolicy`] |
+//! | copy between ordinary memory and a device | [`StagedCopy`], [`StagedError`] |
+//! | copy host memory past its caches | [`HostCopy`] |
 //! | get memory from the operating system | [`OsLocker`], [`OsMemory`], [`OsRegion`] |
 //! | know how much there is and may be locked | [`LockLimit`], [`SystemMemory`] |
 //! | know how much is pinned, by whomever | [`PinnedPages`], [`PagePin`] |
@@ -40,6 +42,7 @@
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod copy;
 mod error;
 mod hazards;
 mod ledger;
@@ -53,12 +56,14 @@ mod process;
 mod queue;
 mod region;
 mod slice;
+mod staged;
 mod staging;
 mod sync;
 mod ticket;
 mod transfer;
 mod wait;
 
+pub use copy::HostCopy;
 pub use error::{DeviceError, ErrorKind, HostError};
 pub use hazards::{Access, Hazards};
 pub use ledger::{PagePin, PinnedPages};
@@ -71,6 +76,7 @@ pub use pool::{HostMemoryStats, HostPool, HostStats, PoolConfig, Pressure, StatC
 pub use queue::{Event, Queue, QueueError, QueuedBuffer};
 pub use region::{HostRegion, PageLocker};
 pub use slice::PinnedSlice;
+pub use staged::{StagedCause, StagedCopy, StagedError};
 pub use staging::{LockPolicy, StagingConfig, StagingError, StagingRing, StagingStats};
 pub use ticket::{Parking, Ticket};
 pub use transfer::{ChainError, DeviceMemory, Lane, Refused, RegionOf, SliceOf, Transfer, TransferFailed};

@@ -1,6 +1,6 @@
 //! Bounded memory between tiers.
 
-use crate::{HostError, HostPool, HostRegion, HostStats, Lane, PageLocker, PinnedSlice};
+use crate::{HostError, HostPool, HostRegion, HostStats, Lane, PageLocker, PinnedSlice, Wait};
 use std::time::Instant;
 
 /// Memory for copies on their way to and from a device, bounded per direction.
@@ -69,6 +69,19 @@ impl<R: HostRegion> StagingRing<R> {
         self.pool(lane).allocate_deadline(bytes, deadline)
     }
 
+    /// As [`acquire`](Self::acquire), but somebody may call the wait off.
+    ///
+    /// # Errors
+    /// As [`HostPool::allocate_until`]: [`HostError::Cancelled`], and as `acquire`.
+    pub fn acquire_until(
+        &self,
+        lane: Lane,
+        bytes: usize,
+        wait: &Wait<'_>,
+    ) -> Result<PinnedSlice<R>, HostError> {
+        self.pool(lane).allocate_until(bytes, wait)
+    }
+
     /// Takes `bytes` bytes if they are free and nobody waits for them.
     ///
     /// # Errors
@@ -85,6 +98,11 @@ impl<R: HostRegion> StagingRing<R> {
     /// The most that one acquisition can get, in bytes: less than the budget where part of it is pageable.
     pub fn max_slice(&self, lane: Lane) -> usize {
         self.pool(lane).max_slice()
+    }
+
+    /// Callers waiting for one direction's memory.
+    pub fn waiters(&self, lane: Lane) -> usize {
+        self.pool(lane).waiters()
     }
 
     /// What both directions hold now.

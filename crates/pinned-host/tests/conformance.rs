@@ -4,7 +4,7 @@
 
 mod toy;
 
-use pinned_host::conformance::{Harness, hazard, queue};
+use pinned_host::conformance::{Harness, hazard, queue, staged};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use toy::Toy;
 
@@ -15,6 +15,7 @@ mod eager {
     pinned_host::queue_suite!(EAGER);
     pinned_host::hazard_suite!(EAGER);
     pinned_host::staging_suite!(EAGER);
+    pinned_host::staged_suite!(EAGER);
 }
 
 mod lazy {
@@ -24,6 +25,7 @@ mod lazy {
     pinned_host::queue_suite!(LAZY);
     pinned_host::hazard_suite!(LAZY);
     pinned_host::staging_suite!(LAZY);
+    pinned_host::staged_suite!(LAZY);
 }
 
 /// A device that ignores waits breaks each story; a suite that did not notice would prove nothing.
@@ -31,7 +33,7 @@ mod lazy {
 fn a_device_that_ignores_waits_is_caught() {
     type Promise = fn(&Toy);
     let deaf = Toy { lazy: true, deaf: true, grain: 1 };
-    let promises: [(&str, Promise); 7] = [
+    let promises: [(&str, Promise); 8] = [
         ("a_wait_orders_two_queues", queue::a_wait_orders_two_queues),
         ("upload_move_download", hazard::upload_move_download),
         ("overlapping_moves", hazard::overlapping_moves),
@@ -39,6 +41,7 @@ fn a_device_that_ignores_waits_is_caught() {
         ("room_is_reused_after_its_readers", hazard::room_is_reused_after_its_readers),
         ("a_vacated_source_is_written_after_the_move", hazard::a_vacated_source_is_written_after_the_move),
         ("random_programs", hazard::random_programs),
+        ("it_keeps_its_place", staged::it_keeps_its_place),
     ];
     for (name, promise) in promises {
         assert!(catch_unwind(AssertUnwindSafe(|| promise(&deaf))).is_err(), "{name} held without waits");

@@ -213,6 +213,11 @@ impl<R: HostRegion> HostPool<R> {
         usize::try_from(self.shared().lock().max_slice()).unwrap_or(usize::MAX)
     }
 
+    /// Callers waiting for room. O(1).
+    pub fn waiters(&self) -> usize {
+        self.shared().lock().queue.len()
+    }
+
     /// Gives idle regions back to the system, those of which nothing is in use, until at most `keep` bytes of them are left;
     /// returns the bytes given back. Nothing of a pool that makes no regions.
     ///
