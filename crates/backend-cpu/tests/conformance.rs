@@ -89,6 +89,7 @@ mod cpu {
     pinned_host::hazard_suite!(Cpu);
     pinned_host::staging_suite!(Cpu);
     pinned_host::staged_suite!(Cpu);
+    pinned_host::locker_suite!(Cpu);
 }
 
 /// A simulated device for the suites. Strict: a suite's own order is checked too, when its device goes.
@@ -138,6 +139,7 @@ macro_rules! simulated {
             pinned_host::hazard_suite!(Sim);
             pinned_host::staging_suite!(Sim);
             pinned_host::staged_suite!(Sim);
+            pinned_host::locker_suite!(Sim);
         }
     };
 }

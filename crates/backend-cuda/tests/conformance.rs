@@ -127,6 +127,7 @@ macro_rules! suites {
             pinned_host::hazard_suite!(Cuda::new());
             pinned_host::staging_suite!(Cuda::new());
             pinned_host::staged_suite!(Cuda::new());
+            pinned_host::locker_suite!(Cuda::new());
         }
     };
 }

@@ -128,6 +128,7 @@ mod vulkan {
     pinned_host::hazard_suite!(Vulkan::new());
     pinned_host::staging_suite!(Vulkan::new());
     pinned_host::staged_suite!(Vulkan::new());
+    pinned_host::locker_suite!(Vulkan::new());
 }
 
 /// The same on a caller's device, with failures.

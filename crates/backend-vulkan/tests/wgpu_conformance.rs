@@ -66,6 +66,10 @@ macro_rules! suites {
                 Some(harness) => harness,
                 None => return,
             });
+            pinned_host::locker_suite!(match harness() {
+                Some(harness) => harness,
+                None => return,
+            });
         }
     };
 }

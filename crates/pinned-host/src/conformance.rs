@@ -13,6 +13,7 @@
 //! pinned_host::hazard_suite!(Cpu);
 //! pinned_host::staging_suite!(Cpu);
 //! pinned_host::staged_suite!(Cpu);
+//! pinned_host::locker_suite!(Cpu);
 //! ```
 //!
 //! What a harness cannot do (lose its device, say) is skipped, with a line `skipped PROMISE: REASON` on stderr.
@@ -25,6 +26,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a suite stops where a promise is broken")]
 
 pub mod hazard;
+pub mod locker;
 pub mod queue;
 pub mod staged;
 pub mod staging;
@@ -166,6 +168,23 @@ macro_rules! staged_suite {
                 a_panic_leaves_nothing_in_flight,
                 a_failed_record_ends_the_copy,
                 a_lost_device_is_typed,
+            ]
+        );
+    };
+}
+
+/// Tests a [`Harness`] against [`conformance::locker`](crate::conformance::locker). The expression is evaluated
+/// once per test.
+#[macro_export]
+macro_rules! locker_suite {
+    ($harness:expr) => {
+        $crate::__conformance_tests!(
+            locker,
+            $harness,
+            [
+                regions_are_apart_and_keep_their_bytes,
+                the_impossible_is_refused,
+                a_pool_makes_and_gives_back_regions,
             ]
         );
     };

@@ -16,6 +16,7 @@ mod eager {
     pinned_host::hazard_suite!(EAGER);
     pinned_host::staging_suite!(EAGER);
     pinned_host::staged_suite!(EAGER);
+    pinned_host::locker_suite!(EAGER);
 }
 
 mod lazy {
@@ -26,6 +27,7 @@ mod lazy {
     pinned_host::hazard_suite!(LAZY);
     pinned_host::staging_suite!(LAZY);
     pinned_host::staged_suite!(LAZY);
+    pinned_host::locker_suite!(LAZY);
 }
 
 /// A device that ignores waits breaks each story; a suite that did not notice would prove nothing.
