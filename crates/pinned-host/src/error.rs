@@ -55,14 +55,16 @@ pub enum HostError {
     },
     /// There is no room now, or somebody has been waiting for it longer.
     #[error(
-        "no room for {asked} bytes within {budget} bytes: {free} bytes free, the largest piece {largest} bytes, \
-         {waiters} callers waiting"
+        "no room for {asked} bytes now: of the budget of {budget} bytes {untaken} are not taken from the system yet, {free} \
+         are free in regions, the largest piece of them {largest}; callers waiting, who are not overtaken: {waiters}"
     )]
     Full {
         /// What was asked.
         asked: u64,
         /// What the pool may have in all.
         budget: u64,
+        /// The part of the budget that no region has.
+        untaken: u64,
         /// Free in all regions together.
         free: u64,
         /// The largest contiguous piece of it.
@@ -71,7 +73,9 @@ pub enum HostError {
         waiters: usize,
     },
     /// More than the pool can ever give in one slice.
-    #[error("{asked} bytes can never be given: the largest region has {capacity} bytes")]
+    #[error(
+        "{asked} bytes are more than one slice can have: {capacity} bytes, by the budget and the longest region"
+    )]
     TooLarge {
         /// What was asked.
         asked: u64,
@@ -79,20 +83,42 @@ pub enum HostError {
         capacity: u64,
     },
     /// The deadline passed before there was room.
-    #[error("no room for {asked} bytes within {waited:?}")]
+    #[error("waited {waited:?} in vain: {reason}")]
     Timeout {
         /// What was asked.
         asked: u64,
         /// How long the caller waited.
         waited: core::time::Duration,
+        /// What stood in the way at last.
+        reason: Box<HostError>,
     },
     /// Somebody called the wait off.
-    #[error("the wait for {asked} bytes was cancelled after {waited:?}")]
+    #[error("the wait was cancelled after {waited:?}: {reason}")]
     Cancelled {
         /// What was asked.
         asked: u64,
         /// How long the caller waited.
         waited: core::time::Duration,
+        /// What stood in the way.
+        reason: Box<HostError>,
+    },
+    /// The locker allows less than that to be locked, and the device takes no pageable memory.
+    #[error(
+        "{asked} bytes are more than the {allowed} bytes that may be locked without taking what others need"
+    )]
+    Allowance {
+        /// What was asked.
+        asked: u64,
+        /// What the locker allows now.
+        allowed: u64,
+    },
+    /// Memory whose cache unit is longer than what the pool divides its regions by.
+    #[error("the memory's atom of {atom} bytes is longer than {most}: the pool needs a grain of that length")]
+    Atom {
+        /// The region's.
+        atom: u64,
+        /// The longest that this pool can keep apart.
+        most: u64,
     },
     /// A locker made more than it was asked for, and more than the budget has left; the region was given back.
     #[error(
@@ -109,7 +135,9 @@ pub enum HostError {
         room: u64,
     },
     /// The pool was made of regions it was given and cannot make others, so its budget is what they have.
-    #[error("the pool has the regions it was made of, and no budget to change")]
+    #[error(
+        "the pool has the regions it was made of and no budget to change; `PoolConfig` makes one that has"
+    )]
     FixedRegions,
     /// Only pageable memory was wanted and the device takes none.
     #[error("this device takes page-locked memory only")]
@@ -164,7 +192,7 @@ pub enum HostError {
         source: std::io::Error,
     },
     /// The machine has no such NUMA node, or it has no memory.
-    #[error("no NUMA node {node} with memory: there are {nodes}")]
+    #[error("no NUMA node {node} with memory; nodes that have some: {nodes}")]
     NoNumaNode {
         /// What was asked for.
         node: u32,

@@ -11,7 +11,7 @@ pub struct LockLimit {
     pub hard: Option<u64>,
     /// Locked now (`VmLck`); 0 where the system does not say.
     pub locked_now: u64,
-    /// Whether the calling thread has `CAP_IPC_LOCK`, which lifts the limit.
+    /// Whether the calling thread has `CAP_IPC_LOCK` where it lifts the limit: not in a user namespace.
     pub privileged: bool,
 }
 
@@ -22,7 +22,12 @@ impl LockLimit {
     pub fn current() -> Self {
         let (soft, hard) = memlock();
         let status = Status::current();
-        LockLimit { soft, hard, locked_now: status.locked.unwrap_or(0), privileged: status.ipc_lock }
+        LockLimit {
+            soft,
+            hard,
+            locked_now: status.locked.unwrap_or(0),
+            privileged: status.ipc_lock && Status::outside_of_namespaces(),
+        }
     }
 
     /// How much more this process should lock: up to half of what it may, counting what it has locked.
@@ -68,6 +73,14 @@ impl Status {
             ipc_lock: effective.is_some_and(|set| set >> CAP_IPC_LOCK & 1 == 1),
         }
     }
+
+    /// Capabilities count against the lock limit in the first user namespace only: not those a container without a root of its
+    /// own sees.
+    fn outside_of_namespaces() -> bool {
+        let map = std::fs::read_to_string("/proc/self/uid_map");
+        // A kernel without namespaces has no such file.
+        map.map_or(true, |map| is_first_namespace(&map))
+    }
 }
 
 /// A line of a file in `/proc` that gives kibibytes, in bytes.
@@ -77,6 +90,11 @@ pub(crate) fn kib(text: &str, name: &str) -> Option<u64> {
 
 fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
+}
+
+/// Whether users are who they are: all of them, each itself.
+fn is_first_namespace(uid_map: &str) -> bool {
+    uid_map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
 /// Bit of the capability in `CapEff`.
@@ -92,6 +110,8 @@ mod tests {
         assert_eq!(Status::of(status), Status { locked: Some(65536), ipc_lock: true });
         assert_eq!(Status::of("CapEff:\t0000000000003fff\n"), Status { locked: None, ipc_lock: false });
         assert_eq!(Status::of(""), Status::default());
+        assert!(is_first_namespace("         0          0 4294967295\n"));
+        assert!(!is_first_namespace("         0       1000          1\n"));
     }
 
     #[test]

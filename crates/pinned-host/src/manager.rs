@@ -6,7 +6,8 @@ use allocator_core::{RangeError, check_range};
 use core::ops::Range;
 use std::collections::BTreeMap;
 
-/// Gives out page-locked buffers and knows which addresses are theirs.
+/// Gives out buffers of a pool and knows which addresses are theirs. They are page-locked as far as the pool's
+/// [`LockPolicy`](crate::LockPolicy) has it; [`PinnedBuffer::is_locked`] tells.
 ///
 /// | DeepSpeed | here | what is different |
 /// |---|---|---|
@@ -34,13 +35,16 @@ use std::collections::BTreeMap;
 /// let pool = PoolConfig::new(1 << 20).lock(LockPolicy::WithinAllowance).build(OsLocker)?;
 /// let manager = PinnedManager::new(pool);
 /// let mut gradients = manager.allocate_of::<f32>(1000)?;
-/// gradients.get_mut().unwrap().fill(0);
+/// for element in gradients.get_mut().unwrap().chunks_exact_mut(size_of::<f32>()) {
+///     element.copy_from_slice(&1.5_f32.to_ne_bytes());
+/// }
+/// // In bytes: elements 500 to 1000.
 /// let second_half = gradients.narrow(2000..4000)?;
 /// assert!(manager.manages(&second_half) && manager.is_managed(second_half.as_ptr()));
 ///
 /// assert!(manager.free(&gradients)); // no longer managed; the bytes stay while a view of them does
 /// assert!(!manager.free(&gradients) && !manager.manages(&second_half));
-/// assert!(second_half.as_slice().iter().all(|&byte| byte == 0));
+/// assert_eq!(second_half.as_slice()[..4], 1.5_f32.to_ne_bytes());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct PinnedManager<R: HostRegion> {
@@ -65,8 +69,8 @@ impl<R: HostRegion> PinnedManager<R> {
         &self.pool
     }
 
-    /// A buffer for `count` elements of `element_size` bytes. The contents are whatever was there before. O(log n) beside
-    /// the pool's part.
+    /// A buffer for `count` elements of `element_size` bytes, at least one of each. The contents are whatever was there before.
+    /// O(log n) beside the pool's part.
     ///
     /// # Errors
     /// As [`HostPool::allocate`]; [`HostError::TooLarge`] also where the product overflows.
@@ -87,13 +91,18 @@ impl<R: HostRegion> PinnedManager<R> {
         Ok(self.adopt(self.pool.allocate_until(self.bytes(count, element_size)?, wait)?))
     }
 
-    /// A buffer for `count` elements of a type, aligned for it.
+    /// A buffer for `count` elements of a type, aligned for it. It is of bytes all the same, as are its ranges:
+    /// `bytemuck::cast_slice_mut` makes elements of them.
     ///
     /// # Errors
-    /// As [`allocate`](Self::allocate).
+    /// As [`allocate`](Self::allocate); [`HostError::BadAlign`] where the device's memory is not aligned so far.
     pub fn allocate_of<T>(&self, count: usize) -> Result<PinnedBuffer<R>, HostError> {
         let bytes = self.bytes(count, size_of::<T>())?;
-        Ok(self.adopt(self.pool.allocate_aligned(bytes, align_of::<T>())?))
+        let slice = self.pool.allocate_aligned(bytes, align_of::<T>())?;
+        if !slice.as_ptr().addr().is_multiple_of(align_of::<T>()) {
+            return Err(HostError::BadAlign { align: align_of::<T>() as u64 });
+        }
+        Ok(self.adopt(slice))
     }
 
     /// A buffer as long as `other`.
@@ -123,10 +132,11 @@ impl<R: HostRegion> PinnedManager<R> {
         PinnedBuffer { root: Arc::new(Root { entry, slice }), range }
     }
 
-    /// Ends the management of the buffer that starts where `buffer` does; whether there was one. Its bytes go back when the
-    /// last view of it is dropped. O(log n).
+    /// Ends the management of the buffer that `buffer` views, if the view starts where the buffer does, however short it is;
+    /// whether that was so. Its bytes go back when the last view of it is dropped. O(log n).
     pub fn free(&self, buffer: &PinnedBuffer<R>) -> bool {
-        self.free_ptr(buffer.as_ptr())
+        let Entry { base, table } = &buffer.root.entry;
+        buffer.range.start == 0 && Arc::ptr_eq(table, &self.table) && lock(&table.ends).remove(base).is_some()
     }
 
     /// The same by the address of the first byte.
@@ -147,9 +157,10 @@ impl<R: HostRegion> PinnedManager<R> {
         found.is_some_and(|(_, end)| first < *end && bytes <= *end - first)
     }
 
-    /// Whether all bytes of a view are in one managed buffer. O(log n).
+    /// Whether a view is of a buffer that this manager manages. O(log n).
     pub fn manages(&self, buffer: &PinnedBuffer<R>) -> bool {
-        self.is_managed_range(buffer.as_ptr(), buffer.len())
+        let Entry { base, table } = &buffer.root.entry;
+        Arc::ptr_eq(table, &self.table) && lock(&table.ends).contains_key(base)
     }
 
     /// Managed buffers and the bytes that were asked for them. O(n).
@@ -243,7 +254,7 @@ impl<R: HostRegion> PinnedBuffer<R> {
         Some(&mut root.slice.as_mut_slice()[self.range.clone()])
     }
 
-    /// A view of part of it, in bytes from its own beginning.
+    /// A view of part of it, in **bytes** from its own beginning.
     ///
     /// # Errors
     /// The range does not lie in the view.

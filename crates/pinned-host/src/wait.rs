@@ -33,7 +33,7 @@ impl<'a> Wait<'a> {
         Wait { deadline: Some(deadline), cancel: None }
     }
 
-    /// The same, and no longer than until `token` is cancelled.
+    /// The same, and no longer than until `token` is cancelled. What needs no wait is got all the same.
     pub fn or_cancelled_by(self, token: &'a CancelToken) -> Self {
         Wait { cancel: Some(token), ..self }
     }

@@ -166,7 +166,14 @@ fn a_budget_is_kept_and_idle_regions_make_room() {
     assert!(
         matches!(
             refused,
-            HostError::Full { asked: 0x20_0000, budget: 0x40_0000, free: 0, largest: 0, waiters: 0 }
+            HostError::Full {
+                asked: 0x20_0000,
+                budget: 0x40_0000,
+                untaken: 0x10_0000,
+                free: 0,
+                largest: 0,
+                waiters: 0
+            }
         ),
         "{refused}"
     );
@@ -379,6 +386,197 @@ fn alignment_is_what_was_asked_for() {
         assert!(matches!(pool.allocate_aligned(24, align), Err(HostError::BadAlign { .. })));
     }
     assert!(matches!(PoolConfig::new(1).grain(0).build(OsLocker), Err(HostError::BadGrain { grain: 0 })));
+}
+
+#[test]
+fn the_longest_slice_is_one_that_there_can_be() {
+    let config = |budget, grain| PoolConfig::new(budget).grain(grain).build(Counting::default()).unwrap();
+    for (budget, grain, most) in
+        [(10_000, 16, 8192), (1000, 16, 0), (100_000, 65_536, 65_536), (4096, 16, 4096), (0, 16, 0)]
+    {
+        let pool = config(budget, grain);
+        assert_eq!(pool.max_slice(), most);
+        assert!(most == 0 || pool.allocate(most).is_ok());
+        let never = pool.allocate_until(most + 1, &Wait::forever()).unwrap_err();
+        assert!(matches!(never, HostError::TooLarge { .. }), "{never}");
+    }
+    let unbounded = config(u64::MAX, 16);
+    assert!(unbounded.max_slice() > usize::MAX / 4);
+    for bytes in [usize::MAX, isize::MAX as usize] {
+        let never = unbounded.allocate_until(bytes, &Wait::forever()).unwrap_err();
+        assert!(matches!(never, HostError::TooLarge { .. }), "{never}");
+    }
+    // The locker that counts gives it, one of the system's says what it has.
+    assert!(unbounded.allocate(1 << 60).is_ok());
+    let real = PoolConfig::new(u64::MAX).lock(LockPolicy::Never).build(OsLocker).unwrap();
+    let refused = real.allocate_until(1 << 60, &Wait::forever()).unwrap_err();
+    assert!(matches!(refused, HostError::MemoryLimit { .. } | HostError::Map { .. }), "{refused}");
+}
+
+#[test]
+fn a_long_grain_counts_whole_regions() {
+    for region in [0, 69_632] {
+        let locker = Counting::default();
+        let pool = PoolConfig::new(64 * MIB).grain(65_536).region(region).build(locker.clone()).unwrap();
+        let mut slices = Vec::new();
+        while let Ok(slice) = pool.allocate(1) {
+            slices.push(slice);
+        }
+        assert_eq!(slices.len(), 1024);
+        assert_eq!((locker.locked(), pool.stats().capacity), (64 * MIB, 64 * MIB));
+    }
+}
+
+#[test]
+fn idle_memory_makes_way_when_the_locker_refuses() {
+    let locker = Counting::default();
+    locker.books.limit.store(8 * MIB, Ordering::SeqCst);
+    let pool = PoolConfig::new(64 * MIB).build(locker.clone()).unwrap();
+    let idle: Vec<_> = (0..6).map(|_| pool.allocate(1 << 20).unwrap()).collect();
+    drop(idle);
+    assert_eq!(pool.stats().cached, 6 * MIB);
+    let slice = pool.allocate(4 << 20).unwrap();
+    assert_eq!((slice.len(), pool.stats().capacity), (4 << 20, 4 * MIB));
+
+    // And it stays locked where it could be pageable.
+    let locker = Counting::default();
+    locker.books.limit.store(4 * MIB, Ordering::SeqCst);
+    locker.books.pageable.store(true, Ordering::SeqCst);
+    let config = PoolConfig::new(64 * MIB).lock(LockPolicy::WithinAllowance);
+    let pool = config.clone().build(locker.clone()).unwrap();
+    drop((0..4).map(|_| pool.allocate(1 << 20).unwrap()).collect::<Vec<_>>());
+    assert!(pool.allocate(3 << 20).unwrap().is_locked());
+    // What a region was to have beyond the request is given up before its lock is.
+    let pool = config.region(64 * MIB).build(locker).unwrap();
+    assert!(pool.allocate(1 << 20).unwrap().is_locked());
+}
+
+#[test]
+fn regions_go_with_their_own_last_slices() {
+    let locker = Counting::default();
+    let pool = PoolConfig::new(u64::MAX).build(locker.clone()).unwrap();
+    let (small, large) = (pool.allocate(16).unwrap(), pool.allocate(512 << 20).unwrap());
+    drop(pool.allocate(4096).unwrap());
+    drop(pool);
+    drop(large);
+    assert_eq!(locker.locked(), 256 << 10, "the small one's");
+    drop(small);
+    assert_eq!(locker.locked(), 0);
+}
+
+/// Memory whose cache unit is 64 KiB long.
+struct Coarse(Counting);
+
+struct CoarseRegion(Counted);
+
+// SAFETY: all of it is the inner region's.
+unsafe impl HostRegion for CoarseRegion {
+    fn base(&self) -> NonNull<u8> {
+        self.0.base()
+    }
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+    fn atom(&self) -> usize {
+        64 << 10
+    }
+}
+
+impl PageLocker for Coarse {
+    type Region = CoarseRegion;
+    type Error = HostError;
+
+    fn lock(&self, bytes: usize) -> Result<CoarseRegion, HostError> {
+        self.0.lock(bytes).map(CoarseRegion)
+    }
+}
+
+#[test]
+fn an_atom_that_the_grain_does_not_keep_apart_is_refused() {
+    let locker = Counting::default();
+    let pool = PoolConfig::new(u64::MAX).build(Coarse(locker.clone())).unwrap();
+    let refused = pool.allocate(40_000).unwrap_err();
+    assert!(matches!(refused, HostError::Atom { atom: 65_536, most: 4096 }), "{refused}");
+    assert_eq!((locker.locked(), pool.stats().capacity), (0, 0));
+    let pool = PoolConfig::new(u64::MAX).grain(65_536).build(Coarse(locker)).unwrap();
+    let slices = [40_000, 1, 70_000].map(|bytes| pool.allocate(bytes).unwrap());
+    assert!(slices.iter().all(|slice| slice.offset() % 65_536 == 0));
+}
+
+#[test]
+fn regions_are_given_back_the_longest_first() {
+    let locker = Counting::default();
+    let pool = PoolConfig::new(15 * MIB).build(locker.clone()).unwrap();
+    let lengths = [1_usize, 2, 4, 8];
+    let take = || lengths.map(|mib| pool.allocate(mib << 20).unwrap());
+    drop(take());
+    assert_eq!((pool.trim(3 * MIB), pool.stats().cached), (12 * MIB, 3 * MIB));
+    drop(take());
+    // For want of room in the budget the shortest that is enough goes, or else the longest until it is enough.
+    let eight = pool.allocate(8 << 20).unwrap();
+    let _five = pool.allocate(5 << 20).unwrap();
+    assert_eq!((pool.stats().cached, pool.stats().capacity), (MIB, 14 * MIB));
+    drop(eight);
+    pool.set_budget(14 * MIB).unwrap();
+    let _nine = pool.allocate(9 << 20).unwrap();
+    assert_eq!((pool.stats().cached, pool.stats().capacity), (0, 14 * MIB));
+}
+
+/// A locker whose regions are slow to go: others ask meanwhile.
+#[derive(Clone)]
+struct Slow(Counting, Arc<dyn Fn() + Send + Sync>);
+
+struct SlowRegion(Option<Counted>, Arc<dyn Fn() + Send + Sync>);
+
+// SAFETY: nothing of it is read or written.
+unsafe impl HostRegion for SlowRegion {
+    fn base(&self) -> NonNull<u8> {
+        NonNull::dangling()
+    }
+    fn len(&self) -> usize {
+        self.0.as_ref().map_or(1, |region| region.len())
+    }
+}
+
+impl Drop for SlowRegion {
+    fn drop(&mut self) {
+        (self.1)();
+        self.0 = None;
+    }
+}
+
+impl PageLocker for Slow {
+    type Region = SlowRegion;
+    type Error = HostError;
+
+    fn lock(&self, bytes: usize) -> Result<SlowRegion, HostError> {
+        Ok(SlowRegion(Some(self.0.lock(bytes)?), Arc::clone(&self.1)))
+    }
+}
+
+#[test]
+fn what_is_on_its_way_out_counts_and_counts_once() {
+    let locker = Counting::default();
+    let inside: Arc<Mutex<Option<HostPool<SlowRegion>>>> = Arc::default();
+    let (own, seen) = (Arc::clone(&inside), Arc::new(Mutex::new(Vec::new())));
+    let noted = Arc::clone(&seen);
+    let going = move || {
+        let Some(pool) = own.lock().unwrap().take() else { return };
+        // In the midst of another's giving back: what would exceed the budget is refused, what does not is given, and the
+        // rest that is idle stays.
+        let two = pool.allocate(11 << 20).map(|slice| slice.len());
+        noted.lock().unwrap().push((two.is_ok(), pool.set_budget(40 * MIB).unwrap()));
+    };
+    let pool = PoolConfig::new(40 * MIB).build(Slow(locker.clone(), Arc::new(going))).unwrap();
+    let slices = [20_usize, 10].map(|mib| pool.allocate(mib << 20).unwrap());
+    let [twenty, ten] = slices;
+    drop(twenty);
+    *inside.lock().unwrap() = Some(pool.clone());
+    let thirty = pool.allocate(30 << 20).unwrap();
+    assert_eq!(seen.lock().unwrap().clone(), [(false, 0)]);
+    assert!(locker.books.peak.load(Ordering::SeqCst) <= 40 * MIB);
+    drop((thirty, ten));
+    assert_eq!(pool.stats().cached, 40 * MIB, "nothing was thrown away");
 }
 
 #[derive(Debug, Clone)]

@@ -52,6 +52,9 @@ fn pointers_ranges_and_views_are_known() {
     assert_eq!((part.len(), part.as_ptr()), (150, first.wrapping_add(150)));
     assert!(manager.manages(&part) && !other.manages(&part), "each knows its own");
     assert!(manager.manages(&one.narrow(10..10).unwrap()));
+    // It points where the next buffer may begin, and is none of it.
+    let behind = low.narrow(1000..1000).unwrap();
+    assert!(manager.manages(&behind) && !manager.free(&behind) && manager.manages(high));
     for range in [0..151, 151..151, 10..usize::MAX] {
         assert!(part.narrow(range).is_err());
     }

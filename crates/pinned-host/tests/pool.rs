@@ -229,7 +229,14 @@ fn nobody_overtakes_a_waiter_not_even_where_there_is_room() {
         assert!(
             matches!(
                 refused,
-                HostError::Full { asked: 64, budget: 8192, free: 4096, largest: 4096, waiters: 1 }
+                HostError::Full {
+                    asked: 64,
+                    budget: 8192,
+                    untaken: 0,
+                    free: 4096,
+                    largest: 4096,
+                    waiters: 1
+                }
             ),
             "{refused}"
         );

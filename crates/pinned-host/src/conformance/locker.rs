@@ -1,7 +1,7 @@
 //! Promises of [`PageLocker`] and [`HostRegion`], and of a pool that takes its regions from one.
 
 use super::{Harness, pattern};
-use crate::{HostPool, HostRegion, LockPolicy, PageLocker, PoolConfig, RegionOf, Transfer};
+use crate::{HostPool, HostRegion, LockPolicy, PageLocker, PoolConfig, Transfer};
 use allocator_core::DeviceBuffer;
 use std::sync::Arc;
 
@@ -58,7 +58,7 @@ pub fn a_pool_makes_and_gives_back_regions<H: Harness>(harness: &H) {
     let device = Arc::new(harness.device());
     let lock = LockPolicy::WithinAllowance;
     let config = PoolConfig::new(BUDGET).lock(lock);
-    let pool = config.build(Through(Arc::clone(&device))).unwrap();
+    let pool = config.build_for(&device).unwrap();
     let mut buffer = device.buffer(64 << 10).unwrap();
     let grain = buffer.grain();
     for round in 0..3 {
@@ -82,28 +82,4 @@ pub fn a_pool_makes_and_gives_back_regions<H: Harness>(harness: &H) {
         assert_eq!((pool.stats().capacity, pool.stats().regions), (0, 0));
     }
     assert!(pool.memory_stats().num_host_free >= 3);
-}
-
-/// The locker of a device that somebody else holds too.
-struct Through<T>(Arc<T>);
-
-impl<T: Transfer> PageLocker for Through<T> {
-    type Region = RegionOf<T>;
-    type Error = <T::Locker as PageLocker>::Error;
-
-    fn lock(&self, bytes: usize) -> Result<Self::Region, Self::Error> {
-        self.0.locker().lock(bytes)
-    }
-
-    fn allowance(&self) -> Option<u64> {
-        self.0.locker().allowance()
-    }
-
-    fn max_region(&self) -> usize {
-        self.0.locker().max_region()
-    }
-
-    fn pageable(&self, bytes: usize) -> Option<Result<Self::Region, Self::Error>> {
-        self.0.locker().pageable(bytes)
-    }
 }

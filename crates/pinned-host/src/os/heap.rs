@@ -27,6 +27,8 @@ pub(super) fn lock(_base: NonNull<u8>, _len: usize) -> Result<()> {
     Err(Error::new(ErrorKind::Unsupported, "this system's way to lock memory is not implemented"))
 }
 
+pub(super) fn touch_huge(_base: NonNull<u8>, _range: Range<usize>) {}
+
 pub(super) fn populate(_base: NonNull<u8>, _range: Range<usize>) -> Result<()> {
     Ok(())
 }

@@ -42,7 +42,7 @@ pub(super) fn prefer(base: NonNull<u8>, len: usize, node: u32) -> std::io::Resul
             libc::SYS_mbind,
             base.as_ptr(),
             len,
-            libc::MPOL_PREFERRED,
+            libc::MPOL_PREFERRED as libc::c_ulong,
             mask.as_ptr(),
             MOST_NODES + 1,
             0_u32,

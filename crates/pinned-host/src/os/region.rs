@@ -87,7 +87,7 @@ impl OsRegion {
     pub(super) fn lock(&mut self) -> std::io::Result<()> {
         if system::lock_on_fault(self.base, self.len)? {
             // Whatever it failed for, the next call meets it too.
-            self.populate(0..self.len, |_| {});
+            self.populate(0..self.len, |_, _| {});
         }
         system::lock(self.base, self.len)?;
         self.pin = Some(PagePin::new(self.base, self.len));
@@ -97,8 +97,13 @@ impl OsRegion {
     /// Makes all pages of the pool present, where a touch that finds none would kill.
     pub(super) fn fill(&mut self) -> Result<(), HostError> {
         let refused = Mutex::new(None);
-        self.populate(0..self.len, |error| {
-            refused.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert(error);
+        let region = &*self;
+        region.populate(0..region.len, |error, piece| match error.kind() {
+            // A kernel that cannot populate in one call: the mapping has its pages reserved, so a touch finds them.
+            ErrorKind::InvalidInput => system::touch_huge(region.base, piece),
+            _ => {
+                refused.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert(error);
+            }
         });
         match refused.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
             Some(source) => Err(HostError::HugePages { bytes: self.len as u64, source }),
@@ -110,11 +115,11 @@ impl OsRegion {
     }
 
     /// Makes the pages of a range within the region present; `failed` hears of each piece that is not.
-    fn populate(&self, range: Range<usize>, failed: impl Fn(std::io::Error) + Sync) {
+    fn populate(&self, range: Range<usize>, failed: impl Fn(std::io::Error, Range<usize>) + Sync) {
         let region = self;
         in_pieces(range, self.touch_threads, &|piece: Range<usize>| {
-            if let Err(error) = system::populate(region.base, piece) {
-                failed(error);
+            if let Err(error) = system::populate(region.base, piece.clone()) {
+                failed(error, piece);
             }
         });
     }

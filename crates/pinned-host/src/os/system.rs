@@ -110,6 +110,14 @@ pub(super) fn populate(_base: NonNull<u8>, _range: Range<usize>) -> Result<()> {
     Ok(())
 }
 
+/// Touches each huge page of `range`, which lies in the mapping at `base`, that nobody has touched yet.
+pub(super) fn touch_huge(base: NonNull<u8>, range: Range<usize>) {
+    for at in range.step_by(HUGE) {
+        // SAFETY: the byte lies in the caller's mapping, is zero and nobody else's yet.
+        unsafe { base.as_ptr().add(at).write_volatile(0) };
+    }
+}
+
 /// Shares no page of the mapping with a child of `fork`; whether the child has nothing there, instead of zeros.
 #[cfg(target_os = "linux")]
 pub(super) fn keep_from_children(base: NonNull<u8>, len: usize) -> bool {

@@ -2,7 +2,7 @@
 
 use super::HostPool;
 use crate::sync::Arc;
-use crate::{HostError, HostRegion, LockPolicy, PageLocker};
+use crate::{HostError, HostRegion, LockPolicy, PageLocker, RegionOf, Transfer};
 
 /// A pool that takes its regions as they are needed, within a budget.
 ///
@@ -54,7 +54,8 @@ pub struct PoolConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Pressure {
-    /// What could not be served, or, when the budget was lowered, what exceeds it.
+    /// What could not be served, for want of room in the budget or because the locker refused; or, when the budget was lowered,
+    /// what exceeds it.
     pub asked: u64,
     /// The pool's budget.
     pub budget: u64,
@@ -67,7 +68,9 @@ pub struct Pressure {
 pub(super) type OnPressure = Arc<dyn Fn(Pressure) + Send + Sync>;
 
 impl PoolConfig {
-    /// A pool of at most `budget` bytes.
+    /// A pool of at most `budget` bytes; `u64::MAX`: as much as the locker gives.
+    ///
+    /// Everything is locked, unlike a [`StagingConfig`](crate::StagingConfig)'s default: see [`lock`](Self::lock).
     pub fn new(budget: u64) -> Self {
         PoolConfig {
             budget,
@@ -108,18 +111,66 @@ impl PoolConfig {
     ///
     /// It runs in the thread that asked, without a lock, and may use the pool; but a request made inside of it is not waited
     /// for, and calls nobody.
+    ///
+    /// ```
+    /// use pinned_host::{LockPolicy, OsLocker, PoolConfig};
+    /// use std::sync::{Arc, Mutex};
+    ///
+    /// let cache = Arc::new(Mutex::new(Vec::new()));
+    /// let shrinks = Arc::clone(&cache);
+    /// let config = PoolConfig::new(1 << 20).lock(LockPolicy::WithinAllowance);
+    /// let pool = config.on_pressure(move |_| drop(shrinks.lock().unwrap().pop())).build(OsLocker)?;
+    /// cache.lock().unwrap().push(pool.allocate(1 << 20)?);
+    /// let slice = pool.allocate(1 << 20)?; // the cache made way
+    /// assert!(cache.lock().unwrap().is_empty());
+    /// # Ok::<(), pinned_host::HostError>(())
+    /// ```
     #[must_use]
     pub fn on_pressure(self, callback: impl Fn(Pressure) + Send + Sync + 'static) -> Self {
         PoolConfig { pressure: Some(Arc::new(callback)), ..self }
     }
 
-    /// The pool, which has nothing yet.
+    /// The pool, which has nothing yet. [`build_for`](Self::build_for) makes one of a device's memory.
     ///
     /// # Errors
     /// [`HostError::BadGrain`] unless the grain is a power of two.
     pub fn build<L: PageLocker + 'static>(self, locker: L) -> Result<HostPool<L::Region>, HostError> {
         let source = Source { locker: Box::new(Maker(locker)), lock: self.lock, region: self.region };
         HostPool::with_source(source, self.budget, self.cached, self.grain, self.pressure)
+    }
+}
+
+impl PoolConfig {
+    /// A pool of memory that `device` reaches, for slices that travel.
+    ///
+    /// # Errors
+    /// As [`build`](Self::build).
+    pub fn build_for<T: Transfer>(self, device: &Arc<T>) -> Result<HostPool<RegionOf<T>>, HostError> {
+        self.build(Through(Arc::clone(device)))
+    }
+}
+
+/// The locker of a device that others hold too.
+struct Through<T>(Arc<T>);
+
+impl<T: Transfer> PageLocker for Through<T> {
+    type Region = RegionOf<T>;
+    type Error = <T::Locker as PageLocker>::Error;
+
+    fn lock(&self, bytes: usize) -> Result<Self::Region, Self::Error> {
+        self.0.locker().lock(bytes)
+    }
+
+    fn allowance(&self) -> Option<u64> {
+        self.0.locker().allowance()
+    }
+
+    fn max_region(&self) -> usize {
+        self.0.locker().max_region()
+    }
+
+    fn pageable(&self, bytes: usize) -> Option<Result<Self::Region, Self::Error>> {
+        self.0.locker().pageable(bytes)
     }
 }
 
@@ -186,28 +237,42 @@ impl<R: HostRegion> Source<R> {
         self.locker.max_region() as u64
     }
 
-    /// A region of `wished` bytes, or of `least` where that is refused.
-    pub(super) fn make(&self, wished: u64, least: u64) -> Result<R, HostError> {
-        let region = self.try_make(wished);
-        if least < wished && region.is_err() { self.try_make(least) } else { region }
-    }
-
-    fn try_make(&self, bytes: u64) -> Result<R, HostError> {
-        let too_large = HostError::TooLarge { asked: bytes, capacity: usize::MAX as u64 };
-        let bytes = usize::try_from(bytes).map_err(|_| too_large)?;
-        let refused = match self.lock {
-            LockPolicy::Required => return self.locker.lock(bytes),
-            LockPolicy::Never => None,
-            LockPolicy::WithinAllowance
-                if self.locker.allowance().is_some_and(|allowed| allowed < bytes as u64) =>
-            {
-                None
+    /// A region of `wished` bytes, or of `least` where that is refused. Unless it may be pageable, one that may not be locked is
+    /// refused.
+    pub(super) fn make(&self, wished: u64, least: u64, may_page: bool) -> Result<R, HostError> {
+        let lengths = [wished, least].into_iter().take(if least < wished { 2 } else { 1 });
+        let mut refused = None;
+        if self.lock != LockPolicy::Never {
+            for bytes in lengths.clone() {
+                let allowed = match self.lock {
+                    LockPolicy::Required => None,
+                    _ => self.locker.allowance().filter(|allowed| *allowed < bytes),
+                };
+                let locked = match allowed {
+                    None => self.locker.lock(length(bytes)?),
+                    Some(allowed) => Err(HostError::Allowance { asked: bytes, allowed }),
+                };
+                match locked {
+                    Ok(region) => return Ok(region),
+                    Err(error) => refused = Some(error),
+                }
             }
-            LockPolicy::WithinAllowance => match self.locker.lock(bytes) {
-                Ok(region) => return Ok(region),
-                Err(error) => Some(error),
-            },
-        };
-        self.locker.pageable(bytes).unwrap_or_else(|| Err(refused.unwrap_or(HostError::NoPageable)))
+        }
+        if self.lock == LockPolicy::Required || refused.is_some() && !may_page {
+            return Err(refused.unwrap_or(HostError::NoPageable));
+        }
+        for bytes in lengths {
+            match self.locker.pageable(length(bytes)?) {
+                Some(Ok(region)) => return Ok(region),
+                Some(Err(error)) => refused = Some(error),
+                None => {}
+            }
+        }
+        Err(refused.unwrap_or(HostError::NoPageable))
     }
+}
+
+fn length(bytes: u64) -> Result<usize, HostError> {
+    let capacity = isize::MAX as u64;
+    usize::try_from(bytes).map_err(|_| HostError::TooLarge { asked: bytes, capacity })
 }

@@ -33,8 +33,8 @@ struct Lot<R> {
 /// A region that is there.
 struct Held<R> {
     region: Arc<R>,
-    /// Bytes of it that are used, whole grains.
-    usable: u64,
+    /// What it counts for, against a budget.
+    bytes: u64,
     /// Blocks in it.
     live: usize,
     /// No byte of it at or beyond this offset was ever part of a block.
@@ -63,8 +63,9 @@ impl<R> Ground<R> {
         Ok(Ground { offsets, lots: Vec::new(), unit })
     }
 
-    /// Adds a region of which `usable` bytes, whole grains, are to be used. O(lots), and O(blocks) in an old lot.
-    pub(crate) fn add(&mut self, region: Arc<R>, usable: u64) -> Result<(), AllocError> {
+    /// Adds a region of which `usable` bytes, whole grains, are to be used, and which counts for `bytes`. O(lots), and
+    /// O(blocks) in an old lot.
+    pub(crate) fn add(&mut self, region: Arc<R>, usable: u64, bytes: u64) -> Result<(), AllocError> {
         let overflow = AllocError::SizeOverflow { size: usable, grain: self.unit };
         let extent = usable.checked_next_multiple_of(self.unit).ok_or(overflow)?;
         let absent = |lot: &&mut Lot<R>| lot.held.is_none() && lot.extent >= extent;
@@ -90,7 +91,7 @@ impl<R> Ground<R> {
             let behind = Request::new(lot.extent - usable);
             lot.filler = Some(self.offsets.allocate_at(lot.start + usable, behind)?);
         }
-        lot.held = Some(Held { region, usable, live: 0, touched: 0 });
+        lot.held = Some(Held { region, bytes, live: 0, touched: 0 });
         Ok(())
     }
 
@@ -110,7 +111,7 @@ impl<R> Ground<R> {
             return Ok(None);
         };
         let range = range.start - *start..range.end - *start;
-        let woken = (held.live == 0).then_some(held.usable);
+        let woken = (held.live == 0).then_some(held.bytes);
         held.live += 1;
         let fresh = held.touched..range.end.max(held.touched);
         held.touched = fresh.end;
@@ -124,10 +125,10 @@ impl<R> Ground<R> {
         let bytes = range.end - range.start;
         let Some(Lot { held: Some(held), .. }) = self.lots.get_mut(lot) else { return Ok((bytes, None)) };
         held.live -= 1;
-        Ok((bytes, (held.live == 0).then_some(held.usable)))
+        Ok((bytes, (held.live == 0).then_some(held.bytes)))
     }
 
-    /// Takes the region out of a lot, if it is there and idle, and says how many bytes of it were used. O(blocks above it).
+    /// Takes the region out of a lot, if it is there and idle, and says what it counted for. O(blocks above it).
     pub(crate) fn remove(&mut self, lot: usize) -> Option<(Arc<R>, u64)> {
         let lots = self.lots.len();
         let lot = self.lots.get_mut(lot)?;
@@ -145,23 +146,25 @@ impl<R> Ground<R> {
         if self.lots.len() < lots {
             let _ = self.offsets.resize(self.offsets.least_size());
         }
-        Some((held.region, held.usable))
+        Some((held.region, held.bytes))
     }
 
-    /// The lots whose regions are idle, the shortest first.
+    /// The lots whose regions are idle, and what those count for.
     pub(crate) fn idle(&self) -> Vec<(usize, u64)> {
         let held = self.lots.iter().enumerate().filter_map(|(at, lot)| Some((at, lot.held.as_ref()?)));
-        let mut idle: Vec<_> =
-            held.filter(|(_, held)| held.live == 0).map(|(at, held)| (at, held.usable)).collect();
-        idle.sort_by_key(|(_, bytes)| *bytes);
-        idle
+        held.filter(|(_, held)| held.live == 0).map(|(at, held)| (at, held.bytes)).collect()
+    }
+
+    /// Lots begin at multiples of so many bytes: the largest alignment there is.
+    pub(crate) fn unit(&self) -> u64 {
+        self.unit
     }
 
     /// Regions there are, and how many of their bytes satisfy a predicate.
     pub(crate) fn regions(&self, which: impl Fn(&R) -> bool) -> (usize, u64) {
         let held = self.lots.iter().filter_map(|lot| lot.held.as_ref());
         held.fold((0, 0), |(count, bytes), held| {
-            (count + 1, bytes + if which(&held.region) { held.usable } else { 0 })
+            (count + 1, bytes + if which(&held.region) { held.bytes } else { 0 })
         })
     }
 
@@ -180,7 +183,7 @@ mod tests {
 
     fn ground(lengths: &[u64]) -> Ground<u64> {
         let mut ground = Ground::new(64).unwrap();
-        lengths.iter().for_each(|length| ground.add(Arc::new(*length), *length).unwrap());
+        lengths.iter().for_each(|length| ground.add(Arc::new(*length), *length, *length).unwrap());
         ground
     }
 
@@ -220,7 +223,7 @@ mod tests {
         ground.remove(0).unwrap();
         assert_eq!((ground.largest_hole(), ground.regions(|_| true).0), (4096, 1));
         // Less than the lot has: the rest of it stays filled.
-        ground.add(Arc::new(7), 6400).unwrap();
+        ground.add(Arc::new(7), 6400, 6400).unwrap();
         assert_eq!((ground.largest_hole(), ground.offsets.size()), (6400, end));
         assert_eq!((take(&mut ground, 6400).unwrap().lot, take(&mut ground, 4096).unwrap().lot), (0, 1));
     }

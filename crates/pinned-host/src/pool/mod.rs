@@ -18,7 +18,7 @@ use config::{OnPressure, Source};
 use core::ptr::NonNull;
 use serve::Shared;
 use shelf::{Counts, Parked};
-use state::{Placed, State, Want};
+use state::{Gone, Placed, State, Want};
 use std::time::Instant;
 
 /// Host memory that is divided into slices.
@@ -28,6 +28,8 @@ use std::time::Instant;
 ///
 /// Cloning is cheap and names the same pool. A region goes back to the system when the pool and the last slice
 /// of it are gone, in whatever order.
+///
+/// Fork: a child that has other threads' locks cannot use its parent's pool, nor drop its slices: it makes a pool of its own.
 ///
 /// ```text
 ///    region 0 (locked)                      region 1 (pageable)
@@ -53,8 +55,13 @@ use std::time::Instant;
 /// # Ok::<(), HostError>(())
 /// ```
 pub struct HostPool<R: HostRegion> {
+    shelves: Arc<Shelves<R>>,
+}
+
+/// What the handles of a pool hold, and its slices do not.
+struct Shelves<R: HostRegion> {
     /// At least one. Each keeps what they share.
-    shelves: Arc<[Arc<Shelf<R>>]>,
+    all: Vec<Arc<Shelf<R>>>,
 }
 
 impl<R: HostRegion> HostPool<R> {
@@ -76,10 +83,7 @@ impl<R: HostRegion> HostPool<R> {
         if regions.iter().any(|region| (region.len() as u64) < grain) {
             return Err(HostError::ZeroSize);
         }
-        let mut state = State::new(grain, u64::MAX, u64::MAX)?;
-        regions.into_iter().try_for_each(|region| state.add(Arc::new(region)))?;
-        state.budget = state.capacity();
-        Ok(Self::with_shared(Shared::new(state, None, None)))
+        Ok(Self::with_shared(Shared::new(State::fixed(regions, grain)?, None, None)))
     }
 
     fn with_source(
@@ -92,14 +96,14 @@ impl<R: HostRegion> HostPool<R> {
         if !grain.is_power_of_two() {
             return Err(HostError::BadGrain { grain });
         }
-        let mut state = State::new(grain, budget, cached)?;
-        state.longest = source.max_region();
+        let state = State::growing(grain, budget, cached, source.max_region())?;
         Ok(Self::with_shared(Shared::new(state, Some(source), pressure)))
     }
 
     fn with_shared(shared: Shared<R>) -> Self {
         let shared = Arc::new(shared);
-        HostPool { shelves: (0..shelf::how_many()).map(|_| Arc::new(Shelf::new(&shared))).collect() }
+        let all = (0..shelf::how_many()).map(|_| Arc::new(Shelf::new(&shared))).collect();
+        HostPool { shelves: Arc::new(Shelves { all }) }
     }
 
     /// A slice of exactly `bytes` bytes, or a refusal at once.
@@ -107,7 +111,8 @@ impl<R: HostRegion> HostPool<R> {
     /// It starts at a multiple of 16 bytes in its region, of 64 when it has at least 512, of 4 KiB when it has at least
     /// 32 KiB, and of the grain; regions of the operating system start at a page. The contents are whatever was there before.
     ///
-    /// O(1) and O(log regions) where a hole fits. A pool that makes regions makes one where none does, which takes as long as
+    /// O(1) and O(log regions) where a hole fits; O(holes of about the length) where it must be one that is aligned otherwise.
+    /// A pool that makes regions makes one where none does, which takes as long as
     /// locking it does.
     ///
     /// # Errors
@@ -129,7 +134,7 @@ impl<R: HostRegion> HostPool<R> {
         if let Some(block) = shelf.take(shelf.shared.rounded(want.bytes), want.align) {
             return Ok(self.slice(shelf, block, bytes));
         }
-        let placed = self.shared().take(&self.shelves, want)?;
+        let placed = self.shared().take(&self.shelves.all, want)?;
         Ok(self.placed(placed, bytes))
     }
 
@@ -156,20 +161,24 @@ impl<R: HostRegion> HostPool<R> {
     /// becomes less than was asked for), [`HostError::ZeroSize`]. What the locker says, where a region was to be made and
     /// nothing is in use whose end could be waited for.
     pub fn allocate_until(&self, bytes: usize, wait: &Wait<'_>) -> Result<PinnedSlice<R>, HostError> {
-        let placed = self.shared().wait(&self.shelves, Want::new(bytes, 1), wait)?;
+        let placed = self.shared().wait(&self.shelves.all, Want::new(bytes, 1), wait)?;
         Ok(self.placed(placed, bytes))
     }
 
-    /// What the pool holds now. O(regions).
+    /// What the pool holds now. O(regions + threads + holes of the longest class). What threads keep back for themselves becomes
+    /// free for all.
     ///
     /// Exact where no other thread takes or gives back a slice at the same moment; `peak_in_use`, where several threads take
     /// slices, may be more by what they keep back: each up to 16 blocks of at most 4 MiB.
     pub fn stats(&self) -> HostStats {
         let shared = self.shared();
+        let mut state = shared.lock();
         // What threads keep back is free.
-        shared.clear(&self.shelves);
-        let state = shared.lock();
-        state.stats(&self.counts())
+        let gone = shared.clear(&self.shelves.all, &mut state);
+        let stats = state.stats(&self.counts());
+        drop(state);
+        self.release(gone);
+        stats
     }
 
     /// What it holds and has done, under PyTorch's names. O(threads).
@@ -194,7 +203,7 @@ impl<R: HostRegion> HostPool<R> {
         let mut state = self.shared().lock();
         state.counts.reset_peak();
         state.peak_taken = state.taken;
-        self.shelves.iter().for_each(|shelf| shelf.reset_peak());
+        self.shelves.all.iter().for_each(|shelf| shelf.reset_peak());
     }
 
     /// Sums start again: at 0, but for what is in use, which counts as taken.
@@ -218,17 +227,20 @@ impl<R: HostRegion> HostPool<R> {
         self.shared().lock().queue.len()
     }
 
-    /// Gives idle regions back to the system, those of which nothing is in use, until at most `keep` bytes of them are left;
-    /// returns the bytes given back. Nothing of a pool that makes no regions.
+    /// Gives idle regions back to the system, those of which nothing is in use, the longest first, until at most `keep` bytes of
+    /// them are left; returns the bytes given back. Nothing of a pool that makes no regions.
     ///
     /// O(blocks) for each region.
     pub fn trim(&self, keep: u64) -> u64 {
         if !self.shared().makes_regions() {
             return 0;
         }
-        self.shared().clear(&self.shelves);
-        let idle = self.shared().lock().take_idle(keep);
-        self.release(idle)
+        let shared = self.shared();
+        let mut state = shared.lock();
+        let mut gone = shared.clear(&self.shelves.all, &mut state);
+        gone.extend(state.take_idle(keep));
+        drop(state);
+        self.release(gone)
     }
 
     /// Changes the budget; returns the bytes by which regions in use still exceed it: nothing new is made until they went.
@@ -253,15 +265,15 @@ impl<R: HostRegion> HostPool<R> {
         if !self.shared().makes_regions() {
             return Err(HostError::FixedRegions);
         }
-        {
-            let mut state = self.shared().lock();
-            state.budget = bytes;
-            self.shared().publish(&state);
-        }
+        let shared = self.shared();
+        let mut state = shared.lock();
+        state.budget = bytes;
         // Where the budget is exceeded, nothing is put on shelves any more.
-        self.shared().clear(&self.shelves);
-        let idle = self.shared().lock().take_excess();
-        self.release(idle);
+        shared.publish(&state);
+        let mut gone = shared.clear(&self.shelves.all, &mut state);
+        gone.extend(state.take_excess());
+        drop(state);
+        self.release(gone);
         crate::wait::Wake::wake_all(&**self.shared());
         let over = || self.shared().lock().used().saturating_sub(bytes);
         if over() > 0 {
@@ -272,25 +284,23 @@ impl<R: HostRegion> HostPool<R> {
 
     #[inline]
     fn shared(&self) -> &Arc<Shared<R>> {
-        &self.shelves[0].shared
+        &self.shelves.all[0].shared
     }
 
     #[inline]
     fn shelf(&self) -> &Arc<Shelf<R>> {
-        &self.shelves[shelf::mine(self.shelves.len())]
+        &self.shelves.all[shelf::mine(self.shelves.all.len())]
     }
 
     /// What the slices of all threads come to.
     fn counts(&self) -> Counts {
-        self.shelves.iter().map(|shelf| shelf.counts()).fold(Counts::default(), Counts::sum)
+        self.shelves.all.iter().map(|shelf| shelf.counts()).fold(Counts::default(), Counts::sum)
     }
 
-    fn release(&self, regions: Vec<(Arc<R>, u64)>) -> u64 {
-        regions.into_iter().fold(0, |sum, region| {
-            let bytes = region.1;
-            self.shared().release(region);
-            sum + bytes
-        })
+    fn release(&self, regions: Vec<Gone<R>>) -> u64 {
+        let bytes = regions.iter().map(|gone| gone.bytes).sum();
+        regions.into_iter().for_each(|gone| self.shared().release(gone));
+        bytes
     }
 
     /// Makes the slice, then the pages it is the first to use: if that panics, the slice goes back.
@@ -312,6 +322,21 @@ impl<R: HostRegion> HostPool<R> {
         // SAFETY: it comes from an `Arc`, so it is not null; and the region stays where it is until no block is in it.
         let region = unsafe { NonNull::new_unchecked(region.cast_mut()) };
         PinnedSlice::new(Arc::clone(shelf), region, place, offset as usize, len, bytes)
+    }
+}
+
+impl<R: HostRegion> Drop for Shelves<R> {
+    /// The pool's last handle is gone: no region stays but for slices that are in it.
+    fn drop(&mut self) {
+        let Some(shelf) = self.all.first() else { return };
+        let shared = &shelf.shared;
+        let mut state = shared.lock();
+        state.keep_nothing();
+        shared.publish(&state);
+        let mut gone = shared.clear(&self.all, &mut state);
+        gone.extend(state.take_idle(0));
+        drop(state);
+        gone.into_iter().for_each(|gone| shared.release(gone));
     }
 }
 

@@ -2,13 +2,13 @@
 
 use super::config::{OnPressure, Pressure, Source};
 use super::shelf::Shelf;
-use super::state::{Growth, Place, Placed, State, Want};
+use super::state::{Gone, Growth, Place, Placed, State, Want};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError, lock};
 use crate::wait::Wake;
 use crate::{HostError, HostRegion, Wait};
 use core::cell::Cell;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What a pool's handles and slices have in common; it outlives both.
 pub(crate) struct Shared<R> {
@@ -48,18 +48,13 @@ impl<R: HostRegion> Shared<R> {
         self.unit.store(state.unit(), Ordering::Relaxed);
     }
 
-    /// Makes holes of what is on shelves.
-    pub(super) fn clear(&self, shelves: &[Arc<Shelf<R>>]) {
-        let mut idle = Vec::new();
-        for shelf in shelves {
-            let mut blocks = shelf.clear().peekable();
-            if blocks.peek().is_some() {
-                let mut state = self.lock();
-                idle.extend(blocks.filter_map(|place| state.free(place)));
-                state.wake_next();
-            }
-        }
-        idle.into_iter().for_each(|region| self.release(region));
+    /// Makes holes of what is on shelves, and says which regions shall go now. Whoever holds the lock sees each block on a
+    /// shelf or as a hole, never between the two.
+    pub(super) fn clear(&self, shelves: &[Arc<Shelf<R>>], state: &mut State<R>) -> Vec<Gone<R>> {
+        let blocks = shelves.iter().flat_map(|shelf| shelf.clear());
+        let gone = blocks.filter_map(|place| state.free(place)).collect();
+        state.wake_next();
+        gone
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State<R>> {
@@ -85,7 +80,8 @@ impl<R: HostRegion> Shared<R> {
     pub(super) fn take(&self, shelves: &[Arc<Shelf<R>>], want: Want) -> Result<Placed<R>, HostError> {
         let mut state = self.lock();
         state.check(want)?;
-        if !state.queue.is_empty() {
+        // Who is asked to release something acts for the first in the queue.
+        if !state.queue.is_empty() && !PRESSED.get() {
             return Err(state.full(want));
         }
         // The whole of the way that is usually taken.
@@ -112,17 +108,10 @@ impl<R: HostRegion> Shared<R> {
         let mut may_press = true;
         let mut state = self.lock();
         state.check(want)?;
-        if state.queue.is_empty() {
-            if let Some(placed) = state.place(want)? {
-                return Ok(placed);
-            }
-            let (after, served) = self.serve(shelves, state, want, &mut may_press);
-            state = after;
-            match served {
-                Ok(placed) => return Ok(placed),
-                Err(Some(refused)) if !state.is_waiting_worth_it() => return Err(refused),
-                Err(_) => {}
-            }
+        if state.queue.is_empty()
+            && let Some(placed) = state.place(want)?
+        {
+            return Ok(placed);
         }
         let began = Instant::now();
         let waited = || Instant::now() - began;
@@ -132,6 +121,7 @@ impl<R: HostRegion> Shared<R> {
         turn.number = Some(number);
         // From now on nothing is put on shelves, and what is there is looked at before anybody sleeps.
         self.publish(&state);
+        let mut reason = None;
         loop {
             if state.queue.front().is_some_and(|(first, _)| *first == number) {
                 let (after, served) = self.serve(shelves, state, want, &mut may_press);
@@ -145,21 +135,28 @@ impl<R: HostRegion> Shared<R> {
                         state.wake_next();
                         return Ok(placed);
                     }
-                    Err(Some(refused)) if !state.is_waiting_worth_it() => return Err(refused),
-                    Err(_) => {}
+                    Err(Some(refused)) if refused.is_for_ever() || !state.is_waiting_worth_it() => {
+                        return Err(refused);
+                    }
+                    Err(refused) => reason = refused,
                 }
             }
             // After `serve`, which leaves the lock: nobody is woken for what happened meanwhile.
             state.check(want)?;
+            let why = |state: &State<R>, reason: Option<HostError>| {
+                Box::new(reason.unwrap_or_else(|| state.full(want)))
+            };
             if wait.cancel.is_some_and(|token| token.is_cancelled()) {
-                return Err(HostError::Cancelled { asked: want.bytes, waited: waited() });
+                let reason = why(&state, reason);
+                return Err(HostError::Cancelled { asked: want.bytes, waited: waited(), reason });
             }
             state = match wait.deadline {
                 None => sleeper.wait(state).unwrap_or_else(PoisonError::into_inner),
                 Some(deadline) => {
                     let now = Instant::now();
                     if now >= deadline {
-                        return Err(HostError::Timeout { asked: want.bytes, waited: waited() });
+                        let reason = why(&state, reason);
+                        return Err(HostError::Timeout { asked: want.bytes, waited: waited(), reason });
                     }
                     sleeper.wait_timeout(state, deadline - now).unwrap_or_else(PoisonError::into_inner).0
                 }
@@ -186,26 +183,31 @@ impl<R: HostRegion> Shared<R> {
                 Err(error) => return (state, Err(Some(error))),
             }
             if !core::mem::replace(&mut cleared, true) {
-                drop(state);
-                self.clear(shelves);
-                state = self.lock();
+                let gone = self.clear(shelves, &mut state);
+                state = self.release_all(state, gone);
                 continue;
             }
             // The second where the first told of an atom.
             if let Some(source) = self.source.as_ref().filter(|_| made < 2 && refused.is_none())
                 && let Some(growth) = state.growth(want, source.region)
             {
+                // Memory that is idle and locked already comes before memory that is not locked.
+                let may_page = !state.has_idle();
                 drop(state);
-                let region = self.grow(source, growth);
+                let region = self.grow(source, growth, may_page);
                 state = self.lock();
-                made += 1;
                 match region.map(|region| region.settle(&mut state)) {
-                    Ok(Ok(())) => {}
-                    Ok(Err((error, region))) => {
+                    Ok(Ok(())) => made += 1,
+                    Ok(Err((error, given_back))) => {
                         drop(state);
-                        drop(region);
+                        drop(given_back);
                         state = self.lock();
                         refused = error;
+                    }
+                    Err(error) if state.has_idle() && !error.is_for_ever() => {
+                        // What refuses may want just what lies idle here.
+                        let gone = state.take_idle(0);
+                        state = self.release_all(state, gone);
                     }
                     Err(error) => refused = Some(error),
                 }
@@ -225,29 +227,40 @@ impl<R: HostRegion> Shared<R> {
     }
 
     /// Makes a region, after giving back those that must go for it. What is pending stays so until it is settled.
-    fn grow(&self, source: &Source<R>, growth: Growth<R>) -> Result<Made<'_, R>, HostError> {
-        let Growth { wished, least, victims } = growth;
+    fn grow(&self, source: &Source<R>, growth: Growth<R>, may_page: bool) -> Result<Made<'_, R>, HostError> {
+        let Growth { wished, least, victims, pending } = growth;
         // Settles on every way out, a panic of the locker's included.
-        let mut made = Made { shared: self, pending: wished, region: None };
-        victims.into_iter().for_each(|victim| self.release(victim));
+        let mut made = Made { shared: self, wished, pending, region: None };
+        for victim in victims {
+            let (bytes, took) = timed(victim);
+            self.lock().count_gone(bytes, took);
+        }
         let began = Instant::now();
-        made.region = Some((source.make(wished, least)?, began.elapsed()));
+        let region = source.make(wished, least, may_page)?;
+        made.region = Some((Arc::new(region), began.elapsed()));
         Ok(made)
     }
 
     /// Gives a region back to the system. Not under the lock: it may take long.
-    pub(super) fn release(&self, (region, bytes): (Arc<R>, u64)) {
-        let began = Instant::now();
-        drop(region);
-        let took = began.elapsed();
-        let mut state = self.lock();
-        state.settle(bytes);
-        state.counts.host_free_time.add(took);
-        state.counts.num_host_free += 1;
-        state.counts.allocations.fall(1);
-        state.counts.allocated_bytes.fall(bytes);
-        self.publish(&state);
-        state.wake_next();
+    pub(super) fn release(&self, gone: Gone<R>) {
+        // Settles also when the region's own drop panics.
+        let _settled = Made { shared: self, wished: 0, pending: gone.bytes, region: None };
+        let (bytes, took) = timed(gone);
+        self.lock().count_gone(bytes, took);
+    }
+
+    /// The same for several; leaves the lock if there are any.
+    fn release_all<'a>(
+        &'a self,
+        state: MutexGuard<'a, State<R>>,
+        gone: Vec<Gone<R>>,
+    ) -> MutexGuard<'a, State<R>> {
+        if gone.is_empty() {
+            return state;
+        }
+        drop(state);
+        gone.into_iter().for_each(|region| self.release(region));
+        self.lock()
     }
 
     /// Asks who was to be asked to release something.
@@ -257,6 +270,14 @@ impl<R: HostRegion> Shared<R> {
             press(callback, pressure);
         }
     }
+}
+
+/// Drops a region; its bytes, and how long that took.
+fn timed<R>(gone: Gone<R>) -> (u64, Duration) {
+    let began = Instant::now();
+    let Gone { region, bytes } = gone;
+    drop(region);
+    (bytes, began.elapsed())
 }
 
 impl<R: HostRegion> Wake for Shared<R> {
@@ -277,53 +298,74 @@ impl<R: HostRegion> State<R> {
         }
     }
 
-    /// The longest slice there can be when nothing is in use.
-    pub(super) fn max_slice(&self) -> u64 {
-        self.longest.min(self.budget)
-    }
-
     fn pressure(&self, asked: u64) -> Pressure {
         Pressure { asked, budget: self.budget, capacity: self.capacity(), in_use: self.taken.bytes }
     }
+
+    fn count_gone(&mut self, bytes: u64, took: Duration) {
+        self.counts.host_free_time.add(took);
+        self.counts.num_host_free += 1;
+        self.counts.allocations.fall(1);
+        self.counts.allocated_bytes.fall(bytes);
+    }
 }
 
-/// A region that is made, or being made: its bytes are pending until it is settled.
+impl HostError {
+    /// Whether nobody's giving back can change it.
+    fn is_for_ever(&self) -> bool {
+        match self {
+            HostError::LockLimit { limit, asked, .. } | HostError::MemoryLimit { limit, asked, .. } => {
+                asked > limit
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Bytes that are pending, and the region made of them, if it is: settled when dropped, after the region is gone.
 struct Made<'a, R: HostRegion> {
     shared: &'a Shared<R>,
+    wished: u64,
     pending: u64,
-    region: Option<(R, std::time::Duration)>,
+    region: Option<(Arc<R>, Duration)>,
 }
 
 impl<R: HostRegion> Made<'_, R> {
-    /// Adds the region to the pool; or gives it back, to be dropped where no lock is held.
+    /// Adds the region to the pool; or returns it, to be dropped where no lock is held.
     ///
     /// Without an error where the budget was lowered meanwhile: there is no room now, and that is all there is to say.
-    fn settle(mut self, state: &mut State<R>) -> Result<(), (Option<HostError>, Arc<R>)> {
-        let wished = core::mem::take(&mut self.pending);
-        state.settle(wished);
+    fn settle(mut self, state: &mut State<R>) -> Result<(), (Option<HostError>, Self)> {
         let Some((region, took)) = self.region.take() else { return Ok(()) };
-        let (bytes, region) = (region.len() as u64, Arc::new(region));
+        state.settle(core::mem::take(&mut self.pending));
+        let (bytes, asked) = (region.len() as u64, self.wished);
         let room = state.budget.saturating_sub(state.used());
         let added = if bytes > room {
-            let too_long = HostError::OverBudget { bytes, asked: wished, budget: state.budget, room };
-            Err((bytes > wished).then_some(too_long))
+            let too_long = HostError::OverBudget { bytes, asked, budget: state.budget, room };
+            Err((bytes > asked).then_some(too_long))
         } else {
-            state.add(Arc::clone(&region)).map_err(Some)
+            state.add(Arc::clone(&region), bytes).map_err(Some)
         };
-        self.shared.publish(state);
-        state.wake_next();
-        added.map_err(|error| (error, region))?;
+        if let Err(error) = added {
+            // Until it is gone.
+            state.pend(bytes);
+            (self.pending, self.region) = (bytes, Some((region, took)));
+            return Err((error, self));
+        }
         state.counts.host_alloc_time.add(took);
         state.counts.num_host_alloc += 1;
+        self.shared.publish(state);
+        state.wake_next();
         Ok(())
     }
 }
 
 impl<R: HostRegion> Drop for Made<'_, R> {
     fn drop(&mut self) {
+        drop(self.region.take());
         if self.pending > 0 {
             let mut state = self.shared.lock();
             state.settle(self.pending);
+            self.shared.publish(&state);
             state.wake_next();
         }
     }

@@ -38,8 +38,10 @@ pub(super) struct State<R> {
     idle: u64,
     /// Bytes of idle regions that are kept.
     cached: u64,
-    /// The longest region there can be; grows with the regions of a pool that makes none.
-    pub(super) longest: u64,
+    /// Bytes of the longest region there can be.
+    longest: u64,
+    /// Or else there are only those it was made of.
+    makes_regions: bool,
     /// Of regions only; slices are counted without the lock.
     pub(super) counts: HostMemoryStats,
     /// What slices had taken when the sums were reset.
@@ -109,11 +111,20 @@ pub(super) struct Placed<R> {
 pub(super) struct Growth<R> {
     pub(super) wished: u64,
     pub(super) least: u64,
-    pub(super) victims: Vec<(Arc<R>, u64)>,
+    pub(super) victims: Vec<Gone<R>>,
+    /// What counts against the budget until the region is there: it, or the victims, whichever are more.
+    pub(super) pending: u64,
+}
+
+/// A region that left the pool, to be dropped without the lock. Its bytes are pending until they are settled.
+pub(super) struct Gone<R> {
+    pub(super) region: Arc<R>,
+    pub(super) bytes: u64,
 }
 
 impl<R: HostRegion> State<R> {
-    pub(super) fn new(grain: u64, budget: u64, cached: u64) -> Result<Self, HostError> {
+    /// A pool without regions, which makes them: none longer than `longest`.
+    pub(super) fn growing(grain: u64, budget: u64, cached: u64, longest: u64) -> Result<Self, HostError> {
         Ok(State {
             locked: Ground::new(grain)?,
             pageable: Ground::new(grain)?,
@@ -124,7 +135,8 @@ impl<R: HostRegion> State<R> {
             pending: 0,
             idle: 0,
             cached,
-            longest: 0,
+            longest: longest.min(isize::MAX as u64),
+            makes_regions: true,
             counts: HostMemoryStats::default(),
             taken_before: Both::default(),
             taken: Both::default(),
@@ -132,6 +144,19 @@ impl<R: HostRegion> State<R> {
             queue: VecDeque::new(),
             next_number: 0,
         })
+    }
+
+    /// A pool of regions that are all there will be.
+    pub(super) fn fixed(regions: Vec<R>, grain: u64) -> Result<Self, HostError> {
+        let mut state = State::growing(grain, u64::MAX, u64::MAX, 0)?;
+        for region in regions {
+            // The end that is no whole grain is nothing to anybody.
+            let usable = region.len() as u64 / grain * grain;
+            state.add(Arc::new(region), usable)?;
+            state.longest = state.longest.max(usable);
+        }
+        (state.budget, state.makes_regions) = (state.capacity(), false);
+        Ok(state)
     }
 
     /// What the allocator is asked for.
@@ -164,9 +189,8 @@ impl<R: HostRegion> State<R> {
         Placed { place: Place { tier, lot, handle }, region, offset: range.start, bytes, untouched }
     }
 
-    /// Takes a block back, and out of the pool its region if it is idle and not to be kept. The region's bytes are then
-    /// pending until [`gone`](Self::gone).
-    pub(super) fn free(&mut self, place: Place) -> Option<(Arc<R>, u64)> {
+    /// Takes a block back, and out of the pool its region if it is idle and not to be kept.
+    pub(super) fn free(&mut self, place: Place) -> Option<Gone<R>> {
         let freed = self.ground(place.tier).free(place.lot, place.handle);
         debug_assert!(freed.is_ok(), "a slice owns its block: {freed:?}");
         let (bytes, idle) = freed.ok()?;
@@ -176,10 +200,14 @@ impl<R: HostRegion> State<R> {
         if keep { None } else { self.take_out(place.tier, place.lot) }
     }
 
-    /// Adds a region. Its bytes must fit the budget.
-    pub(super) fn add(&mut self, region: Arc<R>) -> Result<(), HostError> {
+    /// Adds a region, which counts as `bytes` against the budget and fits it.
+    pub(super) fn add(&mut self, region: Arc<R>, bytes: u64) -> Result<(), HostError> {
         let atom = region.atom() as u64;
         if atom.is_power_of_two() {
+            let most = self.locked.unit();
+            if atom > most {
+                return Err(HostError::Atom { atom, most });
+            }
             self.atom = self.atom.max(atom);
         }
         let unit = self.unit();
@@ -188,79 +216,127 @@ impl<R: HostRegion> State<R> {
             return Err(HostError::ZeroSize);
         }
         let tier = if region.is_locked() { Tier::Locked } else { Tier::Pageable };
-        self.ground(tier).add(region, usable)?;
-        *self.capacity.of(tier) += usable;
-        self.idle += usable;
-        self.longest = self.longest.max(usable);
+        self.ground(tier).add(region, usable, bytes)?;
+        *self.capacity.of(tier) += bytes;
+        self.idle += bytes;
         self.counts.allocations.rise(1);
-        self.counts.allocated_bytes.rise(usable);
+        self.counts.allocated_bytes.rise(bytes);
         Ok(())
     }
 
     /// Plans a region for what no hole holds, within the budget, if need be in place of idle ones; `None` where the budget
     /// has no room for it. What it plans is pending.
     pub(super) fn growth(&mut self, want: Want, at_least: u64) -> Option<Growth<R>> {
-        let least = self.request(want)?.size.checked_next_multiple_of(PAGE)?;
-        let mut room = self.budget.saturating_sub(self.used());
-        // Whole pages only: less than one is no use.
-        room = room / PAGE * PAGE;
-        let mut victims = Vec::new();
+        let whole = self.whole();
+        let least = self.request(want)?.size.checked_next_multiple_of(whole)?;
+        if least > self.longest {
+            return None;
+        }
+        // Whole ones only: less is no use.
+        let mut room = self.budget.saturating_sub(self.used()) / whole * whole;
+        let (mut victims, mut freed) = (Vec::new(), 0);
         if room < least {
-            if least > self.longest || room.saturating_add(self.idle) < least {
+            if room.saturating_add(self.idle) < least {
                 return None;
             }
-            for tier in [Tier::Pageable, Tier::Locked] {
-                for (lot, _) in self.ground(tier).idle() {
-                    if room < least
-                        && let Some(victim) = self.take_out(tier, lot)
-                    {
-                        room += victim.1;
-                        victims.push(victim);
-                    }
+            for (tier, lot) in self.idle_for(least - room) {
+                if room < least
+                    && let Some(victim) = self.take_out(tier, lot)
+                {
+                    room += victim.bytes;
+                    freed += victim.bytes;
+                    victims.push(victim);
                 }
             }
+            room = room / whole * whole;
         }
         // What is long beside what is made ahead would leave much of it over.
         let share = (self.capacity() / SHARE).min(MOST_AHEAD);
         let ahead = match want.bytes {
-            LARGE.. if share < MANY * least => 0,
+            LARGE.. if share / MANY < least => 0,
             LARGE.. => share,
             _ => share.max(LEAST_AHEAD),
         };
-        let wished = ahead.max(at_least) / PAGE * PAGE;
-        let wished = wished.max(least).min(room.max(least)).min(self.longest.max(least));
-        self.pending += wished;
-        Some(Growth { wished, least, victims })
+        let wished = ahead.max(at_least).min(self.longest) / whole * whole;
+        let wished = wished.min(room).max(least);
+        self.pend(wished.saturating_sub(freed));
+        Some(Growth { wished, least, victims, pending: wished.max(freed) })
+    }
+
+    /// Idle regions to give back so that `bytes` come free: the shortest that is enough alone, or else the longest first.
+    fn idle_for(&self, bytes: u64) -> Vec<(Tier, usize)> {
+        let idle = self.idle_regions();
+        match idle.iter().rfind(|(_, _, length)| *length >= bytes) {
+            Some((tier, lot, _)) => vec![(*tier, *lot)],
+            None => idle.into_iter().map(|(tier, lot, _)| (tier, lot)).collect(),
+        }
+    }
+
+    /// Regions of which nothing is in use, the longest first.
+    fn idle_regions(&self) -> Vec<(Tier, usize, u64)> {
+        let of = |tier, ground: &Ground<R>| {
+            let idle = ground.idle().into_iter();
+            idle.map(move |(lot, bytes)| (tier, lot, bytes)).collect::<Vec<_>>()
+        };
+        let mut idle = of(Tier::Pageable, &self.pageable);
+        idle.extend(of(Tier::Locked, &self.locked));
+        idle.sort_by_key(|(_, _, bytes)| core::cmp::Reverse(*bytes));
+        idle
     }
 
     /// Takes a region out if it is idle. Its bytes are pending.
-    fn take_out(&mut self, tier: Tier, lot: usize) -> Option<(Arc<R>, u64)> {
+    fn take_out(&mut self, tier: Tier, lot: usize) -> Option<Gone<R>> {
         let (region, bytes) = self.ground(tier).remove(lot)?;
         self.idle -= bytes;
         *self.capacity.of(tier) -= bytes;
-        self.pending += bytes;
-        Some((region, bytes))
+        self.pend(bytes);
+        Some(Gone { region, bytes })
     }
 
-    /// Takes idle regions out until no more than `keep` bytes of them are left. The shortest first.
-    pub(super) fn take_idle(&mut self, keep: u64) -> Vec<(Arc<R>, u64)> {
+    /// Takes idle regions out, the longest first, until no more than `keep` bytes of them are left.
+    pub(super) fn take_idle(&mut self, keep: u64) -> Vec<Gone<R>> {
         let mut taken = Vec::new();
-        for tier in [Tier::Pageable, Tier::Locked] {
-            for (lot, _) in self.ground(tier).idle() {
-                if self.idle > keep
-                    && let Some(region) = self.take_out(tier, lot)
-                {
-                    taken.push(region);
-                }
+        for (tier, lot, _) in self.idle_regions() {
+            if self.idle > keep
+                && let Some(region) = self.take_out(tier, lot)
+            {
+                taken.push(region);
             }
         }
         taken
     }
 
     /// Takes out as much of what is idle as exceeds the budget.
-    pub(super) fn take_excess(&mut self) -> Vec<(Arc<R>, u64)> {
+    pub(super) fn take_excess(&mut self) -> Vec<Gone<R>> {
         let over = self.used().saturating_sub(self.budget);
         self.take_idle(self.idle.saturating_sub(over))
+    }
+
+    /// Keeps nothing that is idle from now on: the pool is gone, and only slices are left of it.
+    pub(super) fn keep_nothing(&mut self) {
+        self.cached = 0;
+    }
+
+    pub(super) fn has_idle(&self) -> bool {
+        self.idle > 0
+    }
+
+    /// Counts bytes against the budget that are being made or given back.
+    pub(super) fn pend(&mut self, bytes: u64) {
+        self.pending += bytes;
+    }
+
+    /// The longest slice there can be when nothing is in use.
+    pub(super) fn max_slice(&self) -> u64 {
+        match self.makes_regions {
+            true => self.longest.min(self.budget) / self.whole() * self.whole(),
+            false => self.longest,
+        }
+    }
+
+    /// Regions are made in multiples of so many bytes.
+    fn whole(&self) -> u64 {
+        self.unit().max(PAGE)
     }
 
     /// What was pending is so no longer.
@@ -297,6 +373,7 @@ impl<R: HostRegion> State<R> {
         HostError::Full {
             asked: want.bytes,
             budget: self.budget,
+            untaken: self.budget.saturating_sub(self.used()),
             free: self.capacity() - self.taken.bytes,
             largest: self.largest_hole(),
             waiters: self.queue.len(),

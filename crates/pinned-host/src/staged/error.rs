@@ -16,7 +16,6 @@ pub struct StagedError<T: Transfer> {
     pub copied: u64,
     pub(super) settled: bool,
     /// Why it stopped.
-    #[source]
     pub cause: StagedCause<T>,
 }
 
@@ -25,20 +24,20 @@ pub struct StagedError<T: Transfer> {
 #[non_exhaustive]
 pub enum StagedCause<T: Transfer> {
     /// The range does not lie in the buffer, or not on its grain; nothing was sent.
-    #[error("{0}")]
-    Range(#[source] RangeError),
+    #[error(transparent)]
+    Range(RangeError),
     /// The lane could not be told to wait for an event; nothing was sent.
     #[error("the lane takes no order: {0}")]
-    Order(#[source] QueueError<T::Queue>),
+    Order(QueueError<T::Queue>),
     /// No staging memory, for instance within the deadline ([`HostError::Timeout`]).
-    #[error("{0}")]
-    Staging(#[source] HostError),
+    #[error("staging: {0}")]
+    Staging(HostError),
     /// The device took no more pieces.
     #[error("a piece was refused: {0}")]
-    Refused(#[source] T::Error),
+    Refused(T::Error),
     /// A piece failed on its way.
     #[error("a piece failed: {0}")]
-    Failed(#[source] QueueError<T::Queue>),
+    Failed(QueueError<T::Queue>),
     /// The caller wanted no more of it.
     #[error("cancelled")]
     Cancelled,

@@ -67,6 +67,8 @@ impl<'a, T: Transfer> Run<'a, T> {
             match self.copy.ring.try_acquire(self.lane, bytes) {
                 Ok(slice) => return Ok(Some(slice)),
                 Err(HostError::Full { .. }) => {}
+                // Whatever stands in the way of more: a piece of this copy will do.
+                Err(_) if self.flying > 0 => {}
                 Err(error) => return Err(StagedCause::Staging(error)),
             }
         }
