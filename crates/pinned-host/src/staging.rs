@@ -133,9 +133,9 @@ impl<R: HostRegion> core::fmt::Debug for StagingRing<R> {
 /// How large a [`StagingRing`] shall be, and of what memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StagingConfig {
-    /// Bytes for uploads.
+    /// Bytes for uploads, at least 1 if there are to be any; a locker may make whole pages of it.
     pub read: usize,
-    /// Bytes for downloads.
+    /// Bytes for downloads; likewise.
     pub write: usize,
     /// What to do about the lock limit.
     pub lock: LockPolicy,
