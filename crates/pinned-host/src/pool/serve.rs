@@ -51,10 +51,8 @@ impl<R: HostRegion> Shared<R> {
     /// Makes holes of what is on shelves, and says which regions shall go now. Whoever holds the lock sees each block on a
     /// shelf or as a hole, never between the two.
     pub(super) fn clear(&self, shelves: &[Arc<Shelf<R>>], state: &mut State<R>) -> Vec<Gone<R>> {
-        let blocks = shelves.iter().flat_map(|shelf| shelf.clear());
-        let gone = blocks.filter_map(|place| state.free(place)).collect();
-        state.wake_next();
-        gone
+        // Nobody need be woken for it: while somebody waits, nothing is on a shelf.
+        shelves.iter().flat_map(|shelf| shelf.clear()).filter_map(|place| state.free(place)).collect()
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State<R>> {
