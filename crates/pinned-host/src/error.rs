@@ -159,8 +159,8 @@ pub enum HostError {
     /// A region or slice of no bytes.
     #[error("a length of zero bytes was asked for")]
     ZeroSize,
-    /// The grain of a pool is not a power of two.
-    #[error("the grain of {grain} bytes is not a power of two")]
+    /// The grain of a pool is not a power of two, or more than 2 GiB.
+    #[error("the grain of {grain} bytes is not a power of two up to 2 GiB")]
     BadGrain {
         /// What was asked.
         grain: u64,

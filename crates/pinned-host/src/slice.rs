@@ -18,8 +18,8 @@ pub struct PinnedSlice<R: HostRegion> {
     /// Invariant: `offset..offset + len` lies within the region and belongs to the block at `place`.
     offset: usize,
     len: usize,
-    /// What the block takes.
-    bytes: u64,
+    /// What the block takes beyond `len`: less than a grain.
+    slack: u32,
 }
 
 impl<R: HostRegion> PinnedSlice<R> {
@@ -31,7 +31,8 @@ impl<R: HostRegion> PinnedSlice<R> {
         len: usize,
         bytes: u64,
     ) -> Self {
-        let slice = PinnedSlice { shelf, region, place, offset, len, bytes };
+        let slack = (bytes - len as u64) as u32;
+        let slice = PinnedSlice { shelf, region, place, offset, len, slack };
         debug_assert!(offset + len <= slice.region().len());
         slice
     }
@@ -96,7 +97,8 @@ unsafe impl<R: HostRegion> Sync for PinnedSlice<R> {}
 
 impl<R: HostRegion> Drop for PinnedSlice<R> {
     fn drop(&mut self) {
-        self.shelf.free(self.place, self.region.as_ptr(), self.offset as u64, self.bytes);
+        let bytes = self.len as u64 + u64::from(self.slack);
+        self.shelf.free(self.place, self.region.as_ptr(), self.offset as u64, bytes);
     }
 }
 

@@ -51,6 +51,14 @@ fn pool(bytes: usize) -> HostPool<Nowhere> {
     HostPool::new(vec![Nowhere(bytes, None)], 4096).unwrap()
 }
 
+/// The same in one region that is made, so that blocks are kept back.
+fn grown(bytes: usize) -> HostPool<Nowhere> {
+    let config = PoolConfig::new(bytes as u64).region(bytes as u64).grain(4096);
+    let pool = config.build(Bounded(Arc::new(AtomicUsize::new(0)))).unwrap();
+    drop(pool.allocate(bytes).unwrap());
+    pool
+}
+
 fn model(run: impl Fn() + Send + Sync + 'static) {
     let mut model = loom::model::Builder::new();
     // Enough for every known kind of bug in such code; all of them would take days.
@@ -104,7 +112,7 @@ fn three_share_a_slot_and_all_finish() {
 #[test]
 fn who_waits_for_all_misses_no_piece_that_was_kept_back() {
     model(|| {
-        let pool = pool(8192);
+        let pool = grown(8192);
         let piece = pool.allocate(4096).unwrap();
         let other = pool.clone();
         let thread = thread::spawn(move || {
@@ -191,7 +199,7 @@ fn a_region_that_one_makes_serves_who_waits_beside() {
 #[test]
 fn blocks_between_a_shelf_and_the_holes_are_not_missed() {
     model(|| {
-        let pool = pool(8192);
+        let pool = grown(8192);
         drop(pool.allocate(4096).unwrap());
         let other = pool.clone();
         // Takes the block off its shelf, and makes a hole of it a moment later.

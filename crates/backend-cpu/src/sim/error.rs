@@ -11,6 +11,9 @@ pub enum SimError {
     /// A range that the buffer cannot serve; nothing was touched.
     #[error("the buffer cannot serve it: {0}")]
     Range(#[from] RangeError),
+    /// A region of host memory has at least one byte.
+    #[error("a region of zero bytes was asked for")]
+    ZeroSize,
     /// The simulated device's memory is used up, or a fault says so.
     #[error("simulated device is out of memory: {asked} bytes asked for, {held} held, limit {limit:?}")]
     OutOfMemory {
@@ -75,7 +78,7 @@ impl DeviceError for SimError {
         match self {
             SimError::OutOfMemory { .. } | SimError::LockLimit { .. } => ErrorKind::OutOfMemory,
             SimError::DeviceLost => ErrorKind::DeviceLost,
-            SimError::Range(_) | SimError::Foreign { .. } => ErrorKind::InvalidUse,
+            SimError::Range(_) | SimError::ZeroSize | SimError::Foreign { .. } => ErrorKind::InvalidUse,
             SimError::Refused { .. } | SimError::Failed { .. } | SimError::Short { .. } => ErrorKind::Failed,
         }
     }

@@ -20,6 +20,9 @@ impl SimLocker {
 
     fn region(&self, bytes: usize, locked: bool) -> Result<SimRegion, SimError> {
         let asked = bytes as u64;
+        if asked == 0 {
+            return Err(SimError::ZeroSize);
+        }
         let number = self.shared.new_place_number();
         self.shared.with(|sim| {
             if locked {
@@ -32,7 +35,7 @@ impl SimLocker {
                 return Err(SimError::DeviceLost);
             }
             let no_memory = SimError::OutOfMemory { asked, held: sim.memory.current, limit: None };
-            let Ok(layout) = Layout::from_size_align(bytes.max(1), PAGE) else { return Err(no_memory) };
+            let Ok(layout) = Layout::from_size_align(bytes, PAGE) else { return Err(no_memory) };
             // SAFETY: the layout has at least one byte.
             let Some(base) = NonNull::new(unsafe { alloc_zeroed(layout) }) else { return Err(no_memory) };
             sim.regions.insert(number, Region { bytes: asked, locked });

@@ -19,7 +19,8 @@ pub fn regions_are_apart_and_keep_their_bytes<H: Harness>(harness: &H) {
             },
         };
         assert!(region.len() >= bytes && !region.is_empty());
-        assert_eq!(region.is_locked(), locked);
+        // What is locked may need no lock: a device that runs in host memory, say.
+        assert!(locked || !region.is_locked());
         assert!(region.atom().is_power_of_two());
         region.prepare(0, bytes);
         // Beyond its end: a hint that is not taken.

@@ -43,7 +43,7 @@ struct Held<R> {
 
 /// A block of a region.
 pub(crate) struct Spot<R> {
-    pub(crate) lot: usize,
+    pub(crate) lot: u32,
     pub(crate) handle: Handle,
     pub(crate) region: *const R,
     /// Where in the region.
@@ -68,6 +68,10 @@ impl<R> Ground<R> {
     pub(crate) fn add(&mut self, region: Arc<R>, usable: u64, bytes: u64) -> Result<(), AllocError> {
         let overflow = AllocError::SizeOverflow { size: usable, grain: self.unit };
         let extent = usable.checked_next_multiple_of(self.unit).ok_or(overflow)?;
+        // Far fewer than blocks there can be.
+        if self.lots.len() >= u32::MAX as usize {
+            return Err(AllocError::TooManyBlocks { limit: u32::MAX });
+        }
         let absent = |lot: &&mut Lot<R>| lot.held.is_none() && lot.extent >= extent;
         let lot = match self.lots.iter_mut().filter(absent).min_by_key(|lot| lot.extent) {
             Some(lot) => {
@@ -115,7 +119,7 @@ impl<R> Ground<R> {
         held.live += 1;
         let fresh = held.touched..range.end.max(held.touched);
         held.touched = fresh.end;
-        Ok(Some(Spot { lot, handle, region: Arc::as_ptr(&held.region), range, fresh, woken }))
+        Ok(Some(Spot { lot: lot as u32, handle, region: Arc::as_ptr(&held.region), range, fresh, woken }))
     }
 
     /// Gives a block back; says its length, and that of its region if that is idle now.

@@ -72,7 +72,7 @@ impl<R: HostRegion> HostPool<R> {
     /// Without regions, every request is [`HostError::TooLarge`].
     ///
     /// # Errors
-    /// [`HostError::BadGrain`] unless `grain` is a power of two; [`HostError::ZeroSize`] for a region smaller
+    /// [`HostError::BadGrain`] unless `grain` is a power of two, at most 2 GiB; [`HostError::ZeroSize`] for a region smaller
     /// than the grain.
     pub fn new(regions: Vec<R>, grain: u64) -> Result<Self, HostError> {
         if !grain.is_power_of_two() {
@@ -83,6 +83,7 @@ impl<R: HostRegion> HostPool<R> {
         if regions.iter().any(|region| (region.len() as u64) < grain) {
             return Err(HostError::ZeroSize);
         }
+        check_grain(grain)?;
         Ok(Self::with_shared(Shared::new(State::fixed(regions, grain)?, None, None)))
     }
 
@@ -93,9 +94,7 @@ impl<R: HostRegion> HostPool<R> {
         grain: u64,
         pressure: Option<OnPressure>,
     ) -> Result<Self, HostError> {
-        if !grain.is_power_of_two() {
-            return Err(HostError::BadGrain { grain });
-        }
+        check_grain(grain)?;
         let state = State::growing(grain, budget, cached, source.max_region())?;
         Ok(Self::with_shared(Shared::new(state, Some(source), pressure)))
     }
@@ -350,6 +349,12 @@ impl<R: HostRegion> core::fmt::Debug for HostPool<R> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_tuple("HostPool").field(&self.stats()).finish()
     }
+}
+
+/// The rest of a slice's last grain is a 32-bit number.
+fn check_grain(grain: u64) -> Result<(), HostError> {
+    let good = grain.is_power_of_two() && grain <= 1 << 31;
+    if good { Ok(()) } else { Err(HostError::BadGrain { grain }) }
 }
 
 fn check_align(align: usize) -> Result<u64, HostError> {

@@ -11,9 +11,9 @@ use std::collections::VecDeque;
 /// Where a slice is: what gives it back needs no search.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Place {
-    tier: Tier,
-    lot: usize,
     handle: Handle,
+    lot: u32,
+    tier: Tier,
 }
 
 /// Memory is looked for in this order: the better first.
@@ -186,18 +186,18 @@ impl<R: HostRegion> State<R> {
         let bytes = range.end - range.start;
         self.taken.add(bytes, 1);
         self.peak_taken.raise(self.taken);
-        Placed { place: Place { tier, lot, handle }, region, offset: range.start, bytes, untouched }
+        Placed { place: Place { handle, lot, tier }, region, offset: range.start, bytes, untouched }
     }
 
     /// Takes a block back, and out of the pool its region if it is idle and not to be kept.
     pub(super) fn free(&mut self, place: Place) -> Option<Gone<R>> {
-        let freed = self.ground(place.tier).free(place.lot, place.handle);
+        let freed = self.ground(place.tier).free(place.lot as usize, place.handle);
         debug_assert!(freed.is_ok(), "a slice owns its block: {freed:?}");
         let (bytes, idle) = freed.ok()?;
         self.taken.take(bytes);
         self.idle += idle?;
         let keep = self.idle <= self.cached && self.used() <= self.budget;
-        if keep { None } else { self.take_out(place.tier, place.lot) }
+        if keep { None } else { self.take_out(place.tier, place.lot as usize) }
     }
 
     /// Adds a region, which counts as `bytes` against the budget and fits it.
@@ -355,9 +355,10 @@ impl<R: HostRegion> State<R> {
     }
 
     /// Whether a block that is given back may be kept from everybody else for a while: nobody waits, and no region shall go
-    /// as soon as it is idle.
+    /// as soon as it is idle. Not where regions are all there will be: what others take meanwhile lies around the block, and
+    /// whoever fills such a pool to the last byte would find the rest in two pieces.
     pub(super) fn may_keep_back(&self) -> bool {
-        self.queue.is_empty() && self.cached == u64::MAX && self.used() <= self.budget
+        self.makes_regions && self.queue.is_empty() && self.cached == u64::MAX && self.used() <= self.budget
     }
 
     /// What lengths of slices are rounded up to.
