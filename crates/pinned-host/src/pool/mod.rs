@@ -111,8 +111,7 @@ impl<R: HostRegion> HostPool<R> {
     /// 32 KiB, and of the grain; regions of the operating system start at a page. The contents are whatever was there before.
     ///
     /// O(1) and O(log regions) where a hole fits; O(holes of about the length) where it must be one that is aligned otherwise.
-    /// A pool that makes regions makes one where none does, which takes as long as
-    /// locking it does.
+    /// A pool that makes regions makes one where none does, which takes as long as locking it does.
     ///
     /// # Errors
     /// [`HostError::Full`] when there is no room, and also when there is but somebody waits for it: a caller that
@@ -129,11 +128,13 @@ impl<R: HostRegion> HostPool<R> {
     /// The same; [`HostError::BadAlign`] unless `align` is a power of two up to 4,096.
     pub fn allocate_aligned(&self, bytes: usize, align: usize) -> Result<PinnedSlice<R>, HostError> {
         let want = Want::new(bytes, check_align(align)?);
-        let shelf = self.shelf();
-        if let Some(block) = shelf.take(shelf.shared.rounded(want.bytes), want.align) {
+        let (shared, shelf) = (self.shared(), self.shelf());
+        if shared.are_shelves_open()
+            && let Some(block) = shelf.take(shared.rounded(want.bytes), want.align)
+        {
             return Ok(self.slice(shelf, block, bytes));
         }
-        let placed = self.shared().take(&self.shelves.all, want)?;
+        let placed = shared.take(&self.shelves.all, want)?;
         Ok(self.placed(placed, bytes))
     }
 
@@ -170,13 +171,15 @@ impl<R: HostRegion> HostPool<R> {
     /// Exact where no other thread takes or gives back a slice at the same moment; `peak_in_use`, where several threads take
     /// slices, may be more by what they keep back: each up to 16 blocks of at most 4 MiB.
     pub fn stats(&self) -> HostStats {
-        let shared = self.shared();
-        let mut state = shared.lock();
+        let mut stats = HostStats::default();
         // What threads keep back is free.
-        let gone = shared.clear(&self.shelves.all, &mut state);
-        let stats = state.stats(&self.counts());
-        drop(state);
-        self.release(gone);
+        self.shelves.sweep(
+            |_| (),
+            |state| {
+                stats = state.stats(&self.counts());
+                Vec::new()
+            },
+        );
         stats
     }
 
@@ -234,12 +237,7 @@ impl<R: HostRegion> HostPool<R> {
         if !self.shared().makes_regions() {
             return 0;
         }
-        let shared = self.shared();
-        let mut state = shared.lock();
-        let mut gone = shared.clear(&self.shelves.all, &mut state);
-        gone.extend(state.take_idle(keep));
-        drop(state);
-        self.release(gone)
+        self.shelves.sweep(|_| (), |state| state.take_idle(keep))
     }
 
     /// Changes the budget; returns the bytes by which regions in use still exceed it: nothing new is made until they went.
@@ -264,15 +262,8 @@ impl<R: HostRegion> HostPool<R> {
         if !self.shared().makes_regions() {
             return Err(HostError::FixedRegions);
         }
-        let shared = self.shared();
-        let mut state = shared.lock();
-        state.budget = bytes;
         // Where the budget is exceeded, nothing is put on shelves any more.
-        shared.publish(&state);
-        let mut gone = shared.clear(&self.shelves.all, &mut state);
-        gone.extend(state.take_excess());
-        drop(state);
-        self.release(gone);
+        self.shelves.sweep(|state| state.budget = bytes, State::take_excess);
         crate::wait::Wake::wake_all(&**self.shared());
         let over = || self.shared().lock().used().saturating_sub(bytes);
         if over() > 0 {
@@ -294,12 +285,6 @@ impl<R: HostRegion> HostPool<R> {
     /// What the slices of all threads come to.
     fn counts(&self) -> Counts {
         self.shelves.all.iter().map(|shelf| shelf.counts()).fold(Counts::default(), Counts::sum)
-    }
-
-    fn release(&self, regions: Vec<Gone<R>>) -> u64 {
-        let bytes = regions.iter().map(|gone| gone.bytes).sum();
-        regions.into_iter().for_each(|gone| self.shared().release(gone));
-        bytes
     }
 
     /// Makes the slice, then the pages it is the first to use: if that panics, the slice goes back.
@@ -324,18 +309,31 @@ impl<R: HostRegion> HostPool<R> {
     }
 }
 
+impl<R: HostRegion> Shelves<R> {
+    /// Changes something, makes holes of what is on shelves, and gives the regions back that `which` takes out; returns their
+    /// bytes and those of the regions that became too much by it.
+    fn sweep(
+        &self,
+        change: impl FnOnce(&mut State<R>),
+        which: impl FnOnce(&mut State<R>) -> Vec<Gone<R>>,
+    ) -> u64 {
+        let shared = &self.all[0].shared;
+        let mut state = shared.lock();
+        change(&mut state);
+        shared.publish(&state);
+        let mut gone = shared.clear(&self.all, &mut state);
+        gone.extend(which(&mut state));
+        drop(state);
+        let bytes = gone.iter().map(|gone| gone.bytes).sum();
+        gone.into_iter().for_each(|gone| shared.release(gone));
+        bytes
+    }
+}
+
 impl<R: HostRegion> Drop for Shelves<R> {
     /// The pool's last handle is gone: no region stays but for slices that are in it.
     fn drop(&mut self) {
-        let Some(shelf) = self.all.first() else { return };
-        let shared = &shelf.shared;
-        let mut state = shared.lock();
-        state.keep_nothing();
-        shared.publish(&state);
-        let mut gone = shared.clear(&self.all, &mut state);
-        gone.extend(state.take_idle(0));
-        drop(state);
-        gone.into_iter().for_each(|gone| shared.release(gone));
+        self.sweep(State::keep_nothing, |state| state.take_idle(0));
     }
 }
 

@@ -297,7 +297,7 @@ impl<R: HostRegion> State<R> {
     }
 
     fn pressure(&self, asked: u64) -> Pressure {
-        Pressure { asked, budget: self.budget, capacity: self.capacity(), in_use: self.taken.bytes }
+        Pressure { asked, budget: self.budget, capacity: self.capacity, in_use: self.taken.bytes }
     }
 
     fn count_gone(&mut self, bytes: u64, took: Duration) {

@@ -5,7 +5,8 @@ use super::state::Place;
 use crate::HostRegion;
 use crate::sync::{Arc, Mutex, lock};
 
-/// A few blocks of one pool that nobody uses, on a cache line of their own. Threads have shelves of their own, as long as there are enough of them.
+/// A few blocks of one pool that nobody uses, on cache lines of their own. Threads have shelves of their own, as long as there
+/// are enough of them.
 ///
 /// A block on a shelf belongs to nobody but is no hole: whoever finds no hole for a request empties all shelves before it
 /// gives up, makes a region or waits; and nothing is put there while somebody waits, or while memory shall go back. So what

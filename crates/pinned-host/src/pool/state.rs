@@ -31,7 +31,7 @@ pub(super) struct State<R> {
     atom: u64,
     pub(super) budget: u64,
     /// Bytes of regions that are there.
-    capacity: Split,
+    pub(super) capacity: u64,
     /// Bytes of regions that are being made or given back.
     pending: u64,
     /// Bytes of regions that are idle.
@@ -53,25 +53,6 @@ pub(super) struct State<R> {
     /// The callers that wait, longest first. Only the first may take room.
     pub(super) queue: VecDeque<(u64, Arc<Condvar>)>,
     next_number: u64,
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-struct Split {
-    locked: u64,
-    pageable: u64,
-}
-
-impl Split {
-    fn of(&mut self, tier: Tier) -> &mut u64 {
-        match tier {
-            Tier::Locked => &mut self.locked,
-            Tier::Pageable => &mut self.pageable,
-        }
-    }
-
-    fn sum(self) -> u64 {
-        self.locked + self.pageable
-    }
 }
 
 /// Bytes asked for, and the alignment asked for.
@@ -131,7 +112,7 @@ impl<R: HostRegion> State<R> {
             grain,
             atom: 1,
             budget,
-            capacity: Split::default(),
+            capacity: 0,
             pending: 0,
             idle: 0,
             cached,
@@ -155,7 +136,7 @@ impl<R: HostRegion> State<R> {
             state.add(Arc::new(region), usable)?;
             state.longest = state.longest.max(usable);
         }
-        (state.budget, state.makes_regions) = (state.capacity(), false);
+        (state.budget, state.makes_regions) = (state.capacity, false);
         Ok(state)
     }
 
@@ -170,9 +151,6 @@ impl<R: HostRegion> State<R> {
         let Some(request) = self.request(want) else { return Ok(None) };
         if let Some(spot) = self.locked.place(request)? {
             return Ok(Some(self.placed(Tier::Locked, spot)));
-        }
-        if self.capacity.pageable == 0 {
-            return Ok(None);
         }
         let spot = self.pageable.place(request)?;
         Ok(spot.map(|spot| self.placed(Tier::Pageable, spot)))
@@ -217,7 +195,7 @@ impl<R: HostRegion> State<R> {
         }
         let tier = if region.is_locked() { Tier::Locked } else { Tier::Pageable };
         self.ground(tier).add(region, usable, bytes)?;
-        *self.capacity.of(tier) += bytes;
+        self.capacity += bytes;
         self.idle += bytes;
         self.counts.allocations.rise(1);
         self.counts.allocated_bytes.rise(bytes);
@@ -251,7 +229,7 @@ impl<R: HostRegion> State<R> {
             room = room / whole * whole;
         }
         // What is long beside what is made ahead would leave much of it over.
-        let share = (self.capacity() / SHARE).min(MOST_AHEAD);
+        let share = (self.capacity / SHARE).min(MOST_AHEAD);
         let ahead = match want.bytes {
             LARGE.. if share / MANY < least => 0,
             LARGE.. => share,
@@ -288,7 +266,7 @@ impl<R: HostRegion> State<R> {
     fn take_out(&mut self, tier: Tier, lot: usize) -> Option<Gone<R>> {
         let (region, bytes) = self.ground(tier).remove(lot)?;
         self.idle -= bytes;
-        *self.capacity.of(tier) -= bytes;
+        self.capacity -= bytes;
         self.pend(bytes);
         Some(Gone { region, bytes })
     }
@@ -346,7 +324,7 @@ impl<R: HostRegion> State<R> {
 
     /// Bytes that count against the budget.
     pub(super) fn used(&self) -> u64 {
-        self.capacity.sum() + self.pending
+        self.capacity + self.pending
     }
 
     /// Whether anything is in use or on its way that could make room.
@@ -366,16 +344,12 @@ impl<R: HostRegion> State<R> {
         self.grain.max(self.atom)
     }
 
-    pub(super) fn capacity(&self) -> u64 {
-        self.capacity.sum()
-    }
-
     pub(super) fn full(&self, want: Want) -> HostError {
         HostError::Full {
             asked: want.bytes,
             budget: self.budget,
             untaken: self.budget.saturating_sub(self.used()),
-            free: self.capacity() - self.taken.bytes,
+            free: self.capacity - self.taken.bytes,
             largest: self.largest_hole(),
             waiters: self.queue.len(),
         }
@@ -386,13 +360,13 @@ impl<R: HostRegion> State<R> {
         let [good, rest] = [&self.locked, &self.pageable].map(|ground| ground.regions(R::is_locked));
         let locked = good.1 + rest.1;
         HostStats {
-            capacity: self.capacity(),
+            capacity: self.capacity,
             budget: self.budget,
             in_use: counts.now.bytes,
             peak_in_use: self.peak(counts).bytes,
             cached: self.idle,
             locked,
-            pageable: self.capacity() - locked,
+            pageable: self.capacity - locked,
             largest_hole: self.largest_hole(),
             regions: good.0 + rest.0,
             slices: counts.now.slices as usize,
