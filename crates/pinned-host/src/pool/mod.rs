@@ -128,7 +128,9 @@ impl<R: HostRegion> HostPool<R> {
     /// The same; [`HostError::BadAlign`] unless `align` is a power of two up to 4,096.
     pub fn allocate_aligned(&self, bytes: usize, align: usize) -> Result<PinnedSlice<R>, HostError> {
         let want = Want::new(bytes, check_align(align)?);
-        let (shared, shelf) = (self.shared(), self.shelf());
+        let shelf = self.shelf();
+        // By way of the own shelf: the first one's cache lines are another thread's.
+        let shared = &shelf.shared;
         if shared.are_shelves_open()
             && let Some(block) = shelf.take(shared.rounded(want.bytes), want.align)
         {
