@@ -18,8 +18,8 @@ pub struct PinnedSlice<R: HostRegion> {
     /// Invariant: `offset..offset + len` lies within the region and belongs to the block at `place`.
     offset: usize,
     len: usize,
-    /// What the block takes beyond `len`: less than a grain.
-    slack: u32,
+    /// What the block takes beyond `len`: less than a grain, and what was cut off.
+    slack: u64,
 }
 
 impl<R: HostRegion> PinnedSlice<R> {
@@ -31,13 +31,33 @@ impl<R: HostRegion> PinnedSlice<R> {
         len: usize,
         bytes: u64,
     ) -> Self {
-        let slack = (bytes - len as u64) as u32;
+        let slack = bytes - len as u64;
         let slice = PinnedSlice { shelf, region, place, offset, len, slack };
         debug_assert!(offset + len <= slice.region().len());
         slice
     }
 
-    /// Length in bytes: exactly what was asked for, at least 1.
+    /// Cuts the slice off after `len` bytes, at least one; longer than it is does nothing. The memory behind goes back to
+    /// the pool with the rest.
+    ///
+    /// ```
+    /// use pinned_host::{HostError, OsLocker, PoolConfig};
+    ///
+    /// let pool = PoolConfig::new(1 << 20).build(OsLocker)?;
+    /// let mut slice = pool.allocate(8192)?;
+    /// slice.truncate(5000); // whole sectors were read, so many bytes count
+    /// assert_eq!((slice.len(), slice.as_slice().len()), (5000, 5000));
+    /// drop(slice);
+    /// assert_eq!(pool.stats().in_use, 0);
+    /// # Ok::<(), HostError>(())
+    /// ```
+    pub fn truncate(&mut self, len: usize) {
+        let cut = self.len - self.len.min(len.max(1));
+        self.len -= cut;
+        self.slack += cut as u64;
+    }
+
+    /// Length in bytes: exactly what was asked for, at least 1, unless it was [cut](Self::truncate).
     // A slice of no bytes is never given, so `is_empty` would always say `false`.
     #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
@@ -97,7 +117,7 @@ unsafe impl<R: HostRegion> Sync for PinnedSlice<R> {}
 
 impl<R: HostRegion> Drop for PinnedSlice<R> {
     fn drop(&mut self) {
-        let bytes = self.len as u64 + u64::from(self.slack);
+        let bytes = self.len as u64 + self.slack;
         self.shelf.free(self.place, self.region.as_ptr(), self.offset as u64, bytes);
     }
 }
