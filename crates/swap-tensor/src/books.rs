@@ -4,7 +4,8 @@
 //! needs the device only *enqueues*.
 
 use crate::{
-    Residency, SlotState, SwapError, TensorSpec, file::FileCopy, lru::Lru, stats::Counters, tensor::Token,
+    Residency, SlotState, SwapError, TensorSpec, file::FileCopy, lower::LowerSlot, lru::Lru, spill::Spill,
+    stats::Counters, tensor::Token,
 };
 use allocator_core::{Arena, Handle, Plan};
 use core::ops::Range;
@@ -25,6 +26,8 @@ pub(crate) struct Books<T: Transfer> {
     vacant: Vec<u32>,
     pub(crate) names: HashMap<String, u32>,
     pub(crate) lru: Lru,
+    /// Host copies, the one unused for longest first.
+    pub(crate) host_lru: Lru,
     /// Transfers in flight that own a host copy's memory.
     pub(crate) jobs: Vec<Job<T>>,
     /// Work in flight that changes a block in place, moves and writes under a lease: the event behind it, and the block.
@@ -39,6 +42,11 @@ pub(crate) struct Books<T: Transfer> {
     pub(crate) held: u64,
     /// Device bytes that write-backs in flight will give back.
     pub(crate) leaving: u64,
+    /// Tensors being written to the lower tier, and bytes of host memory that will be free after it.
+    pub(crate) spills: u32,
+    pub(crate) spilling: u64,
+    /// Device bytes that tensors may take: at most the arena.
+    pub(crate) budget: u64,
     /// The first write-back failure nobody has been told of yet.
     pub(crate) fault: Option<SwapError>,
     /// Whether the device is gone.
@@ -68,6 +76,9 @@ pub(crate) struct Entry<T: Transfer> {
     pub(crate) pins: u32,
     pub(crate) device: DeviceSlot,
     pub(crate) host: HostSlot<T>,
+    pub(crate) disk: LowerSlot,
+    /// Its copy that is being written to the lower tier.
+    pub(crate) spill: Spill,
     /// Its place in an attached file, which holds version 0.
     pub(crate) file: Option<FileCopy>,
     /// A thread is bringing it to the device, or reading its host copy: nobody else starts to.
@@ -121,12 +132,14 @@ pub(crate) enum JobKind {
 impl<T: Transfer> Books<T> {
     pub(crate) fn new(arena: Arena<T::Buffer>) -> Self {
         Books {
+            budget: arena.allocator().size(),
             arena,
             hazards: Hazards::new(),
             entries: Vec::new(),
             vacant: Vec::new(),
             names: HashMap::new(),
             lru: Lru::new(),
+            host_lru: Lru::new(),
             jobs: Vec::new(),
             changes: Vec::new(),
             look_at: LOOK_FLOOR,
@@ -134,6 +147,8 @@ impl<T: Transfer> Books<T> {
             writers: Vec::new(),
             held: 0,
             leaving: 0,
+            spills: 0,
+            spilling: 0,
             fault: None,
             lost: false,
             sleepers: 0,
@@ -181,6 +196,8 @@ impl<T: Transfer> Books<T> {
             pins: 0,
             device: DeviceSlot::default(),
             host: HostSlot { state: SlotState::Absent, slice: None },
+            disk: LowerSlot::default(),
+            spill: Spill::No,
             file: None,
             busy: false,
             uses: 0,
@@ -222,17 +239,20 @@ impl<T: Transfer> Books<T> {
     /// Gives back everything a retired entry holds, once it is idle.
     pub(crate) fn dispose_if_done(&mut self, at: u32) {
         let entry = self.entry(at);
-        if entry.live || entry.jobs > 0 || entry.readers > 0 || entry.writer || entry.busy {
+        let used = entry.jobs > 0 || entry.readers > 0 || entry.writer;
+        if entry.live || used || entry.busy || entry.spill != Spill::No {
             return;
         }
         let entry = self.entry_mut(at);
         entry.host.slice = None;
         entry.host.state = SlotState::Absent;
+        entry.disk.clear();
         entry.file = None;
         if !self.release_device(at) {
             return; // still in use by work whose end cannot be known; the number stays taken
         }
         self.lru.remove(at);
+        self.host_lru.remove(at);
         self.vacant.push(at);
     }
 
@@ -327,7 +347,7 @@ impl<T: Transfer> Books<T> {
 impl<T: Transfer> Entry<T> {
     /// Neither leased nor pinned, nor being brought in.
     pub(crate) fn idle(&self) -> bool {
-        self.readers == 0 && !self.writer && self.pins == 0 && !self.busy
+        self.readers == 0 && !self.writer && self.pins == 0 && !self.busy && self.spill == Spill::No
     }
 
     /// Whether anything holds its device room.
@@ -341,12 +361,12 @@ impl<T: Transfer> Entry<T> {
 
     /// Whether the current version can be read without the device copy.
     pub(crate) fn valid_below(&self) -> bool {
-        self.host.state == SlotState::Valid || self.file_is_valid()
+        self.host.state == SlotState::Valid || self.disk.copy().is_some() || self.file_is_valid()
     }
 
     /// Whether new contents may come in from the host now.
     pub(crate) fn may_load(&self) -> bool {
-        self.readers == 0 && !self.writer && !self.busy && self.jobs == 0
+        self.readers == 0 && !self.writer && !self.busy && self.jobs == 0 && self.spill == Spill::No
     }
 
     pub(crate) fn residency(&self) -> Residency {
@@ -355,6 +375,7 @@ impl<T: Transfer> Entry<T> {
             SlotState::Valid => Residency::Device,
             SlotState::Reserved | SlotState::Filling => Residency::SwappingIn,
             _ if self.host.state == SlotState::Valid => Residency::Host,
+            _ if self.disk.copy().is_some() => Residency::Disk,
             _ if self.file_is_valid() => Residency::File,
             _ => Residency::Nowhere,
         }
@@ -365,6 +386,7 @@ impl<T: Transfer> Entry<T> {
             name: self.spec.name().to_owned(),
             device: self.device.state,
             host: self.host.state,
+            disk: self.disk.state,
         }
     }
 

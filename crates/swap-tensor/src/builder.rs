@@ -1,6 +1,15 @@
 //! How a pool is described and made.
 
-use crate::{SwapError, SwapPool, books::Books, fill::DEPTH, meter::Meter, pool::Inner, prefetch::Fetcher};
+use crate::{
+    SwapError, SwapPool,
+    books::Books,
+    flight::DEPTH,
+    lock::Tasks,
+    lower::Lower,
+    meter::Meter,
+    movers::Movers,
+    pool::{Inner, Last},
+};
 use allocator_core::{Arena, DeviceBuffer};
 use pinned_host::{
     HostPool, HostRegion, Lane, LockPolicy, PageLocker, Queue, QueuedBuffer, RegionOf, StagingConfig,
@@ -20,6 +29,7 @@ pub struct PoolBuilder<T: Transfer> {
     staging: Option<u64>,
     deadline: Duration,
     measure: bool,
+    lower: Option<Lower>,
 }
 
 /// Where the arena's bytes come from.
@@ -39,6 +49,7 @@ impl<T: Transfer> PoolBuilder<T> {
             staging: None,
             deadline: Duration::from_secs(30),
             measure: false,
+            lower: None,
         }
     }
 
@@ -128,11 +139,13 @@ impl<T: Transfer> PoolBuilder<T> {
         let host = HostPool::new(tier, grain).map_err(|e| host_error("the host tier", e))?;
         let queue = buffer.queue().clone();
         let origin = queue.record().map_err(|e| SwapError::device("record an event", e))?;
-        let inner = Inner {
+        let books = Mutex::new(Books::new(Arena::new(buffer.clone())?));
+        let inner = Arc::new_cyclic(|me| Inner {
             queue,
             origin,
-            books: Mutex::new(Books::new(Arena::new(buffer.clone())?)),
+            books,
             changed: Condvar::new(),
+            tasks: Tasks::default(),
             host,
             staging,
             buffer,
@@ -141,9 +154,13 @@ impl<T: Transfer> PoolBuilder<T> {
             locked: memory.locked,
             pageable: memory.pageable,
             meter: self.measure.then(Meter::new),
+            lower: self.lower,
+            movers: Movers::new(),
+            me: me.clone(),
             device,
-        };
-        Ok(SwapPool { inner: Arc::new(inner), fetcher: Arc::new(Fetcher::new()) })
+        });
+        let last = Arc::new(Last(Arc::downgrade(&inner)));
+        Ok(SwapPool { inner, last })
     }
 }
 

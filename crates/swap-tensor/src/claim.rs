@@ -2,11 +2,15 @@
 
 use crate::{
     SlotState, SwapError,
-    books::{Books, DeviceSlot},
+    books::{Books, DeviceSlot, Entry},
     fill::{Found, Want},
+    hold::Hold,
     lease::Mode,
-    pool::{Guard, Inner},
+    lock::Guard,
+    pool::Inner,
+    request::Wanted,
     room::Effort,
+    spill::Spill,
 };
 use core::ops::Range;
 use pinned_host::{Access, Queue, Transfer};
@@ -22,63 +26,62 @@ impl<T: Transfer> Inner<T> {
         queue: &T::Queue,
         effort: Effort,
     ) -> Result<Guard<'a, T>, SwapError> {
-        let arena = books.arena.allocator().size();
         loop {
-            books.reap();
-            let conflict = wanted.iter().find(|&&(at, mode)| {
-                let entry = books.entry(at);
-                entry.writer || (mode == Mode::Write && entry.readers > 0)
-            });
-            let distinct = |i: usize| !wanted[..i].iter().any(|w| w.0 == wanted[i].0);
-            let all = (0..wanted.len()).filter(|&i| distinct(i)).map(|i| books.entry(wanted[i].0));
-            let (mut total, mut new) = (0u64, 0u64);
-            for entry in all {
-                total = total.saturating_add(entry.padded);
-                new += if entry.held() { 0 } else { entry.padded };
-            }
-            let waited = effort.since.elapsed();
-            let full = SwapError::DeviceBudget {
-                requested: total,
-                leased: books.held,
-                free: arena - books.held,
-                arena,
-                waited,
-            };
-            if total > arena {
-                return Err(full);
-            }
-            if conflict.is_none() && books.held + new <= arena {
-                let writes = wanted.iter().any(|&(_, mode)| mode == Mode::Write);
-                if writes && books.writers.iter().any(|(_, of)| of.same_queue(queue)) {
-                    // What failed on the queue before this lease is not this lease's.
-                    self.record(&mut books, queue)
-                        .map_err(|error| SwapError::device("order a lease", error))?;
-                }
-                for &(at, mode) in wanted {
-                    let entry = books.entry_mut(at);
-                    let (held, padded) = (entry.held(), entry.padded);
-                    match mode {
-                        Mode::Read => entry.readers += 1,
-                        Mode::Write => {
-                            entry.writer = true;
-                            books.writers.push((at, queue.clone()));
-                        }
-                    }
-                    books.held += if held { 0 } else { padded };
-                    books.stay(at);
-                }
-                return Ok(books);
-            }
-            match effort.wait_until {
-                Some(until) if Instant::now() < until => books = self.sleep(books, until),
-                _ => {
-                    return Err(match conflict {
-                        Some(&(at, _)) => books.entry(at).leased(waited),
-                        None => full,
-                    });
-                }
+            match self.claim_now(&mut books, wanted, queue, effort) {
+                Ok(()) => return Ok(books),
+                Err(refusal) if !refusal.may_pass(effort) => return Err(refusal.error),
+                Err(_) => books = self.sleep(books, effort.until(self.deadline)),
             }
         }
+    }
+
+    /// [`claim`](Self::claim) without a wait.
+    pub(crate) fn claim_now(
+        &self,
+        books: &mut Books<T>,
+        wanted: &[(u32, Mode)],
+        queue: &T::Queue,
+        effort: Effort,
+    ) -> Result<(), Refusal> {
+        books.reap();
+        let arena = books.budget;
+        let (total, new) = books.room_of(wanted);
+        let full = |books: &Books<T>| SwapError::DeviceBudget {
+            requested: total,
+            leased: books.held,
+            free: arena.saturating_sub(books.held),
+            arena,
+            waited: effort.since.elapsed(),
+        };
+        if total > arena {
+            return Err(Refusal { error: full(books), for_good: true });
+        }
+        if let Some(&(at, _)) = wanted.iter().find(|&&(at, mode)| books.entry(at).refuses(mode)) {
+            return Err(Refusal { error: books.entry(at).leased(effort.since.elapsed()), for_good: false });
+        }
+        if books.held + new > arena {
+            return Err(Refusal { error: full(books), for_good: false });
+        }
+        let writes = wanted.iter().any(|&(_, mode)| mode == Mode::Write);
+        if writes && books.writers.iter().any(|(_, of)| of.same_queue(queue)) {
+            // What failed on the queue before this lease is not this lease's.
+            self.record(books, queue)
+                .map_err(|error| Refusal { error: SwapError::device("order a lease", error), for_good: true })?;
+        }
+        for &(at, mode) in wanted {
+            let entry = books.entry_mut(at);
+            let (held, padded) = (entry.held(), entry.padded);
+            match mode {
+                Mode::Read => entry.readers += 1,
+                Mode::Write => {
+                    entry.writer = true;
+                    books.writers.push((at, queue.clone()));
+                }
+            }
+            books.held += if held { 0 } else { padded };
+            books.stay(at);
+        }
+        Ok(())
     }
 
     /// Gives a claim back, and with the last one the claim on room.
@@ -96,6 +99,33 @@ impl<T: Transfer> Inner<T> {
         books.held -= if held { 0 } else { padded };
         books.recover(at);
         self.wake(books);
+    }
+
+    /// Turns claims into leases, all of them or none: the claims are given back then.
+    pub(crate) fn occupy_all<'a>(
+        &'a self,
+        mut books: Guard<'a, T>,
+        wanted: &[Wanted<T>],
+        queue: &T::Queue,
+        effort: Effort,
+    ) -> Result<Vec<Hold<T>>, SwapError> {
+        let mut holds = Vec::with_capacity(wanted.len());
+        for (i, Wanted { token, mode, want }) in wanted.iter().enumerate() {
+            let (guard, range) = self.occupy(books, (token.at, *mode, *want), queue, effort);
+            books = guard;
+            match range {
+                Ok(range) => holds.push(Hold::new(token, *mode, *want, queue, range)),
+                Err(error) => {
+                    // `occupy` gave its own claim back; the rest never got to it.
+                    for rest in &wanted[i + 1..] {
+                        self.unclaim(&mut books, rest.token.at, rest.mode);
+                    }
+                    drop(books);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(holds)
     }
 
     /// Turns a claim into a lease: brings the tensor in, makes it a wall, and orders `queue` behind what made it.
@@ -196,7 +226,54 @@ impl<T: Transfer> Inner<T> {
             if entry.host.state == SlotState::Valid {
                 entry.host.state.step(SlotState::Stale);
             }
+            entry.disk.outdate();
+        } else if entry.host.state == SlotState::Valid {
+            books.host_lru.touch(at);
         }
         Ok(range)
+    }
+}
+
+/// Why a claim was not granted.
+pub(crate) struct Refusal {
+    pub(crate) error: SwapError,
+    /// Whether no lease that ends would help.
+    for_good: bool,
+}
+
+impl Refusal {
+    /// Whether it may be granted yet within the time that is left.
+    pub(crate) fn may_pass(&self, effort: Effort) -> bool {
+        !self.for_good && effort.wait_until.is_some_and(|until| Instant::now() < until)
+    }
+}
+
+impl<T: Transfer> Books<T> {
+    /// Bytes that leases on all of `wanted` hold, and how many of them no other lease or pin holds already.
+    fn room_of(&self, wanted: &[(u32, Mode)]) -> (u64, u64) {
+        let (mut total, mut new) = (0u64, 0u64);
+        for (i, &(at, _)) in wanted.iter().enumerate() {
+            if !wanted[..i].iter().any(|w| w.0 == at) {
+                let entry = self.entry(at);
+                total = total.saturating_add(entry.padded);
+                new += if entry.held() { 0 } else { entry.padded };
+            }
+        }
+        (total, new)
+    }
+
+    /// Whether a claimed tensor can be leased without waiting for anything.
+    pub(crate) fn is_at_hand(&self, at: u32, mode: Mode) -> bool {
+        let entry = self.entry(at);
+        let here = entry.padded == 0 || (entry.device.state == SlotState::Valid && !entry.busy);
+        let known = mode == Mode::Read || !(entry.valid_below() && self.is_changing(entry.device.block));
+        here && known
+    }
+}
+
+impl<T: Transfer> Entry<T> {
+    /// Whether others' leases are in the way of one in `mode`.
+    fn refuses(&self, mode: Mode) -> bool {
+        self.writer || (mode == Mode::Write && (self.readers > 0 || self.spill == Spill::Device))
     }
 }

@@ -79,7 +79,7 @@ pub enum SwapError {
         waited: Duration,
     },
     /// No valid copy of the tensor is left: a move or write was cut half-way, a checksum failed, or a device is gone.
-    #[error("tensor {name:?} has no valid copy left (device: {device}, host: {host})")]
+    #[error("tensor {name:?} has no valid copy left (device: {device}, host: {host}, disk: {disk})")]
     NoValidCopy {
         /// The tensor.
         name: String,
@@ -87,6 +87,40 @@ pub enum SwapError {
         device: SlotState,
         /// State of its host copy.
         host: SlotState,
+        /// State of its copy on disk.
+        disk: SlotState,
+    },
+    /// The tier below host memory has no room for a copy that must not be dropped.
+    #[error("no disk room for {requested} bytes: {source}")]
+    DiskBudget {
+        /// Bytes wanted.
+        requested: u64,
+        /// What the tier said.
+        source: BoxedError,
+    },
+    /// A read or write of the tier below host memory failed. A source that was being written is as good as before.
+    #[error("{operation}: {source}")]
+    Disk {
+        /// What was being done.
+        operation: &'static str,
+        /// What the tier said.
+        source: BoxedError,
+    },
+    /// What was read for a tensor is not what was written, twice in a row.
+    #[error("tensor {name:?} is damaged on disk: {source}")]
+    Corrupt {
+        /// The tensor.
+        name: String,
+        /// What the tier said.
+        source: BoxedError,
+    },
+    /// Work in flight did not end in time. It goes on; nothing is lost.
+    #[error("{operation}: not done within {waited:?}")]
+    Timeout {
+        /// What was waited for.
+        operation: &'static str,
+        /// How long.
+        waited: Duration,
     },
     /// The contents this lease was given turned out bad: the copy or move that made them failed.
     #[error("the device copy of tensor {name:?} is {state}: the copy or move that made it failed")]

@@ -1,14 +1,13 @@
-//! Bringing a tensor to the device, from host memory or from its file. One thread at a time does it for one tensor.
+//! Bringing a tensor to the device, from the best valid copy. One thread at a time does it for one tensor.
 
 use crate::{
     SlotState, SwapError,
     books::{Books, Job, JobKind},
-    file::FileCopy,
-    pool::{Guard, Inner},
+    lock::Guard,
+    pool::Inner,
     room::Effort,
 };
-use core::ops::Range;
-use pinned_host::{Access, Lane, Refused, SliceOf, Ticket, Transfer};
+use pinned_host::{Access, Lane, Transfer};
 use std::time::Instant;
 
 /// What is wanted on the device.
@@ -156,7 +155,7 @@ impl<T: Transfer> Inner<T> {
             }
             return (books, sent);
         }
-        self.fill_from_file(books, at)
+        self.fill_from_below(books, at, effort)
     }
 
     /// Enqueues the upload of the host copy. The slice is the ticket's until it has landed.
@@ -199,211 +198,4 @@ impl<T: Transfer> Inner<T> {
             }
         }
     }
-
-    /// Reads the file's copy through staging. Only here is the lock dropped for I/O; the block is a wall meanwhile.
-    fn fill_from_file<'a>(
-        &'a self,
-        mut books: Guard<'a, T>,
-        at: u32,
-    ) -> (Guard<'a, T>, Result<(), SwapError>) {
-        let begun = self.begin_file_fill(&mut books, at);
-        let (file, range) = match begun {
-            Ok(begun) => begun,
-            Err(error) => {
-                if books.entry(at).device.state == SlotState::Reserved {
-                    books.release_device(at);
-                }
-                return (books, Err(error));
-            }
-        };
-        books.entry_mut(at).device.state.step(SlotState::Filling);
-        let bytes = books.entry(at).spec.bytes();
-        drop(books);
-        let copied = self.copy_file(&file, bytes, range);
-        let mut books = self.lock();
-        books.counters.file_bytes += bytes;
-        let Some(block) = books.entry(at).device.block else { return (books, Err(self.lost())) };
-        let settled = !matches!(copied, Err((_, Settled::No)));
-        if settled {
-            // The copies have ended: the block is an ordinary one again.
-            let _ = books.arena.unlease(block);
-        }
-        let entry = books.entry_mut(at);
-        match copied {
-            Ok(uploaded) => {
-                if entry.device.state == SlotState::Filling {
-                    entry.device.state.step(SlotState::Valid);
-                    books.lru.touch(at);
-                }
-                books.counters.uploaded_bytes += uploaded;
-                (books, Ok(()))
-            }
-            Err((error, _)) => {
-                if settled && entry.device.state == SlotState::Filling {
-                    books.release_device(at);
-                } else if entry.device.state == SlotState::Filling {
-                    entry.device.state.step(SlotState::Torn);
-                }
-                (books, Err(error))
-            }
-        }
-    }
-
-    fn begin_file_fill(&self, books: &mut Books<T>, at: u32) -> Result<(FileCopy, Range<u64>), SwapError> {
-        let range = books.range(at)?;
-        let lane = self.device.lane(Lane::Upload);
-        self.order_one(books, lane, range.clone(), Access::Write, "order an upload")?;
-        let entry = books.entry(at);
-        let (Some(file), Some(block)) = (entry.file.clone(), entry.device.block) else {
-            return Err(entry.no_valid_copy());
-        };
-        books.arena.lease(block)?;
-        Ok((file, range))
-    }
-
-    /// File → staging → device in pieces, a few in flight. Returns when every piece has landed, with the bytes uploaded.
-    fn copy_file(&self, file: &FileCopy, bytes: u64, range: Range<u64>) -> Result<u64, (SwapError, Settled)> {
-        file.file.check_unchanged().map_err(|error| (error, Settled::Yes))?;
-        let mut flight = Flight::new();
-        let mut buffer = self.buffer.clone();
-        let mut done = 0;
-        while done < bytes {
-            let piece = self.piece.min(bytes - done);
-            let padded = piece.next_multiple_of(self.grain());
-            let step = self.staging_slice(&mut flight, Lane::Upload, padded).and_then(|mut slice| {
-                file.file.read_exact_at(&mut slice.as_mut_slice()[..piece as usize], file.offset + done)?;
-                self.send(&mut flight, slice, &mut buffer, range.start + done, Instant::now())
-            });
-            if let Err(error) = step {
-                return Err((error, flight.finish().1));
-            }
-            done += piece;
-        }
-        let (landed, settled) = flight.finish();
-        // A file that changed under the reads may have given pieces of two.
-        let unchanged = landed.and_then(|()| file.file.check_unchanged());
-        unchanged.map(|()| bytes.next_multiple_of(self.grain())).map_err(|error| (error, settled))
-    }
-
-    /// Uploads a piece that lies in staging.
-    pub(crate) fn send(
-        &self,
-        flight: &mut Flight<T>,
-        slice: SliceOf<T>,
-        buffer: &mut T::Buffer,
-        at: u64,
-        started: Instant,
-    ) -> Result<(), SwapError> {
-        let bytes = slice.len() as u64;
-        let sent = self.device.upload(slice, buffer, at);
-        flight.push(sent.inspect(|ticket| self.meter_begin(ticket.event(), bytes, started)), "upload")
-    }
-
-    /// Staging memory of `bytes`: a slice this flight has back already, or the ring's.
-    ///
-    /// A flight waits for its own pieces before it waits for others', and holds no lock: two flights cannot starve
-    /// each other.
-    pub(crate) fn staging_slice(
-        &self,
-        flight: &mut Flight<T>,
-        lane: Lane,
-        bytes: u64,
-    ) -> Result<SliceOf<T>, SwapError> {
-        loop {
-            let wanted = bytes as usize;
-            let full = match flight.is_full() {
-                true => None,
-                false => match self.staging.try_acquire(lane, wanted) {
-                    Ok(slice) => return Ok(slice),
-                    Err(full) => Some(full),
-                },
-            };
-            match (flight.pop_oldest()?, full) {
-                (Some(slice), _) if slice.len() == wanted => return Ok(slice),
-                (Some(slice), _) => drop(slice),
-                (None, _) => {
-                    return self
-                        .staging
-                        .acquire(lane, wanted, Some(Instant::now() + self.deadline))
-                        .map_err(|e| SwapError::Host { purpose: "staging", source: Box::new(e) });
-                }
-            }
-        }
-    }
 }
-
-/// Whether work that failed can still touch its memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Settled {
-    /// It has ended.
-    Yes,
-    /// Nobody can say.
-    No,
-}
-
-/// The last few pieces of one copy, oldest first.
-pub(crate) struct Flight<T: Transfer> {
-    tickets: [Option<Ticket<T>>; DEPTH],
-    oldest: usize,
-    len: usize,
-    settled: Settled,
-}
-
-impl<T: Transfer> Flight<T> {
-    pub(crate) fn new() -> Self {
-        Flight { tickets: [const { None }; DEPTH], oldest: 0, len: 0, settled: Settled::Yes }
-    }
-
-    pub(crate) fn is_full(&self) -> bool {
-        self.len == DEPTH
-    }
-
-    /// Adds a piece that was sent; there is room, because whoever takes staging first makes some.
-    pub(crate) fn push(
-        &mut self,
-        sent: Result<Ticket<T>, Refused<T>>,
-        operation: &'static str,
-    ) -> Result<(), SwapError> {
-        debug_assert!(!self.is_full());
-        match sent {
-            Ok(ticket) => {
-                self.tickets[(self.oldest + self.len) % DEPTH] = Some(ticket);
-                self.len += 1;
-                Ok(())
-            }
-            Err(refused) => {
-                if refused.slice.is_none() {
-                    self.settled = Settled::No; // enqueued all the same
-                }
-                Err(SwapError::device(operation, refused.error))
-            }
-        }
-    }
-
-    /// Waits for the oldest piece and returns its memory; `None` if none is in flight.
-    pub(crate) fn pop_oldest(&mut self) -> Result<Option<SliceOf<T>>, SwapError> {
-        let Some(ticket) = self.tickets[self.oldest].take() else { return Ok(None) };
-        self.oldest = (self.oldest + 1) % DEPTH;
-        self.len -= 1;
-        ticket.wait().map(Some).map_err(|failed| {
-            if failed.slice.is_none() {
-                self.settled = Settled::No;
-            }
-            SwapError::device("copy through staging", failed.error)
-        })
-    }
-
-    /// Waits for every piece. The first error, and whether all work has ended for certain.
-    pub(crate) fn finish(mut self) -> (Result<(), SwapError>, Settled) {
-        let mut result = Ok(());
-        while self.len > 0 {
-            if let Err(error) = self.pop_oldest() {
-                result = result.and(Err(error));
-            }
-        }
-        (result, self.settled)
-    }
-}
-
-/// Pieces in flight at once: one being filled while others travel.
-pub(crate) const DEPTH: usize = 4;

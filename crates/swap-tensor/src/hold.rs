@@ -3,7 +3,8 @@
 use crate::{
     SlotState, SwapError,
     books::Books,
-    fill::{Flight, Settled, Want},
+    fill::Want,
+    flight::{Flight, Settled},
     lease::Mode,
     room::Effort,
     tensor::Token,
@@ -36,14 +37,18 @@ impl<T: Transfer> Hold<T> {
         let effort = Effort { wait_until: Some(since + inner.deadline), since };
         let books = inner.claim(inner.lock(), &[(token.at, mode)], queue, effort)?;
         let (_books, range) = inner.occupy(books, (token.at, mode, want), queue, effort);
-        Ok(Hold {
-            token: Arc::clone(token),
-            mode,
-            queue: queue.clone(),
-            range: range?,
-            blank: want == Want::Room,
-            ended: false,
-        })
+        Ok(Hold::new(token, mode, want, queue, range?))
+    }
+
+    pub(crate) fn new(
+        token: &Arc<Token<T>>,
+        mode: Mode,
+        want: Want,
+        queue: &T::Queue,
+        range: Range<u64>,
+    ) -> Self {
+        let blank = want == Want::Room;
+        Hold { token: Arc::clone(token), mode, queue: queue.clone(), range, blank, ended: false }
     }
 
     pub(crate) fn wait(&self) -> Result<(), SwapError> {

@@ -1,10 +1,9 @@
 //! Leases: a tensor on the device, at an address that does not change, ordered on a queue.
 
-use crate::{SwapError, Tensor, TensorSpec, fill::Want, hold::Hold, pool::Inner, room::Effort};
+use crate::{SwapError, Tensor, TensorSpec, fill::Want, hold::Hold};
 use allocator_core::DeviceBuffer;
 use core::ops::Range;
 use pinned_host::Transfer;
-use std::{sync::Arc, time::Instant};
 
 /// What a lease is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -43,6 +42,10 @@ pub enum Lease<T: Transfer> {
 macro_rules! shared_face {
     ($lease:ident) => {
         impl<T: Transfer> $lease<T> {
+            pub(crate) fn new(hold: Hold<T>) -> Self {
+                $lease(hold)
+            }
+
             /// Name, dtype and shape.
             pub fn spec(&self) -> &TensorSpec {
                 &self.0.token.spec
@@ -148,6 +151,13 @@ impl<T: Transfer> Lease<T> {
         }
     }
 
+    pub(crate) fn new(hold: Hold<T>) -> Self {
+        match hold.mode {
+            Mode::Read => Lease::Read(ReadLease(hold)),
+            Mode::Write => Lease::Write(WriteLease(hold)),
+        }
+    }
+
     pub(crate) fn read(tensor: &Tensor<T>, queue: &T::Queue) -> Result<ReadLease<T>, SwapError> {
         Hold::take(&tensor.token, Mode::Read, Want::Contents, queue).map(ReadLease)
     }
@@ -158,55 +168,5 @@ impl<T: Transfer> Lease<T> {
 
     pub(crate) fn overwrite(tensor: &Tensor<T>, queue: &T::Queue) -> Result<WriteLease<T>, SwapError> {
         Hold::take(&tensor.token, Mode::Write, Want::Room, queue).map(WriteLease)
-    }
-
-    /// All of `wanted` or none.
-    pub(crate) fn all(
-        inner: &Arc<Inner<T>>,
-        wanted: &[(&Tensor<T>, Mode)],
-        queue: &T::Queue,
-    ) -> Result<Vec<Lease<T>>, SwapError> {
-        for (i, (tensor, mode)) in wanted.iter().enumerate() {
-            let again = wanted[..i]
-                .iter()
-                .any(|(t, m)| t.at() == tensor.at() && (*m, *mode) != (Mode::Read, Mode::Read));
-            if again {
-                return Err(SwapError::LeasedTwice { name: tensor.spec().name().to_owned() });
-            }
-        }
-        let claims: Vec<(u32, Mode)> = wanted.iter().map(|(tensor, mode)| (tensor.at(), *mode)).collect();
-        let since = Instant::now();
-        let effort = Effort { wait_until: Some(since + inner.deadline), since };
-        let mut books = inner.claim(inner.lock(), &claims, queue, effort)?;
-        let mut leases = Vec::with_capacity(wanted.len());
-        for (i, (tensor, mode)) in wanted.iter().enumerate() {
-            let (guard, range) = inner.occupy(books, (tensor.at(), *mode, Want::Contents), queue, effort);
-            books = guard;
-            match range {
-                Ok(range) => {
-                    let hold = Hold {
-                        token: Arc::clone(&tensor.token),
-                        mode: *mode,
-                        queue: queue.clone(),
-                        range,
-                        blank: false,
-                        ended: false,
-                    };
-                    leases.push(match mode {
-                        Mode::Read => Lease::Read(ReadLease(hold)),
-                        Mode::Write => Lease::Write(WriteLease(hold)),
-                    });
-                }
-                Err(error) => {
-                    // `occupy` gave its own claim back; the rest never got to it.
-                    for &(at, mode) in &claims[i + 1..] {
-                        inner.unclaim(&mut books, at, mode);
-                    }
-                    drop(books);
-                    return Err(error);
-                }
-            }
-        }
-        Ok(leases)
     }
 }

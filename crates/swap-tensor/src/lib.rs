@@ -50,6 +50,7 @@
 #![cfg_attr(doctest, doc = include_str!("../../../README.md"))]
 
 pub mod backends;
+mod below;
 mod books;
 mod builder;
 mod check;
@@ -61,16 +62,22 @@ mod dtype;
 mod error;
 mod file;
 mod fill;
+mod flight;
 mod hold;
 mod lease;
+mod lock;
+mod lower;
 mod lru;
 mod meter;
+mod movers;
 mod pool;
 mod prefetch;
 mod reap;
+mod request;
 mod room;
 mod slot;
 mod spec;
+mod spill;
 mod stats;
 mod tensor;
 
@@ -81,6 +88,7 @@ pub use error::{BoxedError, SwapError};
 pub use lease::{Lease, Mode, ReadLease, WriteLease};
 pub use meter::TransferTime;
 pub use pool::SwapPool;
+pub use request::{Errand, LeaseRequest, Leasing};
 pub use slot::{Residency, SlotState};
 pub use spec::TensorSpec;
 pub use stats::Stats;

@@ -4,21 +4,23 @@ use crate::{
     PoolBuilder, SwapError, Tensor, TensorSpec,
     books::{Books, Entry},
     file,
+    fill::Want,
     lease::{Lease, Mode},
+    lock::Tasks,
+    lower::Lower,
     meter::{Meter, TransferTime},
-    prefetch::Fetcher,
+    movers::Movers,
+    request::{self, Errand, LeaseRequest, Wanted},
+    room::Effort,
     stats::Stats,
     tensor::Token,
 };
 use pinned_host::{HostPool, RegionOf, StagingRing, Transfer};
 use std::{
     path::Path,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
+    sync::{Arc, Condvar, Mutex, Weak, atomic::AtomicBool},
     time::{Duration, Instant},
 };
-
-/// The pool's books, locked.
-pub(crate) type Guard<'a, T> = MutexGuard<'a, Books<T>>;
 
 /// Tensors that swap between one device, host memory and attached files.
 ///
@@ -47,8 +49,20 @@ pub(crate) type Guard<'a, T> = MutexGuard<'a, Books<T>>;
 /// ```
 pub struct SwapPool<T: Transfer> {
     pub(crate) inner: Arc<Inner<T>>,
-    /// Ends with the last clone of the pool; what was asked for and not begun is forgotten then.
-    pub(crate) fetcher: Arc<Fetcher<T>>,
+    /// Ends with the last clone of the pool.
+    pub(crate) last: Arc<Last<T>>,
+}
+
+/// What goes with the last handle of a pool, while its tensors may live on.
+pub(crate) struct Last<T: Transfer>(pub(crate) Weak<Inner<T>>);
+
+impl<T: Transfer> Drop for Last<T> {
+    fn drop(&mut self) {
+        // What was asked for and not begun is forgotten.
+        if let Some(inner) = self.0.upgrade() {
+            inner.movers.unwish(|_| true);
+        }
+    }
 }
 
 /// What every handle of a pool shares.
@@ -56,6 +70,8 @@ pub(crate) struct Inner<T: Transfer> {
     pub(crate) books: Mutex<Books<T>>,
     /// Something changed that a sleeper may wait for.
     pub(crate) changed: Condvar,
+    /// Tasks that wait for the same.
+    pub(crate) tasks: Tasks,
     pub(crate) host: HostPool<RegionOf<T>>,
     pub(crate) staging: StagingRing<RegionOf<T>>,
     /// A clone of the arena's buffer, for copies made without the lock.
@@ -70,6 +86,11 @@ pub(crate) struct Inner<T: Transfer> {
     pub(crate) locked: u64,
     pub(crate) pageable: u64,
     pub(crate) meter: Option<Meter<T::Event>>,
+    /// The tier below host memory, if there is one.
+    pub(crate) lower: Option<Lower>,
+    pub(crate) movers: Movers<T>,
+    /// What everybody else holds.
+    pub(crate) me: Weak<Inner<T>>,
     /// Last: everything above may still have work on it.
     pub(crate) device: T,
 }
@@ -137,8 +158,22 @@ impl<T: Transfer> SwapPool<T> {
     /// # Errors
     /// As [`Tensor::read_on`] and [`Tensor::write_on`]; a tensor asked for twice, unless only for reading.
     pub fn lease_all(&self, wanted: &[(&Tensor<T>, Mode)]) -> Result<Vec<Lease<T>>, SwapError> {
-        wanted.iter().try_for_each(|(tensor, _)| self.own(tensor))?;
-        Lease::all(&self.inner, wanted, &self.inner.queue)
+        self.lease_many(wanted).wait()
+    }
+
+    /// [`lease_all`](Self::lease_all) as a request, to be awaited, tied to a queue or given a deadline of its own.
+    pub fn lease_many(&self, wanted: &[(&Tensor<T>, Mode)]) -> LeaseRequest<T, Vec<Lease<T>>> {
+        let foreign = wanted.iter().find_map(|(tensor, _)| self.own(tensor).err());
+        let one = |&(tensor, mode): &(&Tensor<T>, Mode)| Wanted {
+            token: Arc::clone(&tensor.token),
+            mode,
+            want: Want::Contents,
+        };
+        let request = LeaseRequest::new(&self.inner, wanted.iter().map(one).collect(), request::all);
+        match foreign {
+            Some(error) => request.refuse(error),
+            None => request,
+        }
     }
 
     /// Starts to bring tensors to the device ahead of their use, in order, and returns at once.
@@ -146,28 +181,46 @@ impl<T: Transfer> SwapPool<T> {
     /// A hint: what does not fit beside leased, pinned and already fetched tensors is skipped, and a failure shows
     /// when the tensor is leased.
     pub fn prefetch(&self, tensors: &[&Tensor<T>]) {
-        self.fetcher.ask(tensors.iter().map(|t| &t.token));
+        self.inner.movers.wish(tensors.iter().map(|t| &t.token), self.inner.fetchers());
+    }
+
+    /// Takes back what [`prefetch`](Self::prefetch) was asked for and nobody has begun; how many tensors those were. A fetch that
+    /// has taken room goes on.
+    pub fn cancel_prefetch(&self, tensors: &[&Tensor<T>]) -> usize {
+        self.inner.movers.unwish(|token| tensors.iter().any(|tensor| Arc::ptr_eq(&tensor.token, token)))
     }
 
     /// Blocks until everything asked for by [`prefetch`](Self::prefetch) so far is on its way, or was given up.
     pub fn wait_prefetch(&self) {
-        self.fetcher.wait_idle();
+        self.inner.movers.wait_wishes();
     }
 
     /// Blocks until no transfer of this pool is in flight: everything enqueued before is done, or has failed.
     ///
     /// # Errors
-    /// The first write-back that failed and that nobody was told of yet. Its source is still valid.
+    /// The first write-back that failed and that nobody was told of yet: its source is still valid. [`SwapError::Timeout`] when the
+    /// disk tier ends nothing for as long as the pool's deadline.
     pub fn settle(&self) -> Result<(), SwapError> {
-        self.fetcher.wait_idle();
-        let mut books = self.inner.lock();
-        loop {
-            books.reap();
-            match books.job_in_flight() {
-                Some(event) => books = self.inner.wait_for(books, &event),
-                None => return books.fault.take().map_or(Ok(()), Err),
-            }
-        }
+        self.inner.settle()
+    }
+
+    /// [`settle`](Self::settle) for a task: a thread of the pool waits, from now on.
+    pub fn settle_async(&self) -> Errand<Result<(), SwapError>> {
+        let inner = Arc::clone(&self.inner);
+        // Not a thread that serves wishes, for which this waits.
+        self.inner.errand(move || inner.settle())
+    }
+
+    /// Changes the device bytes that tensors may take, at most the arena; more than that counts as the arena. Returns the bytes that
+    /// are still taken beyond it.
+    ///
+    /// What nobody uses leaves at once as far as it can, the rest as soon as its leases end and others need room: a lease that no
+    /// longer fits is refused, not one that was given.
+    ///
+    /// # Errors
+    /// A write-back fails. The budget holds all the same.
+    pub fn set_device_budget(&self, bytes: u64) -> Result<u64, SwapError> {
+        self.inner.set_budget(bytes)
     }
 
     /// What the pool has done and what it holds. O(1) beside a look at the transfers in flight.
@@ -186,6 +239,12 @@ impl<T: Transfer> SwapPool<T> {
             downloaded_bytes: c.downloaded_bytes,
             moved_bytes: c.moved_bytes,
             file_bytes: c.file_bytes,
+            spills: c.spills,
+            disk_written_bytes: c.disk_written_bytes,
+            disk_read_bytes: c.disk_read_bytes,
+            corrupt_reads: c.corrupt_reads,
+            device_budget: books.budget,
+            disk_bytes: self.inner.lower.as_ref().map_or(0, Lower::bytes),
             stall: c.stall,
             held_bytes: books.held,
             device_bytes: arena.size - arena.free,
@@ -257,25 +316,46 @@ impl<T: Transfer> SwapPool<T> {
 }
 
 impl<T: Transfer> Inner<T> {
-    pub(crate) fn lock(&self) -> Guard<'_, T> {
-        // Sections under the lock do not panic; if one ever did, the books may be read but are checked by `check`.
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Threads that fetch ahead: one enqueues faster than a device copies; a disk wants several requests at a time.
+    pub(crate) fn fetchers(&self) -> usize {
+        if self.lower.is_some() { 3 } else { 1 }
     }
 
-    /// Sleeps until something changes, at the latest at `until`.
-    pub(crate) fn sleep<'a>(&'a self, mut books: Guard<'a, T>, until: Instant) -> Guard<'a, T> {
-        let left = until.saturating_duration_since(Instant::now());
-        books.sleepers += 1;
-        let (mut books, _) = self.changed.wait_timeout(books, left).unwrap_or_else(PoisonError::into_inner);
-        books.sleepers -= 1;
-        books
-    }
-
-    /// Wakes the sleepers, if there are any.
-    pub(crate) fn wake(&self, books: &Books<T>) {
-        if books.sleepers > 0 {
-            self.changed.notify_all();
+    fn settle(&self) -> Result<(), SwapError> {
+        self.movers.wait_wishes();
+        let mut books = self.lock();
+        let (mut since, mut left) = (Instant::now(), books.spills);
+        loop {
+            books.reap();
+            if let Some(event) = books.job_in_flight() {
+                books = self.wait_for(books, &event);
+            } else if books.spills == 0 {
+                return books.fault.take().map_or(Ok(()), Err);
+            } else {
+                if core::mem::replace(&mut left, books.spills) != left {
+                    since = Instant::now();
+                }
+                let waited = since.elapsed();
+                if waited >= self.deadline {
+                    return Err(SwapError::Timeout { operation: "settle: write to disk", waited });
+                }
+                books = self.sleep(books, since + self.deadline);
+            }
         }
+    }
+
+    fn set_budget(&self, bytes: u64) -> Result<u64, SwapError> {
+        let mut books = self.lock();
+        books.budget = bytes.min(books.arena.allocator().size());
+        self.wake(&books);
+        let (since, failures) = (Instant::now(), books.counters.failed_transfers);
+        let (mut books, left) = self.shrink(books, Effort { wait_until: None, since });
+        if books.counters.failed_transfers > failures {
+            if let Some(fault) = books.fault.take() {
+                return Err(fault);
+            }
+        }
+        left
     }
 
     /// A transfer was enqueued; `started` is when its bytes began to move.
@@ -288,7 +368,7 @@ impl<T: Transfer> Inner<T> {
 
 impl<T: Transfer> Clone for SwapPool<T> {
     fn clone(&self) -> Self {
-        SwapPool { inner: Arc::clone(&self.inner), fetcher: Arc::clone(&self.fetcher) }
+        SwapPool { inner: Arc::clone(&self.inner), last: Arc::clone(&self.last) }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Fetching ahead: one thread brings tensors in, in the order they were asked for.
+//! Fetching ahead.
 
 use crate::{
     fill::{Found, Want},
@@ -7,124 +7,30 @@ use crate::{
 };
 use pinned_host::Transfer;
 use std::{
-    collections::VecDeque,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, atomic::Ordering},
-    thread::JoinHandle,
+    sync::{Arc, atomic::Ordering},
     time::Instant,
 };
 
-/// The queue of wishes and the thread that serves it, started with the first wish.
-pub(crate) struct Fetcher<T: Transfer> {
-    shared: Arc<Shared<T>>,
-    worker: Mutex<Option<JoinHandle<()>>>,
-}
-
-struct Shared<T: Transfer> {
-    state: Mutex<State<T>>,
-    changed: Condvar,
-}
-
-struct State<T: Transfer> {
-    wishes: VecDeque<Wish<T>>,
-    /// The worker is serving a wish it has taken off the queue.
-    serving: bool,
-    closed: bool,
-}
-
 /// A tensor to fetch, unless it is used before its turn comes.
-struct Wish<T: Transfer> {
+pub(crate) struct Wish<T: Transfer> {
     token: Arc<Token<T>>,
     /// How often it had been leased when the wish came.
     uses: u64,
 }
 
-impl<T: Transfer> Fetcher<T> {
-    pub(crate) fn new() -> Self {
-        let state = State { wishes: VecDeque::new(), serving: false, closed: false };
-        let shared = Shared { state: Mutex::new(state), changed: Condvar::new() };
-        Fetcher { shared: Arc::new(shared), worker: Mutex::new(None) }
+impl<T: Transfer> Wish<T> {
+    pub(crate) fn new(token: &Arc<Token<T>>) -> Self {
+        Wish { token: Arc::clone(token), uses: token.uses() }
     }
 
-    /// Adds wishes; one that is waiting already is not added again.
-    pub(crate) fn ask<'a>(&self, tokens: impl Iterator<Item = &'a Arc<Token<T>>>)
-    where
-        T: 'a,
-    {
-        let mut state = self.shared.lock();
-        for token in tokens {
-            if !token.wished.swap(true, Ordering::Relaxed) {
-                state.wishes.push_back(Wish { token: Arc::clone(token), uses: token.uses() });
-            }
-        }
-        if state.wishes.is_empty() {
-            return;
-        }
-        drop(state);
-        self.start();
-        self.shared.changed.notify_all();
+    pub(crate) fn token(&self) -> &Arc<Token<T>> {
+        &self.token
     }
 
-    /// Blocks until every wish has been served or given up.
-    pub(crate) fn wait_idle(&self) {
-        let mut state = self.shared.lock();
-        while state.serving || !state.wishes.is_empty() {
-            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    fn start(&self) {
-        let mut worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
-        if worker.is_some() {
-            return;
-        }
-        let shared = Arc::clone(&self.shared);
-        match std::thread::Builder::new().name("prefetch".into()).spawn(move || shared.serve()) {
-            Ok(handle) => *worker = Some(handle),
-            // A wish is a hint: without a thread nobody serves it.
-            Err(_) => self.shared.lock().wishes.clear(),
-        }
-    }
-}
-
-impl<T: Transfer> Shared<T> {
-    fn serve(&self) {
-        let mut state = self.lock();
-        loop {
-            if state.closed {
-                return;
-            }
-            if let Some(wish) = state.wishes.pop_front() {
-                state.serving = true;
-                drop(state);
-                wish.token.wished.store(false, Ordering::Relaxed);
-                wish.token.fetch_ahead(wish.uses);
-                drop(wish);
-                state = self.lock();
-                state.serving = false;
-                self.changed.notify_all();
-            } else {
-                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-            }
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State<T>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl<T: Transfer> Drop for Fetcher<T> {
-    fn drop(&mut self) {
-        let mut state = self.shared.lock();
-        state.closed = true;
-        let unserved = core::mem::take(&mut state.wishes);
-        drop(state);
-        drop(unserved);
-        self.shared.changed.notify_all();
-        let worker = self.worker.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(worker) = worker {
-            let _ = worker.join();
-        }
+    /// Brings the tensor in if that disturbs nobody, and if it was not used since the wish.
+    pub(crate) fn serve(self) {
+        self.token.wished.store(false, Ordering::Relaxed);
+        self.token.fetch_ahead(self.uses);
     }
 }
 
@@ -133,7 +39,6 @@ impl<T: Transfer> Token<T> {
         self.inner.lock().entry(self.at).uses
     }
 
-    /// Brings the tensor in if that disturbs nobody, and if it was not used since the wish.
     fn fetch_ahead(&self, uses: u64) {
         let books = self.inner.lock();
         let entry = books.entry(self.at);

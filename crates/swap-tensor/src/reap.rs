@@ -120,6 +120,8 @@ impl<T: Transfer> Books<T> {
                 entry.host.slice = Some(slice);
                 let current = entry.version == version;
                 entry.host.state.step(if current { SlotState::Valid } else { SlotState::Stale });
+                self.host_lru.touch(at);
+                let entry = self.entry_mut(at);
                 if leaving
                     && current
                     && entry.idle()

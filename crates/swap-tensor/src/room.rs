@@ -3,12 +3,13 @@
 use crate::{
     SlotState, SwapError,
     books::{Books, Job, JobKind},
-    pool::{Guard, Inner},
+    lock::Guard,
+    pool::Inner,
 };
 use allocator_core::{AllocError, ApplyError, DeviceBuffer, Handle, Move, Plan, Request};
 use core::ops::Range;
 use pinned_host::{Access, Event, HostError, Lane, Queue, QueueError, SliceOf, Transfer};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// How far a search for room may go.
 #[derive(Debug, Clone, Copy)]
@@ -19,12 +20,21 @@ pub(crate) struct Effort {
     pub(crate) since: Instant,
 }
 
+impl Effort {
+    /// Until when to sleep for something that ends by itself, within `patience` of the request.
+    pub(crate) fn until(&self, patience: Duration) -> Instant {
+        self.wait_until.unwrap_or(self.since + patience)
+    }
+}
+
 /// What an attempt to evict one tensor came to.
 enum Evicted {
     /// Its room is free.
     Freed,
     /// It is being written back; its room is free after that.
     Started,
+    /// Host copies are being written to the lower tier first.
+    Waiting,
     /// Nobody can go. The reason, if a candidate was refused by the host tier.
     Nobody(Option<SwapError>),
 }
@@ -46,12 +56,14 @@ impl<T: Transfer> Inner<T> {
                 let error = self.lost();
                 return (books, Err(error));
             }
-            let free = match books.arena.allocate_in_place(request) {
-                Ok(block) => return (books, Ok(block)),
-                Err(AllocError::OutOfMemory { free, .. }) => free,
-                Err(other) => return (books, Err(other.into())),
-            };
+            // Free bytes that the budget, which may be less than the arena, lets tensors have.
+            let mut free = books.spare();
             if free >= bytes {
+                match books.arena.allocate_in_place(request) {
+                    Ok(block) => return (books, Ok(block)),
+                    Err(AllocError::OutOfMemory { free: all, .. }) => free = free.min(all),
+                    Err(other) => return (books, Err(other.into())),
+                }
                 match self.move_for(&mut books, request) {
                     Ok(true) => continue,
                     Ok(false) => {}
@@ -72,6 +84,7 @@ impl<T: Transfer> Inner<T> {
             if books.leaving == 0 || free + books.leaving < bytes {
                 match self.evict_one(&mut books, prefetch) {
                     Ok(Evicted::Freed | Evicted::Started) => continue,
+                    Ok(Evicted::Waiting) => {}
                     Ok(Evicted::Nobody(why)) => refusal = why,
                     Err(error) => return (books, Err(error)),
                 }
@@ -79,6 +92,10 @@ impl<T: Transfer> Inner<T> {
             // What is in flight may become room, or evictable, when it ends.
             if let Some(event) = books.job_in_flight() {
                 books = self.wait_for(books, &event);
+                continue;
+            }
+            if books.spills > 0 && Instant::now() < effort.until(self.deadline) {
+                books = self.sleep(books, effort.until(self.deadline));
                 continue;
             }
             if let Some(error) = refusal {
@@ -94,8 +111,39 @@ impl<T: Transfer> Inner<T> {
         }
     }
 
+    /// Evicts until tensors take no more than the budget, as far as nobody's lease is in the way. The bytes taken beyond it then.
+    pub(crate) fn shrink<'a>(
+        &'a self,
+        mut books: Guard<'a, T>,
+        effort: Effort,
+    ) -> (Guard<'a, T>, Result<u64, SwapError>) {
+        let failures = books.counters.failed_transfers;
+        loop {
+            books.reap();
+            let taken = books.arena.allocator().size() - books.arena.total_free();
+            let over = taken.saturating_sub(books.budget);
+            if over == 0 || books.counters.failed_transfers > failures {
+                return (books, Ok(over));
+            }
+            if over > books.leaving {
+                match self.evict_one(&mut books, false) {
+                    Ok(Evicted::Freed | Evicted::Started) => continue,
+                    Ok(Evicted::Waiting | Evicted::Nobody(_)) => {}
+                    Err(error) => return (books, Err(error)),
+                }
+            }
+            if let Some(event) = books.job_in_flight() {
+                books = self.wait_for(books, &event);
+            } else if books.spills > 0 && Instant::now() < effort.until(self.deadline) {
+                books = self.sleep(books, effort.until(self.deadline));
+            } else {
+                return (books, Ok(over));
+            }
+        }
+    }
+
     fn full(&self, books: &Books<T>, requested: u64, free: u64, effort: Effort) -> SwapError {
-        let (leased, arena) = (books.held, books.arena.allocator().size());
+        let (leased, arena) = (books.held, books.budget);
         SwapError::DeviceBudget { requested, leased, free, arena, waited: effort.since.elapsed() }
     }
 
@@ -263,6 +311,10 @@ impl<T: Transfer> Inner<T> {
                         books.leaving += padded;
                         return Ok(Evicted::Started);
                     }
+                    Err(SwapError::HostBudget { .. }) if self.spill_for(books, at) => {
+                        let leaves = books.entry(at).device.leaving;
+                        return Ok(if leaves { Evicted::Started } else { Evicted::Waiting });
+                    }
                     // A clean tensor further up may still go.
                     Err(error @ SwapError::HostBudget { .. }) => {
                         if refusal.replace(error).is_some() {
@@ -274,6 +326,14 @@ impl<T: Transfer> Inner<T> {
             }
         }
         Ok(Evicted::Nobody(refusal))
+    }
+
+    /// The host tier has no room for a copy of `at`: makes some by way of the lower tier, or sends the device copy there
+    /// directly. `false`: there is no lower tier, or nothing to send.
+    pub(crate) fn spill_for(&self, books: &mut Books<T>, at: u32) -> bool {
+        let padded = books.entry(at).padded;
+        let fits = padded <= self.host.max_slice() as u64;
+        (fits && (books.spilling >= padded || self.spill_host(books, padded))) || self.spill_device(books, at)
     }
 
     /// Enqueues the copy of a valid device copy to the host tier.
@@ -347,6 +407,12 @@ impl<T: Transfer> Inner<T> {
 }
 
 impl<T: Transfer> Books<T> {
+    /// Device bytes that tensors may take and have not taken.
+    pub(crate) fn spare(&self) -> u64 {
+        let taken = self.arena.allocator().size() - self.arena.total_free();
+        self.budget.saturating_sub(taken)
+    }
+
     /// Makes `accesses` what one operation of these moves reads and writes, in as few ranges as possible.
     fn list_accesses(&mut self, moves: &[Move]) {
         self.accesses.clear();
@@ -394,7 +460,7 @@ impl<T: Transfer> Books<T> {
         let spare = |books: &Self, at: u32| {
             let entry = books.entry(at);
             let on_device = entry.device.state == SlotState::Valid && !books.is_changing(entry.device.block);
-            let twin = entry.file_is_valid() || on_device;
+            let twin = entry.file_is_valid() || entry.disk.copy().is_some() || on_device;
             let spare =
                 entry.host.state == SlotState::Stale || (entry.host.state == SlotState::Valid && twin);
             spare && entry.host.slice.is_some() && !entry.busy
@@ -402,13 +468,13 @@ impl<T: Transfer> Books<T> {
         let stale = |books: &Self, at: u32| books.entry(at).host.state == SlotState::Stale;
         // A stale copy is worth nothing; one of a tensor on the device saves a write-back.
         let by_worth = |at: &u32| !stale(self, *at);
-        let Some(at) = self.live().map(|(at, _)| at).filter(|&at| spare(self, at)).min_by_key(by_worth)
-        else {
+        let Some(at) = self.host_lru.iter().filter(|&at| spare(self, at)).min_by_key(by_worth) else {
             return false;
         };
         let entry = self.entry_mut(at);
         entry.host.slice = None;
         entry.host.state.step(SlotState::Absent);
+        self.host_lru.remove(at);
         true
     }
 }

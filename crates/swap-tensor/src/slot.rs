@@ -103,6 +103,8 @@ pub enum Residency {
     SwappingIn,
     /// In host memory.
     Host,
+    /// On disk, in the pool's lower tier.
+    Disk,
     /// In the attached file.
     File,
     /// Nowhere: see [`SwapError::NoValidCopy`](crate::SwapError::NoValidCopy).

@@ -27,18 +27,30 @@ pub struct Stats {
     pub moved_bytes: u64,
     /// Bytes read from attached files.
     pub file_bytes: u64,
+    /// Tensors written to the disk tier.
+    pub spills: u64,
+    /// Bytes written to the disk tier.
+    pub disk_written_bytes: u64,
+    /// Bytes read from the disk tier.
+    pub disk_read_bytes: u64,
+    /// Reads from the disk tier whose checksum did not hold, twice in a row.
+    pub corrupt_reads: u64,
     /// Time callers were blocked in leases.
     pub stall: Duration,
     /// Device bytes under lease or pin now.
     pub held_bytes: u64,
     /// Device bytes of all tensors now.
     pub device_bytes: u64,
+    /// Device bytes that tensors may take: [`SwapPool::set_device_budget`](crate::SwapPool::set_device_budget).
+    pub device_budget: u64,
     /// Length of the arena in bytes.
     pub arena_bytes: u64,
     /// What the backend has allocated, scratch included.
     pub device_memory: DeviceMemory,
     /// Host bytes of all host copies now.
     pub host_bytes: u64,
+    /// Bytes that copies take in the disk tier now, rounded up to its unit.
+    pub disk_bytes: u64,
     /// Page-locked bytes: staging, and the host tier where it is locked.
     pub locked_bytes: u64,
     /// Bytes of the host tier and of staging that are pageable because the lock limit has no room for them.
@@ -58,5 +70,9 @@ pub(crate) struct Counters {
     pub(crate) downloaded_bytes: u64,
     pub(crate) moved_bytes: u64,
     pub(crate) file_bytes: u64,
+    pub(crate) spills: u64,
+    pub(crate) disk_written_bytes: u64,
+    pub(crate) disk_read_bytes: u64,
+    pub(crate) corrupt_reads: u64,
     pub(crate) stall: Duration,
 }

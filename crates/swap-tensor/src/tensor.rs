@@ -2,8 +2,13 @@
 
 use crate::{
     Residency, SlotState, SwapError, TensorSpec,
-    lease::{Lease, ReadLease, WriteLease},
-    pool::{Guard, Inner},
+    fill::Want,
+    hold::Hold,
+    lease::{Lease, Mode, ReadLease, WriteLease},
+    lock::Guard,
+    lower::LowerCopy,
+    pool::Inner,
+    request::{self, LeaseRequest, Wanted},
 };
 use pinned_host::Transfer;
 use std::{
@@ -82,6 +87,26 @@ impl<T: Transfer> Tensor<T> {
         Lease::overwrite(self, &self.inner().queue)
     }
 
+    /// A request for a read lease: awaited by a task, or waited for with [`LeaseRequest::wait`].
+    pub fn lease(&self) -> LeaseRequest<T, ReadLease<T>> {
+        self.request(Mode::Read, Want::Contents, request::one_read)
+    }
+
+    /// A request for a write lease, as [`write`](Self::write) gives it.
+    pub fn lease_mut(&self) -> LeaseRequest<T, WriteLease<T>> {
+        self.request(Mode::Write, Want::Contents, request::one_write)
+    }
+
+    /// A request for a write lease whose holder writes all contents, as [`overwrite`](Self::overwrite) gives it.
+    pub fn lease_blank(&self) -> LeaseRequest<T, WriteLease<T>> {
+        self.request(Mode::Write, Want::Room, request::one_write)
+    }
+
+    fn request<L>(&self, mode: Mode, want: Want, make: fn(Vec<Hold<T>>) -> Option<L>) -> LeaseRequest<T, L> {
+        let wanted = vec![Wanted { token: Arc::clone(&self.token), mode, want }];
+        LeaseRequest::new(&self.token.inner, wanted, make)
+    }
+
     /// Brings the tensor to the device and returns when it is there.
     ///
     /// # Errors
@@ -152,7 +177,15 @@ impl<T: Transfer> Tensor<T> {
                 let error = entry.no_valid_copy();
                 return Err(books.fault.take().unwrap_or(error));
             }
-            inner.write_back(&mut books, self.at())?;
+            match inner.write_back(&mut books, self.at()) {
+                Err(SwapError::HostBudget { .. }) if inner.spill_for(&mut books, self.at()) => {
+                    let leaving = books.entry(self.at()).device.leaving;
+                    // Host copies make way first, or the device copy goes below directly: another look when that is done.
+                    tried = leaving;
+                    books = inner.sleep(books, since + inner.deadline);
+                }
+                other => other?,
+            }
         }
     }
 
@@ -222,6 +255,8 @@ impl<T: Transfer> Tensor<T> {
                         entry.busy = true;
                         return Ok(Below::Host(slice));
                     }
+                } else if let (Some(copy), false) = (entry.disk.copy(), on_device) {
+                    return Ok(Below::Lower(copy.clone()));
                 } else if entry.file_is_valid() && !on_device {
                     if let Some(file) = entry.file.clone() {
                         return Ok(Below::File(file));
@@ -238,6 +273,7 @@ impl<T: Transfer> Tensor<T> {
     fn read_below(&self, below: Below<T>, into: &mut [u8]) -> Result<(), SwapError> {
         match below {
             Below::Nothing => Ok(()),
+            Below::Lower(copy) => self.inner().read_lower(&copy, self.spec().name(), into),
             Below::File(copy) => {
                 copy.file.check_unchanged()?;
                 copy.file.read_exact_at(into, copy.offset)?;
@@ -277,6 +313,9 @@ impl<T: Transfer> Tensor<T> {
         entry.host.state.step(SlotState::Valid);
         entry.version += 1;
         entry.busy = false;
+        entry.disk.outdate();
+        books.host_lru.touch(self.at());
+        let entry = books.entry_mut(self.at());
         if entry.device.state == SlotState::Valid {
             entry.device.state.step(SlotState::Stale);
         }
@@ -314,6 +353,7 @@ impl<T: Transfer> Inner<T> {
 /// The copy below the device.
 enum Below<T: Transfer> {
     Host(pinned_host::SliceOf<T>),
+    Lower(LowerCopy),
     File(crate::file::FileCopy),
     Nothing,
 }

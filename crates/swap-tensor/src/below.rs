@@ -1,0 +1,225 @@
+//! Filling a device copy from what lies below host memory: an attached file, or a lower tier. Only here, and where tensors are
+//! written out, is the lock dropped for I/O; the block is a wall meanwhile.
+
+use crate::{
+    SlotState, SwapError,
+    books::Books,
+    file::FileCopy,
+    flight::{DEPTH, Flight, Settled},
+    lock::Guard,
+    lower::{LowerCopy, Reading},
+    pool::Inner,
+    room::Effort,
+};
+use core::ops::Range;
+use pinned_host::{Access, Lane, Transfer};
+use std::{collections::VecDeque, time::Instant};
+
+/// What a copy is made from.
+enum Source {
+    File(FileCopy),
+    Lower(LowerCopy),
+}
+
+impl<T: Transfer> Inner<T> {
+    /// Reads the best copy below the host's through staging. `Ok` with the slot Absent: that copy was bad, another may be good.
+    pub(crate) fn fill_from_below<'a>(
+        &'a self,
+        mut books: Guard<'a, T>,
+        at: u32,
+        effort: Effort,
+    ) -> (Guard<'a, T>, Result<(), SwapError>) {
+        let begun = self.begin_fill(&mut books, at);
+        let (source, range) = match begun {
+            Ok(begun) => begun,
+            Err(error) => {
+                if books.entry(at).device.state == SlotState::Reserved {
+                    books.release_device(at);
+                }
+                return (books, Err(error));
+            }
+        };
+        books.entry_mut(at).device.state.step(SlotState::Filling);
+        let spec = books.entry(at).spec.clone();
+        drop(books);
+        let copied = match &source {
+            Source::File(file) => self.copy_file(file, spec.bytes(), range),
+            Source::Lower(copy) => {
+                let until = effort.until(self.deadline);
+                let copied = self.copy_lower(copy, spec.name(), range.clone(), until);
+                match copied {
+                    // The copy may be good and the way up was not: once more.
+                    Err((SwapError::Corrupt { .. }, Settled::Yes)) => {
+                        self.copy_lower(copy, spec.name(), range, until)
+                    }
+                    other => other,
+                }
+            }
+        };
+        let mut books = self.lock();
+        let read = match source {
+            Source::File(_) => &mut books.counters.file_bytes,
+            Source::Lower(_) => &mut books.counters.disk_read_bytes,
+        };
+        *read += spec.bytes();
+        let filled = self.end_fill(&mut books, at, copied);
+        (books, filled)
+    }
+
+    /// Orders the lane behind every use of the room, and makes it a wall.
+    fn begin_fill(&self, books: &mut Books<T>, at: u32) -> Result<(Source, Range<u64>), SwapError> {
+        let range = books.range(at)?;
+        let lane = self.device.lane(Lane::Upload);
+        self.order_one(books, lane, range.clone(), Access::Write, "order an upload")?;
+        let entry = books.entry(at);
+        let source = match (entry.disk.copy(), &entry.file) {
+            (Some(copy), _) => Source::Lower(copy.clone()),
+            (None, Some(file)) if entry.file_is_valid() => Source::File(file.clone()),
+            _ => return Err(entry.no_valid_copy()),
+        };
+        let Some(block) = entry.device.block else { return Err(entry.no_valid_copy()) };
+        books.arena.lease(block)?;
+        Ok((source, range))
+    }
+
+    fn end_fill(
+        &self,
+        books: &mut Books<T>,
+        at: u32,
+        copied: Result<u64, (SwapError, Settled)>,
+    ) -> Result<(), SwapError> {
+        let Some(block) = books.entry(at).device.block else { return Err(self.lost()) };
+        let settled = !matches!(copied, Err((_, Settled::No)));
+        if settled {
+            // The copies have ended: the block is an ordinary one again.
+            let _ = books.arena.unlease(block);
+        }
+        let entry = books.entry_mut(at);
+        match copied {
+            Ok(uploaded) => {
+                if entry.device.state == SlotState::Filling {
+                    entry.device.state.step(SlotState::Valid);
+                    books.lru.touch(at);
+                }
+                books.counters.uploaded_bytes += uploaded;
+                Ok(())
+            }
+            Err((error, _)) => {
+                if settled && entry.device.state == SlotState::Filling {
+                    books.release_device(at);
+                } else if entry.device.state == SlotState::Filling {
+                    entry.device.state.step(SlotState::Torn);
+                }
+                if matches!(error, SwapError::Corrupt { .. }) {
+                    books.counters.corrupt_reads += 1;
+                    let entry = books.entry_mut(at);
+                    entry.disk.poison();
+                    if settled && entry.valid_below() {
+                        return Ok(());
+                    }
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// File → staging → device in pieces, a few in flight. Returns when every piece has landed, with the bytes uploaded.
+    fn copy_file(&self, file: &FileCopy, bytes: u64, range: Range<u64>) -> Result<u64, (SwapError, Settled)> {
+        file.file.check_unchanged().map_err(|error| (error, Settled::Yes))?;
+        let mut flight = Flight::new();
+        let mut buffer = self.buffer.clone();
+        let mut done = 0;
+        while done < bytes {
+            let piece = self.piece.min(bytes - done);
+            let padded = piece.next_multiple_of(self.grain());
+            let step = self.staging_slice(&mut flight, Lane::Upload, padded).and_then(|mut slice| {
+                file.file.read_exact_at(&mut slice.as_mut_slice()[..piece as usize], file.offset + done)?;
+                self.send(&mut flight, slice, &mut buffer, range.start + done, Instant::now())
+            });
+            if let Err(error) = step {
+                return Err((error, flight.finish().1));
+            }
+            done += piece;
+        }
+        let (landed, settled) = flight.finish();
+        // A file that changed under the reads may have given pieces of two.
+        let unchanged = landed.and_then(|()| file.file.check_unchanged());
+        unchanged.map(|()| bytes.next_multiple_of(self.grain())).map_err(|error| (error, settled))
+    }
+
+    /// Lower tier → staging → `into`. Once more if a checksum does not hold.
+    pub(crate) fn read_lower(&self, copy: &LowerCopy, name: &str, into: &mut [u8]) -> Result<(), SwapError> {
+        let until = Instant::now() + self.deadline;
+        let read = match self.read_pieces(copy, name, into, until) {
+            Err(SwapError::Corrupt { .. }) => self.read_pieces(copy, name, into, until),
+            other => other,
+        };
+        let mut books = self.lock();
+        books.counters.disk_read_bytes += into.len() as u64;
+        books.counters.corrupt_reads += u64::from(matches!(read, Err(SwapError::Corrupt { .. })));
+        read
+    }
+
+    fn read_pieces(&self, copy: &LowerCopy, name: &str, into: &mut [u8], until: Instant) -> Result<(), SwapError> {
+        let mut rest = into;
+        for piece in copy.pieces() {
+            let slice = self.staging_slice(&mut Flight::new(), Lane::Upload, piece.buffer_bytes() as u64)?;
+            let slice = piece.read::<T>(slice).wait(until, name)?;
+            let (here, after) = rest.split_at_mut(slice.len().min(rest.len()));
+            here.copy_from_slice(&slice.as_slice()[..here.len()]);
+            rest = after;
+        }
+        Ok(())
+    }
+
+    /// Lower tier → staging → device, reading ahead as far as staging allows. Returns when every piece has landed.
+    fn copy_lower(
+        &self,
+        copy: &LowerCopy,
+        name: &str,
+        range: Range<u64>,
+        until: Instant,
+    ) -> Result<u64, (SwapError, Settled)> {
+        let mut flight = Flight::new();
+        let copied = self.copy_pieces(&mut flight, copy, name, range, until);
+        let (landed, settled) = flight.finish();
+        copied.and_then(|bytes| landed.map(|()| bytes)).map_err(|error| (error, settled))
+    }
+
+    fn copy_pieces(
+        &self,
+        flight: &mut Flight<T>,
+        copy: &LowerCopy,
+        name: &str,
+        range: Range<u64>,
+        until: Instant,
+    ) -> Result<u64, SwapError> {
+        let mut buffer = self.buffer.clone();
+        let mut pieces = copy.pieces().iter();
+        let mut reads: VecDeque<Reading<T>> = VecDeque::with_capacity(DEPTH);
+        let mut at = range.start;
+        loop {
+            while reads.len() < DEPTH {
+                let Some(piece) = pieces.as_slice().first() else { break };
+                let wanted = piece.buffer_bytes();
+                let slice = match self.staging.try_acquire(Lane::Upload, wanted) {
+                    Ok(slice) => slice,
+                    Err(_) if !reads.is_empty() => break,
+                    Err(_) => self.staging_slice(flight, Lane::Upload, wanted as u64)?,
+                };
+                reads.push_back(piece.read(slice));
+                pieces.next();
+            }
+            let Some(read) = reads.pop_front() else { return Ok(at - range.start) };
+            let started = Instant::now();
+            let mut slice = read.wait(until, name)?;
+            let padded = (slice.len() as u64).next_multiple_of(self.grain()).min(range.end - at);
+            slice.truncate(padded as usize);
+            if flight.is_full() {
+                drop(flight.pop_oldest()?);
+            }
+            self.send(flight, slice, &mut buffer, at, started)?;
+            at += padded;
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Pieces of one copy through staging, a few in flight at a time.
+
+use crate::{SwapError, pool::Inner};
+use pinned_host::{Lane, Refused, SliceOf, Ticket, Transfer};
+use std::time::Instant;
+
+impl<T: Transfer> Inner<T> {
+    /// Uploads a piece that lies in staging.
+    pub(crate) fn send(
+        &self,
+        flight: &mut Flight<T>,
+        slice: SliceOf<T>,
+        buffer: &mut T::Buffer,
+        at: u64,
+        started: Instant,
+    ) -> Result<(), SwapError> {
+        let bytes = slice.len() as u64;
+        let sent = self.device.upload(slice, buffer, at);
+        flight.push(sent.inspect(|ticket| self.meter_begin(ticket.event(), bytes, started)), "upload")
+    }
+
+    /// Staging memory of `bytes`: a slice this flight has back already, or the ring's.
+    ///
+    /// A flight waits for its own pieces before it waits for others', and holds no lock: two flights cannot starve
+    /// each other.
+    pub(crate) fn staging_slice(
+        &self,
+        flight: &mut Flight<T>,
+        lane: Lane,
+        bytes: u64,
+    ) -> Result<SliceOf<T>, SwapError> {
+        loop {
+            let wanted = bytes as usize;
+            let full = match flight.is_full() {
+                true => None,
+                false => match self.staging.try_acquire(lane, wanted) {
+                    Ok(slice) => return Ok(slice),
+                    Err(full) => Some(full),
+                },
+            };
+            match (flight.pop_oldest()?, full) {
+                (Some(slice), _) if slice.len() == wanted => return Ok(slice),
+                (Some(slice), _) => drop(slice),
+                (None, _) => {
+                    return self
+                        .staging
+                        .acquire(lane, wanted, Some(Instant::now() + self.deadline))
+                        .map_err(|e| SwapError::Host { purpose: "staging", source: Box::new(e) });
+                }
+            }
+        }
+    }
+}
+
+/// Whether work that failed can still touch its memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Settled {
+    /// It has ended.
+    Yes,
+    /// Nobody can say.
+    No,
+}
+
+/// The last few pieces of one copy, oldest first.
+pub(crate) struct Flight<T: Transfer> {
+    tickets: [Option<Ticket<T>>; DEPTH],
+    oldest: usize,
+    len: usize,
+    settled: Settled,
+}
+
+impl<T: Transfer> Flight<T> {
+    pub(crate) fn new() -> Self {
+        Flight { tickets: [const { None }; DEPTH], oldest: 0, len: 0, settled: Settled::Yes }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.len == DEPTH
+    }
+
+    /// Adds a piece that was sent; there is room, because whoever takes staging first makes some.
+    pub(crate) fn push(
+        &mut self,
+        sent: Result<Ticket<T>, Refused<T>>,
+        operation: &'static str,
+    ) -> Result<(), SwapError> {
+        debug_assert!(!self.is_full());
+        match sent {
+            Ok(ticket) => {
+                self.tickets[(self.oldest + self.len) % DEPTH] = Some(ticket);
+                self.len += 1;
+                Ok(())
+            }
+            Err(refused) => {
+                if refused.slice.is_none() {
+                    self.settled = Settled::No; // enqueued all the same
+                }
+                Err(SwapError::device(operation, refused.error))
+            }
+        }
+    }
+
+    /// Waits for the oldest piece and returns its memory; `None` if none is in flight.
+    pub(crate) fn pop_oldest(&mut self) -> Result<Option<SliceOf<T>>, SwapError> {
+        let Some(ticket) = self.tickets[self.oldest].take() else { return Ok(None) };
+        self.oldest = (self.oldest + 1) % DEPTH;
+        self.len -= 1;
+        ticket.wait().map(Some).map_err(|failed| {
+            if failed.slice.is_none() {
+                self.settled = Settled::No;
+            }
+            SwapError::device("copy through staging", failed.error)
+        })
+    }
+
+    /// Waits for every piece. The first error, and whether all work has ended for certain.
+    pub(crate) fn finish(mut self) -> (Result<(), SwapError>, Settled) {
+        let mut result = Ok(());
+        while self.len > 0 {
+            if let Err(error) = self.pop_oldest() {
+                result = result.and(Err(error));
+            }
+        }
+        (result, self.settled)
+    }
+}
+
+/// Pieces in flight at once: one being filled while others travel.
+pub(crate) const DEPTH: usize = 4;

@@ -1,0 +1,75 @@
+//! The writable tier below host memory, as the books see it: copies in pieces, each with its checksum.
+//!
+//! Without the feature `disk` there is none, and the types have no values.
+
+#[cfg(feature = "disk")]
+mod disk;
+#[cfg(not(feature = "disk"))]
+mod none;
+
+#[cfg(feature = "disk")]
+pub(crate) use disk::{Lower, LowerCopy, Piece, Reading, Writing};
+#[cfg(not(feature = "disk"))]
+pub(crate) use none::{Lower, LowerCopy, Piece, Reading, Writing};
+
+use crate::SlotState;
+
+/// A tensor's slot in the lower tier.
+#[derive(Default)]
+pub(crate) struct LowerSlot {
+    pub(crate) state: SlotState,
+    /// `Some` iff the state is Valid or Stale.
+    copy: Option<LowerCopy>,
+}
+
+impl LowerSlot {
+    /// The copy, if it is current.
+    pub(crate) fn copy(&self) -> Option<&LowerCopy> {
+        self.copy.as_ref().filter(|_| self.state == SlotState::Valid)
+    }
+
+    /// A write to it begins.
+    pub(crate) fn begin(&mut self) {
+        self.clear();
+        self.state.step(SlotState::Reserved);
+        self.state.step(SlotState::Filling);
+    }
+
+    /// The write is done, of the current version or of an older one.
+    pub(crate) fn publish(&mut self, copy: LowerCopy, current: bool) {
+        self.state.step(if current { SlotState::Valid } else { SlotState::Stale });
+        self.copy = Some(copy);
+        if !current {
+            self.clear(); // worth nothing, and its room is
+        }
+    }
+
+    /// The write failed, or what it wrote is not to be trusted.
+    pub(crate) fn give_up(&mut self) {
+        self.state.step(SlotState::Absent);
+    }
+
+    /// The tensor has a newer version.
+    pub(crate) fn outdate(&mut self) {
+        if self.state == SlotState::Valid {
+            self.state.step(SlotState::Stale);
+            self.clear();
+        }
+    }
+
+    /// What was read from it failed its checksum.
+    pub(crate) fn poison(&mut self) {
+        if self.state == SlotState::Valid {
+            self.state.step(SlotState::Poisoned);
+            self.copy = None;
+        }
+    }
+
+    /// Gives the room back, unless a write is under way.
+    pub(crate) fn clear(&mut self) {
+        self.copy = None;
+        if matches!(self.state, SlotState::Valid | SlotState::Stale | SlotState::Poisoned) {
+            self.state.step(SlotState::Absent);
+        }
+    }
+}

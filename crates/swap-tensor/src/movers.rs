@@ -1,0 +1,325 @@
+//! The pool's own threads: some bring tensors in, one writes them out, one keeps the time for tasks.
+//!
+//! Threads start with their first work, and end with the pool. What brings in never waits behind what writes out.
+//! Lock order: the books, then this.
+
+use crate::{pool::Inner, prefetch::Wish, spill::Batch, tensor::Token};
+use pinned_host::Transfer;
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, VecDeque},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak, atomic::Ordering},
+    thread::JoinHandle,
+    time::Instant,
+};
+
+/// Work a thread does for somebody else, to its end.
+pub(crate) type Work = Box<dyn FnOnce() + Send>;
+
+/// The threads and what they have to do.
+pub(crate) struct Movers<T: Transfer> {
+    shared: Arc<Shared<T>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+struct Shared<T: Transfer> {
+    state: Mutex<State<T>>,
+    /// There is work, or no more will come.
+    work: Condvar,
+    /// A piece of work is done.
+    done: Condvar,
+}
+
+struct State<T: Transfer> {
+    /// Leases and calls of tasks: somebody waits for them.
+    demands: VecDeque<Work>,
+    /// Tensors to fetch ahead, in the order they were asked for.
+    wishes: VecDeque<Wish<T>>,
+    /// Tensors to write to a lower tier.
+    spills: VecDeque<(Arc<Inner<T>>, Batch)>,
+    /// When to look again on behalf of tasks whose deadline passes.
+    alarms: BinaryHeap<Reverse<Alarm<T>>>,
+    /// Threads of each role, and how many of them are at work.
+    threads: [usize; 3],
+    busy: [usize; 3],
+    /// Wishes being served.
+    serving: usize,
+    closed: bool,
+}
+
+/// What a thread is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// Serves demands, then wishes.
+    In,
+    /// Writes to lower tiers.
+    Out,
+    /// Wakes tasks at their deadlines.
+    Clock,
+}
+
+impl Role {
+    const fn name(self) -> &'static str {
+        match self {
+            Role::In => "swap-in",
+            Role::Out => "swap-out",
+            Role::Clock => "swap-clock",
+        }
+    }
+}
+
+/// A moment at which tasks must look again.
+struct Alarm<T: Transfer> {
+    at: Instant,
+    inner: Weak<Inner<T>>,
+}
+
+impl<T: Transfer> PartialEq for Alarm<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.at == other.at
+    }
+}
+
+impl<T: Transfer> Eq for Alarm<T> {}
+
+impl<T: Transfer> PartialOrd for Alarm<T> {
+    fn partial_cmp(&self, other: &Self) -> Option<core::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<T: Transfer> Ord for Alarm<T> {
+    fn cmp(&self, other: &Self) -> core::cmp::Ordering {
+        self.at.cmp(&other.at)
+    }
+}
+
+impl<T: Transfer> Movers<T> {
+    pub(crate) fn new() -> Self {
+        let state = State {
+            demands: VecDeque::new(),
+            wishes: VecDeque::new(),
+            spills: VecDeque::new(),
+            alarms: BinaryHeap::new(),
+            threads: [0; 3],
+            busy: [0; 3],
+            serving: 0,
+            closed: false,
+        };
+        let shared = Shared { state: Mutex::new(state), work: Condvar::new(), done: Condvar::new() };
+        Movers { shared: Arc::new(shared), threads: Mutex::new(Vec::new()) }
+    }
+
+    /// Does `work` on a thread that brings in. `Err` gives it back: no thread could be had.
+    pub(crate) fn demand(&self, work: Work) -> Result<(), Work> {
+        let mut state = self.shared.lock();
+        state.demands.push_back(work);
+        let demands = (state.demanding() + state.demands.len()).min(MOST_DEMANDS);
+        // A demand may wait for wishes: one thread more serves those.
+        let wanted = demands + usize::from(state.serving > 0 || !state.wishes.is_empty());
+        let there = self.start(&mut state, Role::In, wanted);
+        let back = if there { None } else { state.demands.pop_back() };
+        drop(state);
+        self.shared.work.notify_all();
+        back.map_or(Ok(()), Err)
+    }
+
+    /// Adds wishes; one that is waiting already is not added again. At most `threads` serve them at a time.
+    pub(crate) fn wish<'a>(&self, tokens: impl Iterator<Item = &'a Arc<Token<T>>>, threads: usize)
+    where
+        T: 'a,
+    {
+        for token in tokens {
+            if !token.wished.swap(true, Ordering::Relaxed) {
+                // Looks into the books, whose lock comes before this one.
+                let wish = Wish::new(token);
+                self.shared.lock().wishes.push_back(wish);
+            }
+        }
+        let mut state = self.shared.lock();
+        if state.wishes.is_empty() {
+            return;
+        }
+        let wanted = state.demanding() + threads.min(state.wishes.len() + state.serving);
+        // A wish is a hint: without a thread nobody serves it.
+        let forgotten = match self.start(&mut state, Role::In, wanted) {
+            true => VecDeque::new(),
+            false => core::mem::take(&mut state.wishes),
+        };
+        drop(state);
+        drop(forgotten);
+        self.shared.work.notify_all();
+    }
+
+    /// Takes back the wishes for `tokens` that nobody has begun to serve; how many those were.
+    pub(crate) fn unwish(&self, wanted: impl Fn(&Arc<Token<T>>) -> bool) -> usize {
+        let mut state = self.shared.lock();
+        let mut taken = Vec::new();
+        for _ in 0..state.wishes.len() {
+            let Some(wish) = state.wishes.pop_front() else { break };
+            match wanted(wish.token()) {
+                true => taken.push(wish),
+                false => state.wishes.push_back(wish),
+            }
+        }
+        taken.iter().for_each(|wish| wish.token().wished.store(false, Ordering::Relaxed));
+        drop(state);
+        self.shared.done.notify_all();
+        taken.len()
+    }
+
+    /// Writes tensors to the lower tier, on a thread that does so. `Err` gives them back: no thread could be had.
+    pub(crate) fn spill(&self, inner: &Arc<Inner<T>>, batch: Batch) -> Result<(), Batch> {
+        let mut state = self.shared.lock();
+        let wanted = (state.busy[Role::Out as usize] + state.spills.len() + 1).min(MOST_OUT);
+        if !self.start(&mut state, Role::Out, wanted) {
+            return Err(batch);
+        }
+        state.spills.push_back((Arc::clone(inner), batch));
+        drop(state);
+        self.shared.work.notify_all();
+        Ok(())
+    }
+
+    /// Wakes the tasks that wait for the books of `inner` at `at`.
+    pub(crate) fn alarm(&self, inner: &Arc<Inner<T>>, at: Instant) {
+        let mut state = self.shared.lock();
+        state.alarms.push(Reverse(Alarm { at, inner: Arc::downgrade(inner) }));
+        self.start(&mut state, Role::Clock, 1);
+        drop(state);
+        self.shared.work.notify_all();
+    }
+
+    /// Blocks until every wish made so far has been served or given up.
+    pub(crate) fn wait_wishes(&self) {
+        let mut state = self.shared.lock();
+        while state.serving > 0 || !state.wishes.is_empty() {
+            state = self.shared.done.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Makes sure `wanted` threads of a role run; `false` if not even one does.
+    fn start(&self, state: &mut State<T>, role: Role, wanted: usize) -> bool {
+        while state.threads[role as usize] < wanted && !state.closed {
+            let shared = Arc::clone(&self.shared);
+            let thread = std::thread::Builder::new().name(role.name().into()).spawn(move || shared.serve(role));
+            let Ok(thread) = thread else { break };
+            state.threads[role as usize] += 1;
+            self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        }
+        state.threads[role as usize] > 0
+    }
+}
+
+impl<T: Transfer> State<T> {
+    /// Demands at work.
+    fn demanding(&self) -> usize {
+        self.busy[Role::In as usize] - self.serving
+    }
+}
+
+impl<T: Transfer> Shared<T> {
+    fn serve(&self, role: Role) {
+        let mut state = self.lock();
+        while !state.closed {
+            state = match role {
+                Role::In => self.bring_in(state),
+                Role::Out => self.write_out(state),
+                Role::Clock => self.ring(state),
+            };
+        }
+    }
+
+    fn bring_in<'a>(&'a self, mut state: MutexGuard<'a, State<T>>) -> MutexGuard<'a, State<T>> {
+        let work = if state.demanding() < MOST_DEMANDS { state.demands.pop_front() } else { None };
+        if let Some(work) = work {
+            let _busy = Busy { shared: self, role: Role::In, wish: false };
+            state.busy[Role::In as usize] += 1;
+            drop(state);
+            work();
+        } else if let Some(wish) = state.wishes.pop_front() {
+            let _busy = Busy { shared: self, role: Role::In, wish: true };
+            state.busy[Role::In as usize] += 1;
+            state.serving += 1;
+            drop(state);
+            wish.serve();
+        } else {
+            return self.wait(state);
+        }
+        self.lock()
+    }
+
+    fn write_out<'a>(&'a self, mut state: MutexGuard<'a, State<T>>) -> MutexGuard<'a, State<T>> {
+        let Some((inner, batch)) = state.spills.pop_front() else { return self.wait(state) };
+        let _busy = Busy { shared: self, role: Role::Out, wish: false };
+        state.busy[Role::Out as usize] += 1;
+        drop(state);
+        inner.spill_now(batch);
+        drop(inner);
+        self.lock()
+    }
+
+    fn ring<'a>(&'a self, mut state: MutexGuard<'a, State<T>>) -> MutexGuard<'a, State<T>> {
+        let Some(Reverse(next)) = state.alarms.peek() else { return self.wait(state) };
+        let left = next.at.saturating_duration_since(Instant::now());
+        if !left.is_zero() {
+            return self.work.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let inner = state.alarms.pop().and_then(|Reverse(alarm)| alarm.inner.upgrade());
+        drop(state);
+        if let Some(inner) = inner {
+            let books = inner.lock();
+            inner.wake(&books);
+        }
+        self.lock()
+    }
+
+    fn wait<'a>(&'a self, state: MutexGuard<'a, State<T>>) -> MutexGuard<'a, State<T>> {
+        self.work.wait(state).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A thread at work; ends with it, also when it panics.
+struct Busy<'a, T: Transfer> {
+    shared: &'a Shared<T>,
+    role: Role,
+    wish: bool,
+}
+
+impl<T: Transfer> Drop for Busy<'_, T> {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.busy[self.role as usize] -= 1;
+        state.serving -= usize::from(self.wish);
+        drop(state);
+        self.shared.done.notify_all();
+        self.shared.work.notify_one();
+    }
+}
+
+impl<T: Transfer> Drop for Movers<T> {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.closed = true;
+        let left = (core::mem::take(&mut state.demands), core::mem::take(&mut state.wishes));
+        drop(state);
+        drop(left);
+        self.shared.work.notify_all();
+        let threads = core::mem::take(self.threads.get_mut().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            // The last handle of a pool may be dropped by one of its own threads, which ends by itself.
+            if thread.thread().id() != std::thread::current().id() {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+/// Demands served at a time: each beyond the first waits for leases or I/O of others.
+const MOST_DEMANDS: usize = 8;
+/// Threads that write to lower tiers: while one waits for its last pieces, another sends its first.
+const MOST_OUT: usize = 2;
