@@ -93,6 +93,40 @@ impl<T: Transfer> PoolBuilder<T> {
         self
     }
 
+    /// A tier below host memory: what has room in neither goes to this store, and comes back checked.
+    ///
+    /// Dirty tensors are written there when host memory is full, the one used longest ago first, or straight from the device where
+    /// `host_memory` could not hold them at all. A store may serve several pools, and its room is shared by them.
+    ///
+    /// ```
+    /// use backend_cpu::CpuDevice;
+    /// use swap_tensor::{DType, Residency, SwapPool, TensorSpec, disk::DiskConfig};
+    ///
+    /// let store = DiskConfig::new(std::env::temp_dir(), 16 << 20).open()?;
+    /// let pool = SwapPool::builder(CpuDevice::new()?)
+    ///     .device_memory(1 << 20)
+    ///     .host_memory(1 << 20)
+    ///     .disk(store)
+    ///     .build()?;
+    /// // Eight tensors of 1 MiB: one fits on the device, one in host memory.
+    /// let tensors = (0..8u8)
+    ///     .map(|i| pool.create(TensorSpec::new(format!("t{i}"), DType::U8, [1 << 20])?, &vec![i; 1 << 20]))
+    ///     .collect::<Result<Vec<_>, _>>()?;
+    /// let mut bytes = vec![0; 1 << 20];
+    /// for (i, tensor) in tensors.iter().enumerate() {
+    ///     tensor.read()?.read_now(&mut bytes)?;
+    ///     assert!(bytes.iter().all(|&b| b == i as u8));
+    /// }
+    /// assert!(tensors.iter().filter(|t| t.residency() == Residency::Disk).count() >= 5);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[cfg(all(feature = "disk", unix))]
+    #[must_use]
+    pub fn disk(mut self, store: crate::disk::DiskStore) -> Self {
+        self.lower = Some(Lower::new(store));
+        self
+    }
+
     /// How long a call may wait for leases, staging or room held by others. Default: 30 s.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
@@ -116,7 +150,13 @@ impl<T: Transfer> PoolBuilder<T> {
             return Err(SwapError::Config { what: "device memory", why: "no size given, or zero".into() });
         }
         let device = self.device;
-        let staging = stage(&device, self.staging)?;
+        let staging = stage(&device, self.staging, self.lower.is_some())?;
+        if let Some(lower) = &self.lower {
+            for lane in [Lane::Upload, Lane::Download] {
+                // A byte of the page that there is more of it.
+                staging.try_acquire(lane, 1).map(|slice| lower.register::<T>(slice)).ok();
+            }
+        }
         let staged = staging.stats();
         let lockable =
             device.locker().allowance().map_or(u64::MAX, |bytes| bytes.saturating_sub(staged.locked()));
@@ -225,7 +265,13 @@ fn tier<L: PageLocker>(locker: &L, bytes: u64, lockable: u64) -> Result<Vec<L::R
 }
 
 /// The staging ring: what was asked for, or the default as far as the lock limit goes.
-fn stage<T: Transfer>(device: &T, wished: Option<u64>) -> Result<StagingRing<RegionOf<T>>, SwapError> {
+///
+/// Beside a disk tier a page more each way: a byte of it keeps the memory registered for as long as its I/O may go on.
+fn stage<T: Transfer>(
+    device: &T,
+    wished: Option<u64>,
+    beside_disk: bool,
+) -> Result<StagingRing<RegionOf<T>>, SwapError> {
     let (bytes, lock) = match wished {
         Some(bytes) => (bytes, LockPolicy::Required),
         None => (STAGING, LockPolicy::WithinAllowance),
@@ -237,6 +283,7 @@ fn stage<T: Transfer>(device: &T, wished: Option<u64>) -> Result<StagingRing<Reg
             why: format!("{bytes} bytes are less than {PAGE} each way"),
         });
     }
+    let side = side.saturating_add(if beside_disk { PAGE as usize } else { 0 });
     StagingConfig { read: side, write: side, lock }
         .build(device.locker())
         .map_err(|e| host_error("staging", e))

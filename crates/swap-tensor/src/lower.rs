@@ -2,14 +2,14 @@
 //!
 //! Without the feature `disk` there is none, and the types have no values.
 
-#[cfg(feature = "disk")]
+#[cfg(all(feature = "disk", unix))]
 mod disk;
-#[cfg(not(feature = "disk"))]
+#[cfg(not(all(feature = "disk", unix)))]
 mod none;
 
-#[cfg(feature = "disk")]
+#[cfg(all(feature = "disk", unix))]
 pub(crate) use disk::{Lower, LowerCopy, Piece, Reading, Writing};
-#[cfg(not(feature = "disk"))]
+#[cfg(not(all(feature = "disk", unix)))]
 pub(crate) use none::{Lower, LowerCopy, Piece, Reading, Writing};
 
 use crate::SlotState;

@@ -46,6 +46,10 @@ impl<T: Transfer> Writing<T> {
 }
 
 impl Lower {
+    pub(crate) fn register<T: Transfer>(&self, _slice: SliceOf<T>) {
+        match self.0 {}
+    }
+
     pub(crate) fn write<T: Transfer>(
         &self,
         _slice: SliceOf<T>,
