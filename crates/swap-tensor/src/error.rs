@@ -185,6 +185,10 @@ pub enum SwapError {
         /// What there is.
         available: String,
     },
+    /// The disk store refused or failed.
+    #[cfg(all(feature = "disk", unix))]
+    #[error(transparent)]
+    Disk(#[from] crate::disk::DiskError),
     /// A configuration that cannot work.
     #[error("{what}: {why}")]
     Config {
