@@ -45,7 +45,9 @@
 //! # Features
 //! `cpu` (default): host memory as a device, [`backend_cpu`]. The pool itself is generic over
 //! [`Transfer`](pinned_host::Transfer): any implementation works, compiled in here or not.
-#![forbid(unsafe_code)]
+#![cfg_attr(not(feature = "disk"), forbid(unsafe_code))]
+// But for `disk::io`, where the kernel is handed memory.
+#![cfg_attr(feature = "disk", deny(unsafe_code))]
 // The README's example runs with the doctests.
 #![cfg_attr(doctest, doc = include_str!("../../../README.md"))]
 
@@ -58,6 +60,8 @@ mod claim;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod contiguous;
+#[cfg(all(feature = "disk", unix))]
+pub mod disk;
 mod dtype;
 mod error;
 mod file;

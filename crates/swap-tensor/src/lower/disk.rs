@@ -190,3 +190,10 @@ const WRITE: &str = "write a tensor to disk";
 /// Slices of so many bytes begin with a page, as direct I/O wants them to.
 const PAGED: usize = 32 << 10;
 const AGAIN: Duration = Duration::from_secs(1);
+
+impl From<DiskError> for SwapError {
+    /// An error of a store that is not a pool's doing, such as one that cannot be opened.
+    fn from(error: DiskError) -> Self {
+        disk_error("open a disk store", error)
+    }
+}
