@@ -251,11 +251,12 @@ impl<T: Transfer> Shared<T> {
 
     fn write_out<'a>(&'a self, mut state: MutexGuard<'a, State<T>>) -> MutexGuard<'a, State<T>> {
         let Some((inner, batch)) = state.spills.pop_front() else { return self.wait(state) };
-        let _busy = Busy { shared: self, role: Role::Out, wish: false };
+        let busy = Busy { shared: self, role: Role::Out, wish: false };
         state.busy[Role::Out as usize] += 1;
         drop(state);
         inner.spill_now(batch);
         drop(inner);
+        drop(busy); // takes the lock
         self.lock()
     }
 
