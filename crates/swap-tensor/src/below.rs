@@ -4,6 +4,7 @@
 use crate::{
     SlotState, SwapError,
     books::Books,
+    builder::PAGE,
     file::FileCopy,
     flight::{DEPTH, Flight, Settled},
     lock::Guard,
@@ -45,7 +46,7 @@ impl<T: Transfer> Inner<T> {
         let copied = match &source {
             Source::File(file) => self.copy_file(file, spec.bytes(), range),
             Source::Lower(copy) => {
-                let until = effort.until(self.deadline);
+                let until = effort.since + self.patience;
                 let copied = self.copy_lower(copy, spec.name(), range.clone(), until);
                 match copied {
                     // The copy may be good and the way up was not: once more.
@@ -149,7 +150,7 @@ impl<T: Transfer> Inner<T> {
 
     /// Lower tier → staging → `into`. Once more if a checksum does not hold.
     pub(crate) fn read_lower(&self, copy: &LowerCopy, name: &str, into: &mut [u8]) -> Result<(), SwapError> {
-        let until = Instant::now() + self.deadline;
+        let until = Instant::now() + self.patience;
         let read = match self.read_pieces(copy, name, into, until) {
             Err(SwapError::Corrupt { .. }) => self.read_pieces(copy, name, into, until),
             other => other,
@@ -160,12 +161,24 @@ impl<T: Transfer> Inner<T> {
         read
     }
 
-    fn read_pieces(&self, copy: &LowerCopy, name: &str, into: &mut [u8], until: Instant) -> Result<(), SwapError> {
+    fn read_pieces(
+        &self,
+        copy: &LowerCopy,
+        name: &str,
+        into: &mut [u8],
+        until: Instant,
+    ) -> Result<(), SwapError> {
+        // All of it but the page that keeps it registered.
+        let most = self.staging.max_slice(Lane::Upload) - PAGE as usize;
         let mut rest = into;
         for piece in copy.pieces() {
-            let slice = self.staging_slice(&mut Flight::new(), Lane::Upload, piece.buffer_bytes() as u64)?;
-            let slice = piece.read::<T>(slice).wait(until, name)?;
-            let (here, after) = rest.split_at_mut(slice.len().min(rest.len()));
+            let slice = self.staging_slice(
+                &mut Flight::new(),
+                Lane::Upload,
+                piece.buffer_bytes(most, self.grain()) as u64,
+            )?;
+            let (slice, bytes) = piece.read::<T>(slice).wait(until, name)?;
+            let (here, after) = rest.split_at_mut(bytes.min(rest.len()));
             here.copy_from_slice(&slice.as_slice()[..here.len()]);
             rest = after;
         }
@@ -194,6 +207,8 @@ impl<T: Transfer> Inner<T> {
         range: Range<u64>,
         until: Instant,
     ) -> Result<u64, SwapError> {
+        // All of it but the page that keeps it registered.
+        let most = self.staging.max_slice(Lane::Upload) - PAGE as usize;
         let mut buffer = self.buffer.clone();
         let mut pieces = copy.pieces().iter();
         let mut reads: VecDeque<Reading<T>> = VecDeque::with_capacity(DEPTH);
@@ -201,7 +216,7 @@ impl<T: Transfer> Inner<T> {
         loop {
             while reads.len() < DEPTH {
                 let Some(piece) = pieces.as_slice().first() else { break };
-                let wanted = piece.buffer_bytes();
+                let wanted = piece.buffer_bytes(most, self.grain());
                 let slice = match self.staging.try_acquire(Lane::Upload, wanted) {
                     Ok(slice) => slice,
                     Err(_) if !reads.is_empty() => break,
@@ -212,8 +227,8 @@ impl<T: Transfer> Inner<T> {
             }
             let Some(read) = reads.pop_front() else { return Ok(at - range.start) };
             let started = Instant::now();
-            let mut slice = read.wait(until, name)?;
-            let padded = (slice.len() as u64).next_multiple_of(self.grain()).min(range.end - at);
+            let (mut slice, bytes) = read.wait(until, name)?;
+            let padded = (bytes as u64).next_multiple_of(self.grain()).min(range.end - at);
             slice.truncate(padded as usize);
             if flight.is_full() {
                 drop(flight.pop_oldest()?);

@@ -28,6 +28,7 @@ pub struct PoolBuilder<T: Transfer> {
     host_memory: u64,
     staging: Option<u64>,
     deadline: Duration,
+    disk_deadline: Duration,
     measure: bool,
     lower: Option<Lower>,
 }
@@ -48,6 +49,7 @@ impl<T: Transfer> PoolBuilder<T> {
             host_memory: 0,
             staging: None,
             deadline: Duration::from_secs(30),
+            disk_deadline: Duration::from_secs(30),
             measure: false,
             lower: None,
         }
@@ -134,6 +136,15 @@ impl<T: Transfer> PoolBuilder<T> {
         self
     }
 
+    /// How long a call may wait for reads and writes of the disk tier, at least the [`deadline`](Self::deadline). Default: 30 s.
+    ///
+    /// One that takes longer goes on without the call, which ends with [`SwapError::Timeout`] or the error of what it had no room for.
+    #[must_use]
+    pub fn disk_deadline(mut self, deadline: Duration) -> Self {
+        self.disk_deadline = deadline;
+        self
+    }
+
     /// Measures how long transfers take, from enqueue to event (one more thread). Default: off.
     #[must_use]
     pub fn measure_transfers(mut self, measure: bool) -> Self {
@@ -191,6 +202,10 @@ impl<T: Transfer> PoolBuilder<T> {
             buffer,
             piece: piece.next_multiple_of(grain),
             deadline: self.deadline.min(FOR_EVER),
+            patience: match self.lower {
+                Some(_) => self.disk_deadline.max(self.deadline).min(FOR_EVER),
+                None => self.deadline.min(FOR_EVER),
+            },
             locked: memory.locked,
             pageable: memory.pageable,
             meter: self.measure.then(Meter::new),
@@ -216,6 +231,7 @@ impl<T: Transfer> fmt::Debug for PoolBuilder<T> {
             .field("host_memory", &self.host_memory)
             .field("staging", &self.staging)
             .field("deadline", &self.deadline)
+            .field("disk_deadline", &self.disk_deadline)
             .field("measure", &self.measure)
             .finish_non_exhaustive()
     }
@@ -300,7 +316,7 @@ const PIECE: u64 = 2 << 20;
 /// A deadline that a clock can still be asked for.
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 /// Granularity of host memory.
-const PAGE: u64 = 4096;
+pub(crate) const PAGE: u64 = 4096;
 
 #[cfg(test)]
 mod tests {

@@ -3,6 +3,7 @@
 use crate::{
     SlotState,
     books::{Books, JobKind},
+    spill::Spill,
 };
 use pinned_host::{HostStats, Transfer};
 use std::collections::HashSet;
@@ -14,6 +15,7 @@ impl<T: Transfer> Books<T> {
     pub(crate) fn check(&self, host: &HostStats) -> Result<(), String> {
         self.arena.allocator().check().map_err(|e| format!("arena: {e}"))?;
         let (mut device, mut held, mut leaving) = (0, 0, 0);
+        let (mut spills, mut spilling) = (0, 0);
         let mut blocks = HashSet::new();
         for (at, entry) in self.live() {
             let name = entry.spec.name();
@@ -60,14 +62,26 @@ impl<T: Transfer> Books<T> {
                 return Err(format!("{name}: host copy is {in_host} and holds memory"));
             }
             let valid = on_device == SlotState::Valid || entry.valid_below() || entry.padded == 0;
-            let known_bad = [on_device, in_host]
+            let on_disk = entry.disk.state;
+            if (on_disk == SlotState::Filling) != (entry.spill != Spill::No) {
+                return Err(format!(
+                    "{name}: its disk copy is {on_disk}, and {:?} is being written",
+                    entry.spill
+                ));
+            }
+            if on_disk == SlotState::Valid && entry.disk.copy().is_none() {
+                return Err(format!("{name}: a valid disk copy without room"));
+            }
+            spills += u32::from(entry.spill != Spill::No);
+            spilling += if entry.spill == Spill::Host { entry.padded } else { 0 };
+            let known_bad = [on_device, in_host, on_disk]
                 .iter()
                 .any(|s| matches!(s, SlotState::Torn | SlotState::Poisoned | SlotState::Lost));
             let new = entry.version == 0 && entry.file.is_none();
             let broken = entry.file.as_ref().is_some_and(|f| f.file.is_broken());
             if !valid && !known_bad && !entry.busy && !new && !broken {
                 return Err(format!(
-                    "{name}: no valid copy of version {}, and nothing says so (device {on_device}, host {in_host})",
+                    "{name}: no valid copy of version {}, and nothing says so (device {on_device}, host {in_host}, disk {on_disk})",
                     entry.version
                 ));
             }
@@ -83,6 +97,13 @@ impl<T: Transfer> Books<T> {
             return Err(format!(
                 "{held} bytes are leased or pinned, {} are counted, the arena has {}",
                 self.held, arena.size
+            ));
+        }
+        // Those of tensors that are gone are counted, too.
+        if spills > self.spills || spilling > self.spilling {
+            return Err(format!(
+                "{spills} tensors ({spilling} bytes in host memory) are being written to disk, {} ({}) are counted",
+                self.spills, self.spilling
             ));
         }
         if leaving > self.leaving {

@@ -29,8 +29,10 @@ impl<T: Transfer> Inner<T> {
         loop {
             match self.claim_now(&mut books, wanted, queue, effort) {
                 Ok(()) => return Ok(books),
-                Err(refusal) if !refusal.may_pass(effort) => return Err(refusal.error),
-                Err(_) => books = self.sleep(books, effort.until(self.deadline)),
+                Err(refusal) => match effort.wait_until.filter(|_| refusal.may_pass(effort)) {
+                    Some(until) => books = self.sleep(books, until),
+                    None => return Err(refusal.error),
+                },
             }
         }
     }
@@ -65,8 +67,10 @@ impl<T: Transfer> Inner<T> {
         let writes = wanted.iter().any(|&(_, mode)| mode == Mode::Write);
         if writes && books.writers.iter().any(|(_, of)| of.same_queue(queue)) {
             // What failed on the queue before this lease is not this lease's.
-            self.record(books, queue)
-                .map_err(|error| Refusal { error: SwapError::device("order a lease", error), for_good: true })?;
+            self.record(books, queue).map_err(|error| Refusal {
+                error: SwapError::device("order a lease", error),
+                for_good: true,
+            })?;
         }
         for &(at, mode) in wanted {
             let entry = books.entry_mut(at);

@@ -52,7 +52,7 @@ impl<T: Transfer> Inner<T> {
             if entry.busy {
                 // Single flight: somebody else is at it.
                 found = Found::Fetched;
-                match effort.wait_until {
+                match effort.wait_until.map(|until| until.max(effort.since + self.patience)) {
                     Some(until) if Instant::now() < until => books = self.sleep(books, until),
                     _ => {
                         let error = books.entry(at).leased(effort.since.elapsed());

@@ -44,7 +44,7 @@ impl<T: Transfer> Inner<T> {
                 (None, _) => {
                     return self
                         .staging
-                        .acquire(lane, wanted, Some(Instant::now() + self.deadline))
+                        .acquire(lane, wanted, Some(Instant::now() + self.patience))
                         .map_err(|e| SwapError::Host { purpose: "staging", source: Box::new(e) });
                 }
             }

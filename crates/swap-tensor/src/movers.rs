@@ -202,7 +202,8 @@ impl<T: Transfer> Movers<T> {
     fn start(&self, state: &mut State<T>, role: Role, wanted: usize) -> bool {
         while state.threads[role as usize] < wanted && !state.closed {
             let shared = Arc::clone(&self.shared);
-            let thread = std::thread::Builder::new().name(role.name().into()).spawn(move || shared.serve(role));
+            let thread =
+                std::thread::Builder::new().name(role.name().into()).spawn(move || shared.serve(role));
             let Ok(thread) = thread else { break };
             state.threads[role as usize] += 1;
             self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);

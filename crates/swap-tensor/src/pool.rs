@@ -83,6 +83,8 @@ pub(crate) struct Inner<T: Transfer> {
     /// Bytes of a piece of a copy through staging.
     pub(crate) piece: u64,
     pub(crate) deadline: Duration,
+    /// How long to wait for I/O of the lower tier.
+    pub(crate) patience: Duration,
     pub(crate) locked: u64,
     pub(crate) pageable: u64,
     pub(crate) meter: Option<Meter<T::Event>>,
@@ -199,7 +201,7 @@ impl<T: Transfer> SwapPool<T> {
     ///
     /// # Errors
     /// The first write-back that failed and that nobody was told of yet: its source is still valid. [`SwapError::Timeout`] when the
-    /// disk tier ends nothing for as long as the pool's deadline.
+    /// disk tier ends nothing for as long as its deadline.
     pub fn settle(&self) -> Result<(), SwapError> {
         self.inner.settle()
     }
@@ -336,10 +338,10 @@ impl<T: Transfer> Inner<T> {
                     since = Instant::now();
                 }
                 let waited = since.elapsed();
-                if waited >= self.deadline {
+                if waited >= self.patience {
                     return Err(SwapError::Timeout { operation: "settle: write to disk", waited });
                 }
-                books = self.sleep(books, since + self.deadline);
+                books = self.sleep(books, since + self.patience);
             }
         }
     }

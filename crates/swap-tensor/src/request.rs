@@ -150,7 +150,9 @@ pub struct Leasing<T: Transfer, L> {
 
 enum Stage<T: Transfer> {
     /// Waiting until no lease of others is in the way.
-    Asking { alarmed: bool },
+    Asking {
+        alarmed: bool,
+    },
     /// A thread of the pool turns the claim into leases.
     Bringing(Arc<Promise<Result<Vec<Hold<T>>, SwapError>>>),
     Over,
@@ -294,7 +296,10 @@ impl<T: Transfer> Inner<T> {
 impl<T: Transfer, L> std::fmt::Debug for LeaseRequest<T, L> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let names: Vec<_> = self.wanted.iter().map(|w| (w.token.spec.name(), w.mode)).collect();
-        f.debug_struct("LeaseRequest").field("wanted", &names).field("within", &self.within).finish_non_exhaustive()
+        f.debug_struct("LeaseRequest")
+            .field("wanted", &names)
+            .field("within", &self.within)
+            .finish_non_exhaustive()
     }
 }
 
@@ -329,11 +334,12 @@ fn claims<T: Transfer>(wanted: &[Wanted<T>]) -> Vec<(u32, Mode)> {
 /// A tensor that is asked for twice, and not only for reading.
 fn twice<T: Transfer>(wanted: &[Wanted<T>]) -> Option<SwapError> {
     let again = |i: usize| {
-        wanted[..i].iter().any(|w| {
-            w.token.at == wanted[i].token.at && (w.mode, wanted[i].mode) != (Mode::Read, Mode::Read)
-        })
+        wanted[..i]
+            .iter()
+            .any(|w| w.token.at == wanted[i].token.at && (w.mode, wanted[i].mode) != (Mode::Read, Mode::Read))
     };
-    let name = wanted.iter().enumerate().find(|(i, _)| again(*i)).map(|(_, w)| w.token.spec.name().to_owned());
+    let name =
+        wanted.iter().enumerate().find(|(i, _)| again(*i)).map(|(_, w)| w.token.spec.name().to_owned());
     name.map(|name| SwapError::LeasedTwice { name })
 }
 

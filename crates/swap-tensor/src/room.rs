@@ -9,7 +9,7 @@ use crate::{
 use allocator_core::{AllocError, ApplyError, DeviceBuffer, Handle, Move, Plan, Request};
 use core::ops::Range;
 use pinned_host::{Access, Event, HostError, Lane, Queue, QueueError, SliceOf, Transfer};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// How far a search for room may go.
 #[derive(Debug, Clone, Copy)]
@@ -18,13 +18,6 @@ pub(crate) struct Effort {
     pub(crate) wait_until: Option<Instant>,
     /// When the request came, for the error's sake.
     pub(crate) since: Instant,
-}
-
-impl Effort {
-    /// Until when to sleep for something that ends by itself, within `patience` of the request.
-    pub(crate) fn until(&self, patience: Duration) -> Instant {
-        self.wait_until.unwrap_or(self.since + patience)
-    }
 }
 
 /// What an attempt to evict one tensor came to.
@@ -94,8 +87,8 @@ impl<T: Transfer> Inner<T> {
                 books = self.wait_for(books, &event);
                 continue;
             }
-            if books.spills > 0 && Instant::now() < effort.until(self.deadline) {
-                books = self.sleep(books, effort.until(self.deadline));
+            if books.spills > 0 && Instant::now() < effort.since + self.patience {
+                books = self.sleep(books, effort.since + self.patience);
                 continue;
             }
             if let Some(error) = refusal {
@@ -134,8 +127,8 @@ impl<T: Transfer> Inner<T> {
             }
             if let Some(event) = books.job_in_flight() {
                 books = self.wait_for(books, &event);
-            } else if books.spills > 0 && Instant::now() < effort.until(self.deadline) {
-                books = self.sleep(books, effort.until(self.deadline));
+            } else if books.spills > 0 && Instant::now() < effort.since + self.patience {
+                books = self.sleep(books, effort.since + self.patience);
             } else {
                 return (books, Ok(over));
             }

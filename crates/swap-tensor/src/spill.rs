@@ -47,10 +47,14 @@ impl<T: Transfer> Inner<T> {
         books.begin_host_spill(first);
         let mut batch = vec![first];
         let mut bytes = books.entry(first).padded;
-        if bytes < SMALL {
+        // What is packed is read through staging in one piece.
+        let small = SMALL.min(self.piece / 2);
+        if bytes < small {
             // Small ones go together: a device takes one large write in the time of a few small ones.
             while bytes < PACK {
-                let Some(next) = books.next_to_spill().filter(|&at| books.entry(at).padded < SMALL) else { break };
+                let Some(next) = books.next_to_spill().filter(|&at| books.entry(at).padded < small) else {
+                    break;
+                };
                 books.begin_host_spill(next);
                 bytes += books.entry(next).padded;
                 batch.push(next);
@@ -136,7 +140,8 @@ impl<T: Transfer> Inner<T> {
             slices.extend(books.entry_mut(at).host.slice.take().map(|slice| (at, bytes, slice)));
         }
         drop(books);
-        let contents: Vec<_> = slices.iter().map(|(_, bytes, slice)| &slice.as_slice()[..*bytes as usize]).collect();
+        let contents: Vec<_> =
+            slices.iter().map(|(_, bytes, slice)| &slice.as_slice()[..*bytes as usize]).collect();
         let mut copies = match lower.write_pack(&contents) {
             Ok(copies) => Ok(copies.into_iter()),
             Err(error) => Err(Some(error)),
@@ -214,7 +219,12 @@ impl<T: Transfer> Inner<T> {
                 books.counters.spills += 1;
                 books.counters.disk_written_bytes += bytes;
                 books.counters.downloaded_bytes += books.entry(at).padded;
-                if leaving && good && books.entry(at).idle() && books.entry(at).jobs == 0 && books.release_device(at) {
+                if leaving
+                    && good
+                    && books.entry(at).idle()
+                    && books.entry(at).jobs == 0
+                    && books.release_device(at)
+                {
                     books.counters.evictions += 1;
                 }
             }
@@ -229,7 +239,12 @@ impl<T: Transfer> Inner<T> {
     }
 
     /// Device → staging → lower tier, a few pieces in flight each way. Whether the device has ended with all of them, too.
-    fn send_pieces(&self, lower: &Lower, range: Range<u64>, bytes: u64) -> (Result<LowerCopy, SwapError>, bool) {
+    fn send_pieces(
+        &self,
+        lower: &Lower,
+        range: Range<u64>,
+        bytes: u64,
+    ) -> (Result<LowerCopy, SwapError>, bool) {
         let mut flight = Flight::new();
         let mut writes: VecDeque<Writing<T>> = VecDeque::with_capacity(DEPTH);
         let mut pieces = Vec::with_capacity(bytes.div_ceil(self.piece) as usize);

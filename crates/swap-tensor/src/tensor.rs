@@ -9,6 +9,7 @@ use crate::{
     lower::LowerCopy,
     pool::Inner,
     request::{self, LeaseRequest, Wanted},
+    spill::Spill,
 };
 use pinned_host::Transfer;
 use std::{
@@ -151,6 +152,7 @@ impl<T: Transfer> Tensor<T> {
         let inner = self.inner();
         let (since, mut books) = (Instant::now(), inner.lock());
         let mut tried = false;
+        let failures = books.counters.failed_transfers;
         loop {
             books.reap();
             let entry = books.entry(self.at());
@@ -178,13 +180,19 @@ impl<T: Transfer> Tensor<T> {
                 return Err(books.fault.take().unwrap_or(error));
             }
             match inner.write_back(&mut books, self.at()) {
-                Err(SwapError::HostBudget { .. }) if inner.spill_for(&mut books, self.at()) => {
-                    let leaving = books.entry(self.at()).device.leaving;
+                Ok(()) => {}
+                Err(full @ SwapError::HostBudget { .. }) => {
+                    if books.counters.failed_transfers > failures {
+                        return Err(books.fault.take().unwrap_or(full));
+                    }
+                    if since.elapsed() >= inner.patience || !inner.spill_for(&mut books, self.at()) {
+                        return Err(full);
+                    }
                     // Host copies make way first, or the device copy goes below directly: another look when that is done.
-                    tried = leaving;
-                    books = inner.sleep(books, since + inner.deadline);
+                    tried = books.entry(self.at()).device.leaving;
+                    books = inner.sleep(books, since + inner.patience);
                 }
-                other => other?,
+                Err(other) => return Err(other),
             }
         }
     }
@@ -342,9 +350,12 @@ impl<T: Transfer> Inner<T> {
         at: u32,
         since: Instant,
     ) -> Result<Guard<'a, T>, SwapError> {
+        let entry = books.entry(at);
+        let working = entry.busy || entry.spill != Spill::No;
+        let patience = if working { self.patience } else { self.deadline };
         match books.job_of(at) {
             Some(event) => Ok(self.wait_for(books, &event)),
-            None if since.elapsed() < self.deadline => Ok(self.sleep(books, since + self.deadline)),
+            None if since.elapsed() < patience => Ok(self.sleep(books, since + patience)),
             None => Err(books.entry(at).leased(since.elapsed())),
         }
     }

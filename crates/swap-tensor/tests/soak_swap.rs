@@ -7,9 +7,13 @@
 //! `SOAK_SEED=<seed> SOAK_SCHEDULES=1` runs that program alone, and `SOAK_TRACE=1` prints its steps.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop where it stands")]
 
-use backend_cpu::sim::{Call, Fault, FaultPlan, SimConfig, SimDevice, SimQueue};
+use backend_cpu::sim::{Call, Fault, FaultPlan as SimFaults, SimConfig, SimDevice, SimQueue};
 use pinned_host::Queue;
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+use swap_tensor::disk::{self, DiskConfig, DiskStore, FaultPlan, IoChoice};
 use swap_tensor::{DType, Lease, Mode, SwapError, SwapPool, Tensor, TensorSpec, WriteLease};
 
 #[test]
@@ -41,6 +45,7 @@ struct Totals {
     leases: u64,
     evictions: u64,
     write_backs: u64,
+    spills: u64,
     moved_bytes: u64,
     failures: u64,
     lost: u64,
@@ -52,6 +57,7 @@ impl Totals {
         self.leases += t.leases;
         self.evictions += t.evictions;
         self.write_backs += t.write_backs;
+        self.spills += t.spills;
         self.moved_bytes += t.moved_bytes;
         self.failures += t.failures;
         self.lost += t.lost;
@@ -77,13 +83,13 @@ const ALL_WEATHER: [Weather; 5] =
     [Weather::Calm, Weather::Refusals, Weather::FailingTransfers, Weather::FailingKernels, Weather::Storm];
 
 impl Weather {
-    fn faults(self) -> FaultPlan {
-        let late = |plan: FaultPlan, call| plan.randomly(call, 20, Fault::Delay);
+    fn faults(self) -> SimFaults {
+        let late = |plan: SimFaults, call| plan.randomly(call, 20, Fault::Delay);
         let calm = [Call::Upload, Call::Download, Call::CopyWithin, Call::Launch]
             .into_iter()
-            .fold(FaultPlan::none(), late);
+            .fold(SimFaults::none(), late);
         match self {
-            Weather::Calm => FaultPlan::none(),
+            Weather::Calm => SimFaults::none(),
             Weather::Refusals => calm
                 .randomly(Call::Upload, 8, Fault::Refuse)
                 .randomly(Call::Download, 8, Fault::OutOfMemory)
@@ -109,6 +115,35 @@ impl Weather {
         }
     }
 
+    /// A disk tier, of whatever path of I/O, on which the same kind of thing goes wrong.
+    fn disk(self, seed: u64, rng: &mut Rng) -> DiskStore {
+        let plan = FaultPlan::seeded(seed);
+        let late = |plan: FaultPlan| {
+            [disk::Call::Read, disk::Call::Write].into_iter().fold(plan, |plan, call| {
+                plan.randomly(call, 20, disk::Fault::Delay)
+                    .randomly(call, 10, disk::Fault::Short)
+                    .randomly(call, 20, disk::Fault::INTERRUPTED)
+                    .randomly(call, 20, disk::Fault::AGAIN)
+            })
+        };
+        let plan = match self {
+            Weather::Calm | Weather::FailingKernels => plan,
+            Weather::Refusals => late(plan),
+            Weather::FailingTransfers => late(plan)
+                .randomly(disk::Call::Read, 8, disk::Fault::IO)
+                .randomly(disk::Call::Write, 8, disk::Fault::IO)
+                .randomly(disk::Call::Write, 12, disk::Fault::NO_SPACE),
+            Weather::Storm => late(plan)
+                .randomly(disk::Call::Read, 6, disk::Fault::BitFlip)
+                .randomly(disk::Call::Write, 12, disk::Fault::BitFlip)
+                .randomly(disk::Call::Read, 40, disk::Fault::Hang)
+                .randomly(disk::Call::Write, 40, disk::Fault::Hang),
+        };
+        let io = [IoChoice::Auto, IoChoice::Threads][rng.below(2)];
+        let room = [16 << 10, 64 << 10, 1 << 20][rng.below(3)];
+        DiskConfig::new(disk_folder(), room).io(io).faults(plan).open().unwrap()
+    }
+
     /// Whether every tensor must come back whole in the end.
     fn keeps_everything(self) -> bool {
         self != Weather::Storm
@@ -117,6 +152,8 @@ impl Weather {
 
 struct World {
     pool: SwapPool<SimDevice>,
+    /// The tier below host memory, in some programs.
+    disk: Option<DiskStore>,
     queues: Vec<SimQueue>,
     weather: Weather,
     tensors: Vec<Shadow>,
@@ -148,12 +185,20 @@ fn program(seed: u64, file: &Path, contents: &[Vec<u8>]) -> Totals {
     if rng.below(8) == 0 {
         config = config.one_queue();
     }
-    let built = SwapPool::builder(SimDevice::new(config))
+    let disk = (rng.below(3) == 0).then(|| weather.disk(seed, &mut rng));
+    let builder = SwapPool::builder(SimDevice::new(config))
         .device_memory(12 << 10)
-        .host_memory([8 << 10, 24 << 10, 96 << 10][rng.below(3)])
-        .staging(32 << 10)
-        .deadline(Duration::ZERO)
-        .build();
+        .host_memory(
+            if disk.is_some() { [0, 4 << 10, 12 << 10] } else { [8 << 10, 24 << 10, 96 << 10] }[rng.below(3)],
+        )
+        .staging(32 << 10);
+    // A hang takes all of the disk's deadline.
+    let patience = Duration::from_millis(if weather == Weather::Storm { 5 } else { 5000 });
+    let builder = builder.deadline(Duration::ZERO).disk_deadline(patience);
+    let built = match &disk {
+        Some(store) => builder.disk(store.clone()).build(),
+        None => builder.build(),
+    };
     let pool = match built {
         Err(_) if matches!(weather, Weather::Storm | Weather::Refusals) => return Totals::default(),
         built => built.unwrap(),
@@ -161,6 +206,7 @@ fn program(seed: u64, file: &Path, contents: &[Vec<u8>]) -> Totals {
     let queues = vec![pool.queue().clone(), pool.device().new_queue(), pool.device().new_queue()];
     let mut world = World {
         pool,
+        disk,
         queues,
         weather,
         tensors: Vec::new(),
@@ -195,6 +241,7 @@ impl World {
         }
         match op {
             0 | 1 => self.create(),
+            2 if self.disk.is_some() && self.rng.below(2) == 0 => self.create(),
             2 => self.drop_tensor(),
             3..=5 => self.read(),
             6..=8 => self.write(),
@@ -212,7 +259,7 @@ impl World {
     }
 
     fn create(&mut self) {
-        if self.tensors.len() >= 12 {
+        if self.tensors.len() >= if self.disk.is_some() { 24 } else { 12 } {
             return;
         }
         let len = [0, 1, 7, 64, 900, 1500, 4096, 9000][self.rng.below(8)];
@@ -452,6 +499,9 @@ impl World {
             error,
             SwapError::DeviceBudget { .. } | SwapError::HostBudget { .. } | SwapError::Leased { .. }
         );
+        // The deadline is short: staging, too, may be with I/O that the machine has no time for.
+        let late = matches!(error, SwapError::Timeout { .. } | SwapError::Host { .. });
+        let room = room || matches!(error, SwapError::DiskBudget { .. }) || (late && self.disk.is_some());
         assert!(room || self.weather != Weather::Calm, "in calm weather: {error}");
         assert!(!matches!(error, SwapError::Arena(_)), "the books disagree: {error}");
     }
@@ -472,13 +522,32 @@ impl World {
     fn finish(mut self, steps: u64) -> Totals {
         self.held.clear();
         self.pool.device().clear_faults();
+        if let Some(disk) = &self.disk {
+            disk.clear_faults();
+            disk.release();
+            let until = Instant::now() + Duration::from_secs(60);
+            while self.pool.settle().is_err() {
+                assert!(Instant::now() < until, "the pool never settles: {:?}", self.pool.stats());
+            }
+        }
         let mut lost = 0;
         for at in 0..self.tensors.len() {
             while self.tensors[at].tensor.unpin() {}
             let tensor = self.tensors[at].tensor.clone();
             let mut into = vec![0; self.tensors[at].bytes.len()];
             // The first try may still meet a failure that was under way.
-            let read = tensor.copy_to(&mut into).or_else(|_| tensor.copy_to(&mut into));
+            let mut read = tensor.copy_to(&mut into).or_else(|_| tensor.copy_to(&mut into));
+            for _ in 0..1000 {
+                // The deadline is shorter than a read that the machine has no time for.
+                let late = matches!(
+                    read,
+                    Err(SwapError::Timeout { .. } | SwapError::Leased { .. } | SwapError::Host { .. })
+                );
+                if !late || self.disk.is_none() {
+                    break;
+                }
+                read = tensor.copy_to(&mut into);
+            }
             match read {
                 Ok(()) => assert!(into == self.tensors[at].bytes, "{tensor:?}: wrong bytes in the end"),
                 Err(error) => {
@@ -496,8 +565,8 @@ impl World {
         if self.weather.keeps_everything() {
             let after = self.pool.stats();
             assert_eq!(
-                (after.device_bytes, after.held_bytes, after.host_bytes),
-                (0, 0, 0),
+                (after.device_bytes, after.held_bytes, after.host_bytes, after.disk_bytes),
+                (0, 0, 0, 0),
                 "something stayed behind"
             );
         }
@@ -506,6 +575,7 @@ impl World {
             leases: stats.leases,
             evictions: stats.evictions,
             write_backs: stats.write_backs,
+            spills: stats.spills,
             moved_bytes: stats.moved_bytes,
             failures: self.failures,
             lost,
@@ -539,6 +609,12 @@ fn write_model(path: &Path) -> Vec<Vec<u8>> {
     contents.iter().for_each(|bytes| file.extend(bytes));
     std::fs::write(path, file).unwrap();
     contents
+}
+
+/// Memory, if there is a file system of it: what is tested here is order, and a real disk has other users.
+fn disk_folder() -> PathBuf {
+    let memory = PathBuf::from("/dev/shm");
+    if memory.is_dir() { memory } else { std::env::temp_dir() }
 }
 
 /// SplitMix64.

@@ -45,10 +45,12 @@ impl LowerCopy {
 }
 
 impl Piece {
-    /// Bytes of the buffer to read it with: whole units of I/O, from the start of a page.
-    pub(crate) fn buffer_bytes(&self) -> usize {
-        let bytes = self.extent.read_len(self.part).unwrap_or_default() as usize;
-        bytes.max(PAGED)
+    /// Bytes of the buffer to read it with, at most `most`: whole units of I/O, from the start of a page, where there is room for
+    /// that; else the piece's own, rounded up to a device's grain.
+    pub(crate) fn buffer_bytes(&self, most: usize, grain: u64) -> usize {
+        let whole = self.extent.read_len(self.part).unwrap_or_default() as usize;
+        let own = self.extent.part(self.part).map_or(0, |part| part.end - part.start) as usize;
+        if whole <= most { whole.max(PAGED.min(most)) } else { own.max(1).next_multiple_of(grain as usize) }
     }
 
     pub(crate) fn read<T: Transfer>(&self, slice: SliceOf<T>) -> Reading<T> {
@@ -64,16 +66,15 @@ impl Drop for Piece {
 }
 
 impl<T: Transfer> Reading<T> {
-    /// The bytes of the piece, checked, from the first byte of the slice on.
-    pub(crate) fn wait(self, until: Instant, name: &str) -> Result<SliceOf<T>, SwapError> {
+    /// The bytes of the piece, checked, at the start of the slice, and how many they are.
+    pub(crate) fn wait(self, until: Instant, name: &str) -> Result<(SliceOf<T>, usize), SwapError> {
         let range = self.0.range();
         match self.0.wait(until) {
             Ok(mut slice) => {
                 if range.start > 0 {
                     slice.as_mut_slice().copy_within(range.clone(), 0);
                 }
-                slice.truncate(range.len());
-                Ok(slice)
+                Ok((slice, range.len()))
             }
             Err(Failed { error: source @ DiskError::Corrupt { .. }, .. }) => {
                 Err(SwapError::Corrupt { name: name.to_owned(), source: Box::new(source) })
@@ -136,12 +137,17 @@ impl Lower {
         for (part, bytes) in parts.iter().zip(contents) {
             buffer.as_mut_slice()[part.start as usize..part.end as usize].copy_from_slice(bytes);
         }
-        wait(self.0.write_parts(&extent, buffer, &parts)).map_err(|failed| disk_error(WRITE, failed.error))?;
+        wait(self.0.write_parts(&extent, buffer, &parts))
+            .map_err(|failed| disk_error(WRITE, failed.error))?;
         Ok(self.pieces(&extent, parts.len()).map(|piece| self.copy(vec![piece])).collect())
     }
 
     /// Begins to write the first `bytes` bytes of `slice`, one piece.
-    pub(crate) fn write_piece<T: Transfer>(&self, slice: SliceOf<T>, bytes: u64) -> Result<Writing<T>, SwapError> {
+    pub(crate) fn write_piece<T: Transfer>(
+        &self,
+        slice: SliceOf<T>,
+        bytes: u64,
+    ) -> Result<Writing<T>, SwapError> {
         let extent = self.reserve(bytes)?;
         let ticket = self.0.write(&extent, slice, bytes);
         Ok(Writing { ticket, piece: Piece { store: self.0.clone(), extent, part: 0 } })
@@ -178,9 +184,7 @@ fn wait<B: IoBuf>(ticket: IoTicket<B>) -> Result<B, Failed<B>> {
 
 fn disk_error(operation: &'static str, source: DiskError) -> SwapError {
     match source {
-        DiskError::NoSpace { requested, .. } => {
-            SwapError::DiskBudget { requested, source: Box::new(source) }
-        }
+        DiskError::NoSpace { requested, .. } => SwapError::DiskBudget { requested, source: Box::new(source) },
         DiskError::Timeout { waited, .. } => SwapError::Timeout { operation, waited },
         other => SwapError::Disk { operation, source: Box::new(other) },
     }

@@ -22,7 +22,7 @@ impl LowerCopy {
 }
 
 impl Piece {
-    pub(crate) fn buffer_bytes(&self) -> usize {
+    pub(crate) fn buffer_bytes(&self, _most: usize, _grain: u64) -> usize {
         match self.0 {}
     }
 
@@ -32,7 +32,7 @@ impl Piece {
 }
 
 impl<T: Transfer> Reading<T> {
-    pub(crate) fn wait(self, _until: Instant, _name: &str) -> Result<SliceOf<T>, SwapError> {
+    pub(crate) fn wait(self, _until: Instant, _name: &str) -> Result<(SliceOf<T>, usize), SwapError> {
         match self.0 {}
     }
 }
@@ -63,7 +63,11 @@ impl Lower {
         match self.0 {}
     }
 
-    pub(crate) fn write_piece<T: Transfer>(&self, _slice: SliceOf<T>, _bytes: u64) -> Result<Writing<T>, SwapError> {
+    pub(crate) fn write_piece<T: Transfer>(
+        &self,
+        _slice: SliceOf<T>,
+        _bytes: u64,
+    ) -> Result<Writing<T>, SwapError> {
         match self.0 {}
     }
 
