@@ -35,6 +35,13 @@ pub(crate) struct FileCopy {
     pub(crate) offset: u64,
 }
 
+impl FileCopy {
+    /// The copy of what begins `bytes` into this one.
+    pub(crate) fn from(&self, bytes: u64) -> Self {
+        FileCopy { file: Arc::clone(&self.file), offset: self.offset + bytes }
+    }
+}
+
 /// Opens `path` and lists its tensors in the order of their bytes in the file.
 pub(crate) fn open(path: &Path) -> Result<Vec<(TensorSpec, FileCopy)>, SwapError> {
     let io = |operation, offset| {

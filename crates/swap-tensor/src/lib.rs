@@ -84,6 +84,7 @@ mod spec;
 mod spill;
 mod stats;
 mod tensor;
+mod tiles;
 
 pub use builder::PoolBuilder;
 pub use contiguous::{ContiguousAllocator, ParamView, TensorId};
@@ -97,3 +98,4 @@ pub use slot::{Residency, SlotState};
 pub use spec::TensorSpec;
 pub use stats::Stats;
 pub use tensor::Tensor;
+pub use tiles::TiledTensor;

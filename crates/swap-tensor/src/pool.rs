@@ -15,7 +15,7 @@ use crate::{
     stats::Stats,
     tensor::Token,
 };
-use pinned_host::{HostPool, RegionOf, StagingRing, Transfer};
+use pinned_host::{HostPool, RegionOf, StagingRing, StagingStats, Transfer};
 use std::{
     path::Path,
     sync::{Arc, Condvar, Mutex, Weak, atomic::AtomicBool},
@@ -258,6 +258,11 @@ impl<T: Transfer> SwapPool<T> {
         }
     }
 
+    /// What the pool's staging holds, per direction: never more than its capacity.
+    pub fn staging(&self) -> StagingStats {
+        self.inner.staging.stats()
+    }
+
     /// How long transfers took, if the pool was built with [`PoolBuilder::measure_transfers`].
     ///
     /// Blocks until the transfers in flight have ended.
@@ -285,7 +290,11 @@ impl<T: Transfer> SwapPool<T> {
         books.check(&self.inner.host.stats())
     }
 
-    fn insert(&self, spec: TensorSpec, fill: impl FnOnce(&mut Entry<T>)) -> Result<Tensor<T>, SwapError> {
+    pub(crate) fn insert(
+        &self,
+        spec: TensorSpec,
+        fill: impl FnOnce(&mut Entry<T>),
+    ) -> Result<Tensor<T>, SwapError> {
         let grain = self.inner.grain();
         let mut books = self.inner.lock();
         let arena = books.arena.allocator().size();

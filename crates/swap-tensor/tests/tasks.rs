@@ -208,3 +208,43 @@ fn the_budget_shrinks_and_grows_while_tensors_are_in_use() {
     });
     pool.check().unwrap();
 }
+
+/// A tensor three times as large as the device, from memory and from a file.
+#[test]
+fn a_tensor_larger_than_the_device_is_leased_in_tiles() {
+    let pool = pool(2, 16);
+    let bytes = 6 * UNIT;
+    let contents: Vec<u8> = (0..bytes).map(|i| (i / 1000) as u8).collect();
+    let spec = TensorSpec::new("big", DType::F16, [bytes / 2 / 512, 512]).unwrap();
+    let refused = pool.create(spec.clone(), &contents).map(drop);
+    assert!(matches!(refused, Err(SwapError::LargerThanArena { .. })));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.safetensors");
+    let shape = vec![bytes as usize / 2 / 512, 512];
+    let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F16, shape, &contents).unwrap();
+    std::fs::write(&path, safetensors::serialize([("file", view)], None).unwrap()).unwrap();
+    let attached = pool.attach_safetensors_tiled(&path, UNIT).unwrap().pop().unwrap();
+    for whole in [pool.create_tiled(spec, UNIT, &contents).unwrap(), attached] {
+        assert_eq!((whole.tiles().len(), whole.spec().bytes()), (6, bytes));
+        assert_eq!(whole.find(UNIT / 2), Some((1, 0)));
+        assert_eq!(whole.find(bytes / 2), None);
+        assert_eq!(whole.elements(6), 0..0);
+        for (at, tile) in whole.tiles().iter().enumerate() {
+            let mut into = vec![0; UNIT as usize];
+            let lease = tile.read().unwrap();
+            assert_eq!(lease.spec().shape(), [UNIT / 1024, 512]);
+            lease.read_now(&mut into).unwrap();
+            let elements = whole.elements(at);
+            assert!(into == contents[2 * elements.start as usize..2 * elements.end as usize]);
+        }
+        let mut all = vec![0; bytes as usize];
+        whole.copy_to(&mut all).unwrap();
+        assert!(all == contents);
+        let changed: Vec<u8> = contents.iter().map(|x| !x).collect();
+        whole.load(&changed).unwrap();
+        whole.copy_to(&mut all).unwrap();
+        assert!(all == changed);
+        assert!(matches!(whole.load(&changed[1..]), Err(SwapError::Length { .. })));
+    }
+    assert!(pool.tensor("big[0..32768]").is_none(), "the tiles went with the whole");
+}
