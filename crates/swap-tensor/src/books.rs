@@ -4,7 +4,12 @@
 //! needs the device only *enqueues*.
 
 use crate::{
-    Residency, SlotState, SwapError, TensorSpec, file::FileCopy, lru::Lru, stats::Counters, tensor::Token,
+    Residency, SlotState, SwapError, TensorSpec,
+    file::FileCopy,
+    lru::Lru,
+    observe::{Counted, Probe},
+    stats::Counters,
+    tensor::Token,
 };
 use allocator_core::{Arena, Handle, Plan};
 use core::ops::Range;
@@ -46,6 +51,7 @@ pub(crate) struct Books<T: Transfer> {
     /// Threads that sleep until something changes.
     pub(crate) sleepers: u32,
     pub(crate) counters: Counters,
+    pub(crate) probe: Probe<T::Event>,
     /// Scratch, kept so that a transfer allocates nothing.
     pub(crate) plan: Plan,
     pub(crate) waits: Vec<T::Event>,
@@ -108,6 +114,7 @@ pub(crate) struct Job<T: Transfer> {
     /// The version it carries.
     pub(crate) version: u64,
     pub(crate) ticket: Ticket<T>,
+    pub(crate) _counted: Counted,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,7 +126,7 @@ pub(crate) enum JobKind {
 }
 
 impl<T: Transfer> Books<T> {
-    pub(crate) fn new(arena: Arena<T::Buffer>) -> Self {
+    pub(crate) fn new(arena: Arena<T::Buffer>, probe: Probe<T::Event>) -> Self {
         Books {
             arena,
             hazards: Hazards::new(),
@@ -138,6 +145,7 @@ impl<T: Transfer> Books<T> {
             lost: false,
             sleepers: 0,
             counters: Counters::default(),
+            probe,
             plan: Plan::default(),
             waits: Vec::new(),
             accesses: Vec::new(),

@@ -1,6 +1,13 @@
 //! How a pool is described and made.
 
-use crate::{SwapError, SwapPool, books::Books, fill::DEPTH, meter::Meter, pool::Inner, prefetch::Fetcher};
+use crate::{
+    SwapError, SwapPool, Timeline,
+    books::Books,
+    fill::DEPTH,
+    observe::{Levels, Probe},
+    pool::Inner,
+    prefetch::Fetcher,
+};
 use allocator_core::{Arena, DeviceBuffer};
 use pinned_host::{
     HostPool, HostRegion, Lane, LockPolicy, PageLocker, Queue, QueuedBuffer, RegionOf, StagingConfig,
@@ -20,6 +27,8 @@ pub struct PoolBuilder<T: Transfer> {
     staging: Option<u64>,
     deadline: Duration,
     measure: bool,
+    name: Arc<str>,
+    timeline: Option<Timeline>,
 }
 
 /// Where the arena's bytes come from.
@@ -39,6 +48,8 @@ impl<T: Transfer> PoolBuilder<T> {
             staging: None,
             deadline: Duration::from_secs(30),
             measure: false,
+            name: "pool".into(),
+            timeline: None,
         }
     }
 
@@ -89,10 +100,25 @@ impl<T: Transfer> PoolBuilder<T> {
         self
     }
 
-    /// Measures how long transfers take, from enqueue to event (one more thread). Default: off.
+    /// Measures how long transfers take, from enqueue to event (one more thread for each direction). Default: off.
     #[must_use]
     pub fn measure_transfers(mut self, measure: bool) -> Self {
         self.measure = measure;
+        self
+    }
+
+    /// What the pool is called in a timeline and in metrics; pools of one name add up there. Default: `pool`.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Records what the pool does in `timeline`. It watches transfers then, as
+    /// [`measure_transfers`](Self::measure_transfers) does. Default: none.
+    #[must_use]
+    pub fn timeline(mut self, timeline: Timeline) -> Self {
+        self.timeline = Some(timeline);
         self
     }
 
@@ -128,10 +154,12 @@ impl<T: Transfer> PoolBuilder<T> {
         let host = HostPool::new(tier, grain).map_err(|e| host_error("the host tier", e))?;
         let queue = buffer.queue().clone();
         let origin = queue.record().map_err(|e| SwapError::device("record an event", e))?;
+        let budget = Levels { device: buffer.size(), host: self.host_memory, leased: 0 };
+        let probe = Probe::new(&self.name, self.timeline, self.measure, budget);
         let inner = Inner {
             queue,
             origin,
-            books: Mutex::new(Books::new(Arena::new(buffer.clone())?)),
+            books: Mutex::new(Books::new(Arena::new(buffer.clone())?, probe.clone())),
             changed: Condvar::new(),
             host,
             staging,
@@ -140,7 +168,7 @@ impl<T: Transfer> PoolBuilder<T> {
             deadline: self.deadline.min(FOR_EVER),
             locked: memory.locked,
             pageable: memory.pageable,
-            meter: self.measure.then(Meter::new),
+            probe,
             device,
         };
         Ok(SwapPool { inner: Arc::new(inner), fetcher: Arc::new(Fetcher::new()) })
@@ -160,6 +188,8 @@ impl<T: Transfer> fmt::Debug for PoolBuilder<T> {
             .field("staging", &self.staging)
             .field("deadline", &self.deadline)
             .field("measure", &self.measure)
+            .field("name", &self.name)
+            .field("timeline", &self.timeline)
             .finish_non_exhaustive()
     }
 }

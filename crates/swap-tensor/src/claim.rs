@@ -95,6 +95,7 @@ impl<T: Transfer> Inner<T> {
         let (held, padded) = (entry.held(), entry.padded);
         books.held -= if held { 0 } else { padded };
         books.recover(at);
+        self.tell_levels(books);
         self.wake(books);
     }
 
@@ -123,9 +124,12 @@ impl<T: Transfer> Inner<T> {
                 landed.and_then(|()| self.seat(&mut books, at, mode, queue)).inspect(|_| {
                     books.counters.leases += 1;
                     books.counters.hits += u64::from(found == Found::Here);
+                    self.probe.leased(found == Found::Here);
                     if found != Found::Here {
                         books.counters.stall += effort.since.elapsed();
+                        self.probe.stalled(&books.entry(at).spec, effort.since);
                     }
+                    self.tell_levels(&books);
                 })
             }
             Err(error) => Err(error),

@@ -1,15 +1,16 @@
 //! Bringing a tensor to the device, from host memory or from its file. One thread at a time does it for one tensor.
 
 use crate::{
-    SlotState, SwapError,
+    SlotState, SwapError, TensorSpec,
     books::{Books, Job, JobKind},
     file::FileCopy,
+    observe::{Counted, Kind, Step},
     pool::{Guard, Inner},
     room::Effort,
 };
 use core::ops::Range;
 use pinned_host::{Access, Lane, Refused, SliceOf, Ticket, Transfer};
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 /// What is wanted on the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,6 +163,8 @@ impl<T: Transfer> Inner<T> {
     /// Enqueues the upload of the host copy. The slice is the ticket's until it has landed.
     fn swap_in(&self, books: &mut Books<T>, at: u32) -> Result<(), SwapError> {
         let range = books.range(at)?;
+        let spec = Arc::clone(&books.entry(at).spec);
+        let _span = self.probe.enter(Step::SwapIn, spec.name(), range.end - range.start);
         let lane = self.device.lane(Lane::Upload);
         self.order_one(books, lane, range.clone(), Access::Write, "order an upload")?;
         let entry = books.entry_mut(at);
@@ -175,8 +178,8 @@ impl<T: Transfer> Inner<T> {
                 entry.jobs += 1;
                 let (version, bytes) = (entry.version, entry.padded);
                 books.hazards.after(&[(range, Access::Write)], ticket.event());
-                self.meter_begin(ticket.event(), bytes, started);
-                books.jobs.push(Job { entry: at, kind: JobKind::SwapIn, version, ticket });
+                let counted = self.probe.transfer(Kind::Upload, &spec, bytes, (ticket.event(), started));
+                books.jobs.push(Job { entry: at, kind: JobKind::SwapIn, version, ticket, _counted: counted });
                 books.counters.uploaded_bytes += bytes;
                 books.lru.touch(at);
                 Ok(())
@@ -194,6 +197,7 @@ impl<T: Transfer> Inner<T> {
                     }
                 }
                 let error = SwapError::device("upload", refused.error);
+                self.probe.failed(Kind::Upload, &spec, &error);
                 books.note(&error);
                 Err(error)
             }
@@ -217,9 +221,10 @@ impl<T: Transfer> Inner<T> {
             }
         };
         books.entry_mut(at).device.state.step(SlotState::Filling);
-        let bytes = books.entry(at).spec.bytes();
+        let spec = Arc::clone(&books.entry(at).spec);
+        let bytes = spec.bytes();
         drop(books);
-        let copied = self.copy_file(&file, bytes, range);
+        let copied = self.copy_file(&file, &spec, range);
         let mut books = self.lock();
         books.counters.file_bytes += bytes;
         let Some(block) = books.entry(at).device.block else { return (books, Err(self.lost())) };
@@ -239,6 +244,9 @@ impl<T: Transfer> Inner<T> {
                 (books, Ok(()))
             }
             Err((error, _)) => {
+                if matches!(error, SwapError::Device { .. }) {
+                    self.probe.failed(Kind::Upload, &spec, &error);
+                }
                 if settled && entry.device.state == SlotState::Filling {
                     books.release_device(at);
                 } else if entry.device.state == SlotState::Filling {
@@ -262,17 +270,28 @@ impl<T: Transfer> Inner<T> {
     }
 
     /// File → staging → device in pieces, a few in flight. Returns when every piece has landed, with the bytes uploaded.
-    fn copy_file(&self, file: &FileCopy, bytes: u64, range: Range<u64>) -> Result<u64, (SwapError, Settled)> {
-        file.file.check_unchanged().map_err(|error| (error, Settled::Yes))?;
+    fn copy_file(
+        &self,
+        file: &FileCopy,
+        spec: &Arc<TensorSpec>,
+        range: Range<u64>,
+    ) -> Result<u64, (SwapError, Settled)> {
+        let unchanged = || {
+            let checked = file.file.check_unchanged();
+            checked.inspect_err(|error| self.probe.failed(Kind::FileRead, spec, error))
+        };
+        unchanged().map_err(|error| (error, Settled::Yes))?;
         let mut flight = Flight::new();
         let mut buffer = self.buffer.clone();
-        let mut done = 0;
+        let (mut done, bytes) = (0, spec.bytes());
         while done < bytes {
             let piece = self.piece.min(bytes - done);
             let padded = piece.next_multiple_of(self.grain());
             let step = self.staging_slice(&mut flight, Lane::Upload, padded).and_then(|mut slice| {
-                file.file.read_exact_at(&mut slice.as_mut_slice()[..piece as usize], file.offset + done)?;
-                self.send(&mut flight, slice, &mut buffer, range.start + done, Instant::now())
+                let into = &mut slice.as_mut_slice()[..piece as usize];
+                let read = || file.file.read_exact_at(into, file.offset + done);
+                self.probe.io(Kind::FileRead, spec, piece, read)?;
+                self.send(spec, &mut flight, slice, &mut buffer, range.start + done, Instant::now())
             });
             if let Err(error) = step {
                 return Err((error, flight.finish().1));
@@ -281,13 +300,14 @@ impl<T: Transfer> Inner<T> {
         }
         let (landed, settled) = flight.finish();
         // A file that changed under the reads may have given pieces of two.
-        let unchanged = landed.and_then(|()| file.file.check_unchanged());
+        let unchanged = landed.and_then(|()| unchanged());
         unchanged.map(|()| bytes.next_multiple_of(self.grain())).map_err(|error| (error, settled))
     }
 
     /// Uploads a piece that lies in staging.
     pub(crate) fn send(
         &self,
+        spec: &Arc<TensorSpec>,
         flight: &mut Flight<T>,
         slice: SliceOf<T>,
         buffer: &mut T::Buffer,
@@ -295,8 +315,11 @@ impl<T: Transfer> Inner<T> {
         started: Instant,
     ) -> Result<(), SwapError> {
         let bytes = slice.len() as u64;
-        let sent = self.device.upload(slice, buffer, at);
-        flight.push(sent.inspect(|ticket| self.meter_begin(ticket.event(), bytes, started)), "upload")
+        let sent = self.device.upload(slice, buffer, at).map(|ticket| {
+            let counted = self.probe.transfer(Kind::Upload, spec, bytes, (ticket.event(), started));
+            (ticket, counted)
+        });
+        flight.push(sent, "upload")
     }
 
     /// Staging memory of `bytes`: a slice this flight has back already, or the ring's.
@@ -343,7 +366,7 @@ pub(crate) enum Settled {
 
 /// The last few pieces of one copy, oldest first.
 pub(crate) struct Flight<T: Transfer> {
-    tickets: [Option<Ticket<T>>; DEPTH],
+    tickets: [Option<(Ticket<T>, Counted)>; DEPTH],
     oldest: usize,
     len: usize,
     settled: Settled,
@@ -361,7 +384,7 @@ impl<T: Transfer> Flight<T> {
     /// Adds a piece that was sent; there is room, because whoever takes staging first makes some.
     pub(crate) fn push(
         &mut self,
-        sent: Result<Ticket<T>, Refused<T>>,
+        sent: Result<(Ticket<T>, Counted), Refused<T>>,
         operation: &'static str,
     ) -> Result<(), SwapError> {
         debug_assert!(!self.is_full());
@@ -382,7 +405,7 @@ impl<T: Transfer> Flight<T> {
 
     /// Waits for the oldest piece and returns its memory; `None` if none is in flight.
     pub(crate) fn pop_oldest(&mut self) -> Result<Option<SliceOf<T>>, SwapError> {
-        let Some(ticket) = self.tickets[self.oldest].take() else { return Ok(None) };
+        let Some((ticket, _counted)) = self.tickets[self.oldest].take() else { return Ok(None) };
         self.oldest = (self.oldest + 1) % DEPTH;
         self.len -= 1;
         ticket.wait().map(Some).map_err(|failed| {

@@ -5,6 +5,7 @@ use crate::{
     books::Books,
     fill::{Flight, Settled, Want},
     lease::Mode,
+    observe::{Kind, Step},
     room::Effort,
     tensor::Token,
 };
@@ -32,6 +33,7 @@ impl<T: Transfer> Hold<T> {
         queue: &T::Queue,
     ) -> Result<Self, SwapError> {
         let inner = &token.inner;
+        let _span = inner.probe.enter(Step::Lease, token.spec.name(), token.spec.bytes());
         let since = Instant::now();
         let effort = Effort { wait_until: Some(since + inner.deadline), since };
         let books = inner.claim(inner.lock(), &[(token.at, mode)], queue, effort)?;
@@ -53,6 +55,7 @@ impl<T: Transfer> Hold<T> {
         let waited = recorded.and_then(|event| event.map_or(Ok(()), |event| event.synchronize()));
         let mut books = inner.lock();
         books.counters.stall += since.elapsed();
+        inner.probe.stalled(&self.token.spec, since);
         books.reap();
         self.verdict(&books)?;
         waited.map_err(|error| {
@@ -122,7 +125,8 @@ impl<T: Transfer> Hold<T> {
         if settled == Settled::No {
             books.wall(self.token.at);
         }
-        copied.and(landed)?;
+        let failed = |error: &SwapError| inner.probe.failed(Kind::Download, &self.token.spec, error);
+        copied.and(landed).inspect_err(failed)?;
         books.counters.downloaded_bytes += self.range.end - self.range.start;
         books.reap();
         self.verdict(&books)
@@ -143,7 +147,11 @@ impl<T: Transfer> Hold<T> {
                 };
                 let started = Instant::now();
                 let sent = inner.device.download(&inner.buffer, self.range.start + asked, slice);
-                let sent = sent.inspect(|ticket| inner.meter_begin(ticket.event(), padded, started));
+                let sent = sent.map(|ticket| {
+                    let told = (ticket.event(), started);
+                    let counted = inner.probe.transfer(Kind::Download, &self.token.spec, padded, told);
+                    (ticket, counted)
+                });
                 flight.push(sent, "download")?;
                 asked += piece_at(asked);
             }
@@ -175,6 +183,7 @@ impl<T: Transfer> Hold<T> {
             books.wall(self.token.at);
         }
         if let Err(error) = &result {
+            inner.probe.failed(Kind::Upload, &self.token.spec, error);
             books.note(error);
             books.spoil(self.token.at);
         }
@@ -192,7 +201,7 @@ impl<T: Transfer> Hold<T> {
             let mut slice = inner.staging_slice(flight, Lane::Upload, padded)?;
             let started = Instant::now();
             slice.as_mut_slice()[..piece.len()].copy_from_slice(piece);
-            inner.send(flight, slice, &mut buffer, at, started)?;
+            inner.send(&self.token.spec, flight, slice, &mut buffer, at, started)?;
             at += padded;
         }
         Ok(())

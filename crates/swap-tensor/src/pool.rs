@@ -5,7 +5,8 @@ use crate::{
     books::{Books, Entry},
     file,
     lease::{Lease, Mode},
-    meter::{Meter, TransferTime},
+    meter::TransferTime,
+    observe::{Levels, Probe},
     prefetch::Fetcher,
     stats::Stats,
     tensor::Token,
@@ -69,7 +70,7 @@ pub(crate) struct Inner<T: Transfer> {
     pub(crate) deadline: Duration,
     pub(crate) locked: u64,
     pub(crate) pageable: u64,
-    pub(crate) meter: Option<Meter<T::Event>>,
+    pub(crate) probe: Probe<T::Event>,
     /// Last: everything above may still have work on it.
     pub(crate) device: T,
 }
@@ -197,11 +198,12 @@ impl<T: Transfer> SwapPool<T> {
         }
     }
 
-    /// How long transfers took, if the pool was built with [`PoolBuilder::measure_transfers`].
+    /// How long transfers took, if the pool was built with [`PoolBuilder::measure_transfers`] or
+    /// [`PoolBuilder::timeline`].
     ///
-    /// Blocks until the transfers in flight have ended.
+    /// Blocks until the transfers in flight have ended; a timeline has them then.
     pub fn transfer_time(&self) -> Option<TransferTime> {
-        self.inner.meter.as_ref().map(Meter::total)
+        self.inner.probe.transfer_time()
     }
 
     /// The device below.
@@ -278,11 +280,13 @@ impl<T: Transfer> Inner<T> {
         }
     }
 
-    /// A transfer was enqueued; `started` is when its bytes began to move.
-    pub(crate) fn meter_begin(&self, event: &T::Event, bytes: u64, started: Instant) {
-        if let Some(meter) = &self.meter {
-            meter.begin(event, bytes, started);
-        }
+    /// Tells what is held now.
+    pub(crate) fn tell_levels(&self, books: &Books<T>) {
+        self.probe.levels(|| {
+            let arena = books.arena.stats();
+            let host = self.host.memory_stats().active_bytes.current;
+            Levels { device: arena.size - arena.free, host, leased: books.held }
+        });
     }
 }
 

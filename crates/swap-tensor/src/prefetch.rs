@@ -2,6 +2,7 @@
 
 use crate::{
     fill::{Found, Want},
+    observe::Counted,
     room::Effort,
     tensor::Token,
 };
@@ -36,6 +37,7 @@ struct Wish<T: Transfer> {
     token: Arc<Token<T>>,
     /// How often it had been leased when the wish came.
     uses: u64,
+    _counted: Counted,
 }
 
 impl<T: Transfer> Fetcher<T> {
@@ -53,7 +55,8 @@ impl<T: Transfer> Fetcher<T> {
         let mut state = self.shared.lock();
         for token in tokens {
             if !token.wished.swap(true, Ordering::Relaxed) {
-                state.wishes.push_back(Wish { token: Arc::clone(token), uses: token.uses() });
+                let (uses, counted) = (token.uses(), token.inner.probe.wished());
+                state.wishes.push_back(Wish { token: Arc::clone(token), uses, _counted: counted });
             }
         }
         if state.wishes.is_empty() {
@@ -147,6 +150,7 @@ impl<T: Transfer> Token<T> {
                 let unused = !books.entry(self.at).held();
                 books.entry_mut(self.at).fetched_ahead = unused;
                 books.counters.prefetches += 1;
+                self.inner.probe.prefetched();
             }
             // It stays, whatever write-back it was waiting to leave after.
             Ok(Found::Here) => {

@@ -3,6 +3,7 @@
 use crate::{
     SlotState, SwapError,
     books::{Books, Job, JobKind},
+    observe::{Kind, Reason},
 };
 use allocator_core::Handle;
 use pinned_host::{Event, Ticket, Transfer};
@@ -99,7 +100,9 @@ impl<T: Transfer> Books<T> {
                     entry.device.state.step(SlotState::Torn);
                 }
                 self.counters.failed_transfers += 1;
-                self.note(&SwapError::device("upload", failed.error));
+                let error = SwapError::device("upload", failed.error);
+                self.probe.failed(Kind::Upload, &self.entry(at).spec, &error);
+                self.note(&error);
             }
         }
     }
@@ -127,6 +130,8 @@ impl<T: Transfer> Books<T> {
                     && self.release_device(at)
                 {
                     self.counters.evictions += 1;
+                    let entry = self.entry(at);
+                    self.probe.evicted(&entry.spec, entry.padded, Reason::WrittenBack);
                 }
             }
             Err(failed) => {
@@ -135,6 +140,7 @@ impl<T: Transfer> Books<T> {
                 self.entry_mut(at).host.state.step(SlotState::Absent);
                 self.counters.failed_transfers += 1;
                 let error = SwapError::device("write a tensor back", failed.error);
+                self.probe.failed(Kind::Download, &self.entry(at).spec, &error);
                 self.note(&error);
                 self.fault.get_or_insert(error);
             }

@@ -3,6 +3,7 @@
 use crate::{
     Residency, SlotState, SwapError, TensorSpec,
     lease::{Lease, ReadLease, WriteLease},
+    observe::{Kind, Reason},
     pool::{Guard, Inner},
 };
 use pinned_host::Transfer;
@@ -142,6 +143,7 @@ impl<T: Transfer> Tensor<T> {
                     return Err(error);
                 }
                 books.counters.evictions += 1;
+                inner.probe.evicted(self.spec(), books.entry(self.at()).padded, Reason::Asked);
                 inner.wake(&books);
                 return Ok(());
             }
@@ -169,6 +171,7 @@ impl<T: Transfer> Tensor<T> {
             return false;
         }
         books.counters.evictions += 1;
+        self.inner().probe.evicted(self.spec(), books.entry(self.at()).padded, Reason::Asked);
         self.inner().wake(&books);
         true
     }
@@ -239,10 +242,13 @@ impl<T: Transfer> Tensor<T> {
         match below {
             Below::Nothing => Ok(()),
             Below::File(copy) => {
-                copy.file.check_unchanged()?;
-                copy.file.read_exact_at(into, copy.offset)?;
-                copy.file.check_unchanged()?;
-                self.inner().lock().counters.file_bytes += into.len() as u64;
+                let bytes = into.len() as u64;
+                self.inner().probe.io(Kind::FileRead, &self.token.spec, bytes, || {
+                    copy.file.check_unchanged()?;
+                    copy.file.read_exact_at(into, copy.offset)?;
+                    copy.file.check_unchanged()
+                })?;
+                self.inner().lock().counters.file_bytes += bytes;
                 Ok(())
             }
             Below::Host(slice) => {
