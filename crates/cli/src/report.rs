@@ -98,19 +98,17 @@ impl fmt::Display for Report {
         } else {
             writeln!(f, "speed       nothing was transferred")?;
         }
-        writeln!(
-            f,
-            "time        {:.2} s for {} passes, {:.2} s ({:.1} %) of it waiting in leases",
-            self.seconds,
-            self.passes,
-            self.stall_seconds,
-            100.0 * self.stall
-        )?;
-        writeln!(
-            f,
-            "per lease   {:.3} ms of fill, {:.3} ms of write-back, {} ms of work",
-            self.fill_ms_per_lease, self.write_back_ms_per_lease, self.compute_ms
-        )?;
+        let (seconds, passes, stalled) = (self.seconds, self.passes, self.stall_seconds);
+        write!(f, "time        {seconds:.2} s for {passes} passes, {stalled:.2} s ")?;
+        if self.leases > 0 {
+            write!(f, "({:.1} %) ", 100.0 * self.stall)?;
+        }
+        writeln!(f, "of it waiting in leases")?;
+        if self.leases > 0 {
+            let (fill, back) = (self.fill_ms_per_lease, self.write_back_ms_per_lease);
+            let work = self.compute_ms;
+            writeln!(f, "per lease   {fill:.3} ms of fill, {back:.3} ms of write-back, {work} ms of work")?;
+        }
         write!(f, "mismatches  {}", self.mismatches)
     }
 }

@@ -123,7 +123,7 @@ impl<E: Event> Probe<E> {
         bytes: u64,
         (event, started): (&E, Instant),
     ) -> Counted {
-        let Some(heard) = &self.heard else { return Counted::default() };
+        let Some(heard) = &self.heard else { return Counted::none() };
         heard.listeners.metered.enqueued(kind, 1, bytes);
         if let Some(meter) = &heard.meter {
             meter.begin(Passage { kind, name: Name::Tensor(Arc::clone(spec)), bytes, started }, event);
@@ -211,7 +211,7 @@ impl<E: Event> Probe<E> {
 
     /// A tensor is to be fetched ahead. What is returned is kept until its turn has come.
     pub(crate) fn wished(&self) -> Counted {
-        self.heard.as_ref().map_or_else(Counted::default, |heard| heard.listeners.metered.wished())
+        self.heard.as_ref().map_or_else(Counted::none, |heard| heard.listeners.metered.wished())
     }
 
     /// What is held may have changed; `now` is asked only if somebody listens.

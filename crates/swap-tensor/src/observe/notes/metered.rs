@@ -11,11 +11,15 @@ use std::{
 };
 
 /// Something that counts in a gauge while it lasts.
-#[derive(Default)]
 #[must_use]
 pub(crate) struct Counted(Option<Gauge>);
 
 impl Counted {
+    /// Nobody counts.
+    pub(super) fn none() -> Self {
+        Counted(None)
+    }
+
     fn on(gauge: &Gauge) -> Self {
         gauge.increment(1.0);
         Counted(Some(gauge.clone()))
@@ -103,7 +107,7 @@ impl Metered {
     }
 
     pub(super) fn flying(&self, kind: Kind) -> Counted {
-        self.travels.get(kind as usize).map_or_else(Counted::default, |of| Counted::on(&of.flying))
+        self.travels.get(kind as usize).map_or_else(Counted::none, |of| Counted::on(&of.flying))
     }
 
     pub(super) fn took(&self, kind: Kind, time: Duration) {

@@ -4,9 +4,14 @@ use super::{Kind, Levels, Reason};
 use std::{sync::Arc, time::Duration};
 
 /// Something that would count while it lasts.
-#[derive(Debug, Default)]
 #[must_use]
 pub(crate) struct Counted;
+
+impl Counted {
+    pub(super) fn none() -> Self {
+        Counted
+    }
+}
 
 pub(crate) struct Metered;
 
