@@ -8,6 +8,9 @@ use std::{
     thread::JoinHandle,
     time::{Duration, Instant},
 };
+use union::Union;
+
+mod union;
 
 /// What the transfers of a pool came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -33,7 +36,8 @@ impl TransferTime {
 /// Watches transfers, and tells the listeners of each that ended.
 ///
 /// Work on a lane ends in its order, so a thread that waits for one event after the other sees each as it fires. Where lanes
-/// alias one another, as on a device of one queue, that holds as well.
+/// alias one another, as on a device of one queue, that holds as well. A thread that the system keeps from running sees it
+/// late: so whoever comes by looks too.
 pub(crate) struct Meter<E: Event> {
     shared: Arc<Shared<E>>,
 }
@@ -60,45 +64,15 @@ struct State<E> {
 
 struct Lane<E> {
     flying: VecDeque<(Passage, E)>,
+    /// How many have ended: the number of the one in front.
+    ended: u64,
     /// Started with the first transfer that is not over at once.
     watcher: Option<JoinHandle<()>>,
 }
 
-/// The union of intervals that begin and end in about the order of time.
-#[derive(Default)]
-struct Union {
-    /// Intervals that have begun and not ended.
-    open: u32,
-    /// `Some` iff `open` is not zero: when the current stretch began.
-    since: Option<Instant>,
-    /// The latest end.
-    until: Option<Instant>,
-    total: Duration,
-}
-
-impl Union {
-    fn begin(&mut self, at: Instant) {
-        // A stretch that is over was counted.
-        let from = self.until.map_or(at, |until| at.max(until));
-        self.since = Some(self.since.map_or(from, |since| since.min(from)));
-        self.open += 1;
-    }
-
-    fn end(&mut self, at: Instant) {
-        let until = self.until.map_or(at, |until| at.max(until));
-        self.until = Some(until);
-        self.open -= 1;
-        if self.open == 0
-            && let Some(since) = self.since.take()
-        {
-            self.total += until.saturating_duration_since(since);
-        }
-    }
-}
-
 impl<E: Event> Meter<E> {
     pub(crate) fn new(listeners: Arc<Listeners>) -> Self {
-        let lane = || Lane { flying: VecDeque::new(), watcher: None };
+        let lane = || Lane { flying: VecDeque::new(), ended: 0, watcher: None };
         let state = State {
             lanes: [lane(), lane(), lane()],
             flying: 0,
@@ -116,6 +90,7 @@ impl<E: Event> Meter<E> {
     pub(crate) fn begin(&self, passage: Passage, event: &E) {
         let number = lane_of(passage.kind);
         let mut state = self.shared.lock();
+        self.shared.look(&mut state, number);
         state.begin(&passage);
         // Nobody needs to watch what is over already; nobody can where no thread is to be had.
         let over = state.lanes[number].flying.is_empty() && matches!(event.query(), Ok(true));
@@ -126,6 +101,12 @@ impl<E: Event> Meter<E> {
         state.lanes[number].flying.push_back((passage, event.clone()));
         drop(state);
         self.shared.wanted[number].notify_one();
+    }
+
+    /// Takes note of what has ended by now. Blocks nobody.
+    pub(crate) fn look(&self) {
+        let mut state = self.shared.lock();
+        (0..LANES).for_each(|number| self.shared.look(&mut state, number));
     }
 
     /// A read or a write began.
@@ -168,20 +149,39 @@ impl<E: Event> Shared<E> {
     fn watch(&self, number: usize) {
         let mut state = self.lock();
         loop {
-            // It stays at the front meanwhile: what comes after it is not over before it.
-            if let Some((_, event)) = state.lanes[number].flying.front() {
-                let event = event.clone();
+            let lane = &state.lanes[number];
+            if let Some((_, event)) = lane.flying.front() {
+                let (event, ended) = (event.clone(), lane.ended);
                 drop(state);
                 let well = event.synchronize().is_ok();
                 state = self.lock();
-                if let Some((passage, _)) = state.lanes[number].flying.pop_front() {
-                    self.ended(&mut state, passage, well);
+                // Unless somebody who looked was first.
+                if state.lanes[number].ended == ended {
+                    self.front_ended(&mut state, number, well);
                 }
             } else if state.closed {
                 return;
             } else {
                 state = self.wanted[number].wait(state).unwrap_or_else(PoisonError::into_inner);
             }
+        }
+    }
+
+    /// Takes what has ended off the lane's front.
+    fn look(&self, state: &mut State<E>, number: usize) {
+        while let Some((_, event)) = state.lanes[number].flying.front() {
+            match event.query() {
+                Ok(false) => return,
+                done => self.front_ended(state, number, done.is_ok()),
+            }
+        }
+    }
+
+    fn front_ended(&self, state: &mut State<E>, number: usize, well: bool) {
+        let lane = &mut state.lanes[number];
+        if let Some((passage, _)) = lane.flying.pop_front() {
+            lane.ended += 1;
+            self.ended(state, passage, well);
         }
     }
 
@@ -351,26 +351,17 @@ mod tests {
         assert_eq!(timeline.len(), 3);
     }
 
-    fn at(zero: Instant, times: &[(u64, bool)]) -> Union {
-        let mut union = Union::default();
-        for &(time, begins) in times {
-            let at = zero + Duration::from_millis(time);
-            if begins { union.begin(at) } else { union.end(at) }
-        }
-        union
-    }
-
     #[test]
-    fn what_overlaps_counts_once_and_gaps_do_not_count() {
-        let zero = Instant::now();
-        let total = |times: &[(u64, bool)]| at(zero, times).total.as_millis();
-        assert_eq!(total(&[(0, true), (10, false), (20, true), (25, false)]), 15);
-        assert_eq!(total(&[(0, true), (5, true), (8, false), (12, false)]), 12);
-        // Told late: it began while the stretch before lasted, or before what opened this one.
-        assert_eq!(total(&[(0, true), (10, false), (4, true), (15, false)]), 15);
-        assert_eq!(total(&[(6, true), (2, true), (8, false), (9, false)]), 7);
-        // Two threads that saw ends a moment apart came the other way round.
-        assert_eq!(total(&[(0, true), (0, true), (10, false), (9, false)]), 10);
-        assert_eq!(at(zero, &[(0, true), (3, true), (4, false)]).total, Duration::ZERO);
+    fn whoever_looks_sees_what_the_thread_has_not_seen_yet() {
+        let timeline = Timeline::new();
+        let meter = Meter::new(Arc::new(Listeners::timeline(&timeline)));
+        let signals = [1, 2, 3].map(|bytes| begin(&meter, Kind::Upload, bytes));
+        // Fired without a word to the thread, which sleeps on.
+        signals[..2].iter().for_each(|signal| *signal.0.0.lock().unwrap() = Some(true));
+        meter.look();
+        assert_eq!(timeline.len(), 2);
+        signals[0].fire(true); // wakes it: it leaves alone what was seen, and goes on to the third
+        signals[2].fire(true);
+        assert_eq!((meter.total().bytes, timeline.len()), (6, 3));
     }
 }

@@ -11,6 +11,7 @@ use pinned_host::{Event, Ticket, Transfer};
 impl<T: Transfer> Books<T> {
     /// Takes note of every transfer, move and write that has ended. O(in flight).
     pub(crate) fn reap(&mut self) {
+        self.probe.look();
         self.reap_changes();
         let mut i = 0;
         while i < self.jobs.len() {

@@ -226,6 +226,13 @@ impl<E: Event> Probe<E> {
         spans::enter(step, tensor, bytes)
     }
 
+    /// Transfers may have ended: sees those that did.
+    pub(crate) fn look(&self) {
+        if let Some(meter) = self.heard.as_ref().and_then(|heard| heard.meter.as_ref()) {
+            meter.look();
+        }
+    }
+
     /// How long transfers took, once none is in flight.
     pub(crate) fn transfer_time(&self) -> Option<TransferTime> {
         self.heard.as_ref()?.meter.as_ref().map(Meter::total)
