@@ -30,7 +30,7 @@
 //! | `swap_tensor_transfer_bytes_total` | counter | bytes | `tier`, `direction` |
 //! | `swap_tensor_transfers_total` | counter | transfers | `tier`, `direction` |
 //! | `swap_tensor_transfer_failures_total` | counter | transfers | `tier`, `direction` |
-//! | `swap_tensor_transfers_in_flight` | gauge | transfers | `tier`, `direction` |
+//! | `swap_tensor_transfers_in_flight` | gauge | transfers | `tier`, `direction` (not `move`) |
 //! | `swap_tensor_transfer_seconds` | histogram | seconds | `tier`, `direction` |
 //! | `swap_tensor_leases_total` | counter | leases | `found`: `hit` (valid on the device), `miss` |
 //! | `swap_tensor_lease_wait_seconds` | histogram | seconds, of callers blocked in leases | |
@@ -41,6 +41,8 @@
 //! | `swap_tensor_held_bytes` | gauge | bytes | `tier`: `device`, `host` |
 //! | `swap_tensor_budget_bytes` | gauge | bytes | `tier`: `device`, `host` |
 //! | `swap_tensor_leased_bytes` | gauge | device bytes under lease or pin | |
+//!
+//! Of moves, transfers are blocks, and failures plans.
 //!
 //! `tier` and `direction` are `device` with `upload`, `download` or `move`; `file` with `read`; `disk` with `read` or `write`.
 //! Bytes of the device count when the copy is enqueued, bytes of files and disks when they have been read or written. How

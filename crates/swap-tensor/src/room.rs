@@ -144,6 +144,7 @@ impl<T: Transfer> Inner<T> {
         }
         match refused {
             Some(error) => {
+                self.probe.moves_failed(&error);
                 books.note(&error);
                 Err(error)
             }
@@ -167,6 +168,7 @@ impl<T: Transfer> Inner<T> {
             Ok(None) => Ok(None),
             Err(error) => {
                 let error = SwapError::device("wait for a move", error);
+                self.probe.moves_failed(&error);
                 books.note(&error);
                 let accesses = core::mem::take(&mut books.accesses);
                 books.unsealed.extend_from_slice(&accesses);

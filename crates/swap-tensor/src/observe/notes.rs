@@ -153,7 +153,7 @@ impl<E: Event> Probe<E> {
     ) -> Result<R, SwapError> {
         let _span = spans::enter(Step::Io(kind), spec.name(), bytes);
         let Some(heard) = &self.heard else {
-            return work().inspect_err(|error| spans::failed(kind, spec.name(), error));
+            return work().inspect_err(|error| spans::failed(kind, Some(spec.name()), error));
         };
         let _flying = heard.listeners.metered.flying(kind);
         let started = Instant::now();
@@ -172,8 +172,17 @@ impl<E: Event> Probe<E> {
     }
 
     /// A transfer, a read or a write failed.
-    pub(crate) fn failed(&self, kind: Kind, spec: &Arc<TensorSpec>, error: &SwapError) {
-        spans::failed(kind, spec.name(), error);
+    pub(crate) fn failed(&self, kind: Kind, spec: &TensorSpec, error: &SwapError) {
+        self.failure(kind, Some(spec.name()), error);
+    }
+
+    /// The moves of a plan failed, or some of them.
+    pub(crate) fn moves_failed(&self, error: &SwapError) {
+        self.failure(Kind::Move, None, error);
+    }
+
+    fn failure(&self, kind: Kind, tensor: Option<&str>, error: &SwapError) {
+        spans::failed(kind, tensor, error);
         if let Some(heard) = &self.heard {
             heard.listeners.metered.failed(kind);
         }

@@ -11,6 +11,6 @@ pub(super) fn enter(_: Step, _: &str, _: u64) -> Entered {
     Entered
 }
 
-pub(super) fn failed(_: Kind, _: &str, _: &SwapError) {}
+pub(super) fn failed(_: Kind, _: Option<&str>, _: &SwapError) {}
 
 pub(super) fn evicted(_: &str, _: u64, _: Reason) {}

@@ -23,7 +23,7 @@ pub(super) fn enter(step: Step, tensor: &str, bytes: u64) -> Entered {
     Entered { _span: span.entered() }
 }
 
-pub(super) fn failed(kind: Kind, tensor: &str, error: &SwapError) {
+pub(super) fn failed(kind: Kind, tensor: Option<&str>, error: &SwapError) {
     warn!(target: TARGET, tensor, tier = kind.tier(), error = %error, "{} failed", kind.title());
 }
 
