@@ -86,7 +86,10 @@ fn cargo_test(options: &Options, present: &[&Backend]) -> Option<Vec<Suite>> {
     let mut args = vec!["test".to_owned(), "--workspace".into(), "--no-fail-fast".into()];
     args.extend(options.release.then(|| "--release".into()));
     // The swap story is told by the crate above the backends, with a backend as its harness.
-    args.extend(["--features".into(), "swap-tensor/conformance".into()]);
+    args.extend([
+        "--features".into(),
+        "swap-tensor/conformance,swap-tensor/metrics,swap-tensor/tracing".into(),
+    ]);
     for backend in present {
         for feature in backend.features {
             args.extend(["--features".into(), (*feature).to_owned()]);

@@ -6,6 +6,7 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Use models larger than the device, and check every byte.
 #[derive(Debug, Parser)]
@@ -54,6 +55,13 @@ pub(crate) struct RunArgs {
     /// How many tensors to fetch ahead of the one in use
     #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1024))]
     pub(crate) prefetch: u32,
+    /// Milliseconds of work to pretend under each lease, such as 2.5: it sleeps so long while it holds the lease. The mean
+    /// fill plus write-back per lease, which every run reports, rounded up, hides the transfers behind the work
+    #[arg(long, default_value = "0", value_name = "N", value_parser = milliseconds, allow_hyphen_values = true)]
+    pub(crate) compute_ms: Duration,
+    /// Write a timeline of copies, reads, stalls and work to this file, for https://ui.perfetto.dev
+    #[arg(long, value_name = "OUT.json")]
+    pub(crate) trace: Option<PathBuf>,
     /// Print one JSON object, as the last line of standard output
     #[arg(long)]
     pub(crate) json: bool,
@@ -89,6 +97,14 @@ impl Cli {
             u8::try_from(error.exit_code()).unwrap_or(2)
         })
     }
+}
+
+/// A time in milliseconds, fractions allowed; an hour at most.
+fn milliseconds(text: &str) -> Result<Duration, String> {
+    const MOST: f64 = 3_600_000.0;
+    let milliseconds = text.parse().ok().filter(|ms| (0.0..=MOST).contains(ms));
+    let time = milliseconds.and_then(|ms: f64| Duration::try_from_secs_f64(ms / 1000.0).ok());
+    time.ok_or_else(|| format!("not a number of milliseconds from 0 to {MOST}"))
 }
 
 /// A size that is something.
@@ -134,6 +150,18 @@ mod tests {
         }
         assert!(Cli::try_parse_from(["swap-tensor", "run", "--host-memory", "0"]).is_ok());
         assert!(Cli::try_parse_from(["swap-tensor", "run", "--host-memory", &max]).is_err());
+        let compute = |text: &str| {
+            let cli = Cli::try_parse_from(["swap-tensor", "run", "--compute-ms", text]).ok()?;
+            if let Command::Run(run) = cli.command { Some(run.compute_ms) } else { None }
+        };
+        assert_eq!(compute("2.5"), Some(Duration::from_micros(2500)));
+        assert_eq!(
+            (compute("0"), compute("3600000")),
+            (Some(Duration::ZERO), Some(Duration::from_secs(3600)))
+        );
+        for wrong in ["-1", "nan", "inf", "3600001", "1s", ""] {
+            assert_eq!(compute(wrong), None, "{wrong}");
+        }
         for wrong in [["--device-memory", "lots"], ["--passes", "0"], ["--prefetch", "-1"]] {
             assert!(Cli::try_parse_from(["swap-tensor", "run", wrong[0], wrong[1]]).is_err());
         }

@@ -49,6 +49,11 @@ pub(crate) enum CliError {
     Changed { path: PathBuf },
     #[error("{mismatches} of {checks} checks failed: bytes were lost or mixed up, first in {first}")]
     Mismatches { mismatches: u64, checks: u64, first: String },
+    /// The file that a timeline was to go to.
+    #[error("cannot create the trace {}: {source}", path.display())]
+    Trace { path: PathBuf, source: io::Error },
+    #[error("cannot write the trace {}: {source}", path.display())]
+    TraceWrite { path: PathBuf, source: io::Error },
     #[error("cannot write to standard output: {0}")]
     Output(io::Error),
 }
@@ -65,6 +70,7 @@ impl CliError {
             | CliError::Usage(_)
             | CliError::NotCompiled { .. }
             | CliError::Cache { .. }
+            | CliError::Trace { .. }
             | CliError::NoCache => 2,
             _ => 1,
         }

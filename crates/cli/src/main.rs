@@ -16,6 +16,7 @@ mod report;
 mod run;
 mod shapes;
 mod size;
+mod trace;
 mod walk;
 
 use args::{Cli, Command};

@@ -19,6 +19,8 @@ pub(crate) struct Report {
     /// Size of the arena.
     pub(crate) device_bytes: u64,
     pub(crate) passes: u32,
+    /// Work pretended under each lease, in milliseconds.
+    pub(crate) compute_ms: f64,
     /// The most the backend had allocated on the device at once, its scratch included.
     pub(crate) peak_device_bytes: u64,
     /// What the backend holds on the device beside the arena; said to people only.
@@ -47,6 +49,12 @@ pub(crate) struct Report {
     pub(crate) seconds: f64,
     /// Time blocked in leases.
     pub(crate) stall_seconds: f64,
+    /// The share of `seconds` that was.
+    pub(crate) stall: f64,
+    /// Time during which tensors were on their way to the device, reads of the file included, over the leases; milliseconds.
+    pub(crate) fill_ms_per_lease: f64,
+    /// Time during which tensors were on their way from the device, over the leases; milliseconds.
+    pub(crate) write_back_ms_per_lease: f64,
     /// Bytes up and down over the union of the times from enqueue to event.
     pub(crate) transfer_gb_per_s: f64,
     /// A plain copy of the same block sizes, measured between the transfers; median of 5.
@@ -90,11 +98,17 @@ impl fmt::Display for Report {
         } else {
             writeln!(f, "speed       nothing was transferred")?;
         }
-        writeln!(
-            f,
-            "time        {:.2} s for {} passes, {:.2} s of it waiting in leases",
-            self.seconds, self.passes, self.stall_seconds
-        )?;
+        let (seconds, passes, stalled) = (self.seconds, self.passes, self.stall_seconds);
+        write!(f, "time        {seconds:.2} s for {passes} passes, {stalled:.2} s ")?;
+        if self.leases > 0 {
+            write!(f, "({:.1} %) ", 100.0 * self.stall)?;
+        }
+        writeln!(f, "of it waiting in leases")?;
+        if self.leases > 0 {
+            let (fill, back) = (self.fill_ms_per_lease, self.write_back_ms_per_lease);
+            let work = self.compute_ms;
+            writeln!(f, "per lease   {fill:.3} ms of fill, {back:.3} ms of write-back, {work} ms of work")?;
+        }
         write!(f, "mismatches  {}", self.mismatches)
     }
 }

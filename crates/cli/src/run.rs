@@ -7,12 +7,14 @@ use crate::memcpy::Memcpy;
 use crate::progress::Progress;
 use crate::report::Report;
 use crate::size::Size;
-use crate::walk::{Numbered, Walk};
+use crate::trace::Trace;
+use crate::walk::{Numbered, Steps, Walk};
 use crate::{model, output};
 use pinned_host::{ErrorKind, PageLocker, Transfer};
 use std::collections::HashMap;
 use std::path::Path;
-use swap_tensor::{SwapError, SwapPool, backends};
+use std::time::Duration;
+use swap_tensor::{SwapError, SwapPool, Timeline, backends};
 
 /// Runs it, and prints what came of it.
 ///
@@ -23,8 +25,10 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), CliError> {
         let known = backends::NAMES.join(", ");
         return Err(CliError::UnknownBackend { name: args.backend.clone(), known });
     }
+    let trace = args.trace.as_deref().map(Trace::create).transpose()?;
     let path = args.model.clone().map_or_else(|| model::cached(args.model_size.map(|size| size.0)), Ok)?;
     let model = Model::open(&path)?;
+    trace.as_ref().map_or(Ok(()), |trace| trace.spare(&path))?;
     if let Some(largest) = model.largest().filter(|largest| largest.bytes > args.device_memory.0) {
         let (tensor, needed) = (largest.name.clone(), largest.bytes);
         return Err(CliError::TooSmall { given: args.device_memory, tensor, needed });
@@ -33,7 +37,12 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), CliError> {
         let progress = Progress::new("reading", model.bytes());
         model.expect(args.passes, |bytes| progress.advance(bytes))?
     };
-    let done = stream(&Job { args, path: &path, model: &model, expected: &expected })?;
+    let timeline = trace.as_ref().map(Trace::timeline);
+    let done = stream(&Job { args, path: &path, model: &model, expected: &expected, timeline });
+    // What led to a failure is what a timeline is wanted for.
+    let traced = trace.map_or(Ok(()), Trace::write);
+    let done = done?;
+    traced?;
     if args.json {
         let json = serde_json::to_string(&done.report);
         output::line(json.map_err(|error| failed("write the report", &error))?)?;
@@ -79,6 +88,7 @@ struct Job<'a> {
     path: &'a Path,
     model: &'a Model,
     expected: &'a Expected,
+    timeline: Option<&'a Timeline>,
 }
 
 struct Done {
@@ -96,7 +106,12 @@ impl backends::Visitor for &Job<'_> {
         let pool = self.pool(device, host_memory)?;
         let tensors = self.attach(&pool)?;
         let mut memcpy = Memcpy::new(self.model.places.iter().map(|place| place.bytes as usize));
-        let steps = (self.args.passes, self.args.prefetch as usize);
+        let steps = Steps {
+            passes: self.args.passes,
+            ahead: self.args.prefetch as usize,
+            compute: self.args.compute_ms,
+            timeline: self.timeline,
+        };
         let found = Walk::run(&pool, &tensors, self.expected, steps, &mut memcpy)
             .map_err(|error| too_small(error, host_memory, needed))?;
 
@@ -109,6 +124,7 @@ impl backends::Visitor for &Job<'_> {
             backend: self.args.backend.clone(),
             device_bytes: stats.arena_bytes,
             passes: self.args.passes,
+            compute_ms: self.args.compute_ms.as_secs_f64() * 1e3,
             peak_device_bytes: stats.device_memory.peak,
             scratch_bytes: stats.device_memory.scratch,
             peak_pinned_bytes: stats.locked_bytes,
@@ -122,6 +138,9 @@ impl backends::Visitor for &Job<'_> {
             mismatches: found.mismatches,
             seconds: found.elapsed.as_secs_f64(),
             stall_seconds: stats.stall.as_secs_f64(),
+            stall: share(stats.stall, found.elapsed),
+            fill_ms_per_lease: per_lease(transfers.fill, stats.leases),
+            write_back_ms_per_lease: per_lease(transfers.write_back, stats.leases),
             transfer_gb_per_s: transfer,
             memcpy_gb_per_s: memcpy,
             transfer_to_memcpy: if memcpy > 0.0 { transfer / memcpy } else { 0.0 },
@@ -136,7 +155,12 @@ impl Job<'_> {
         let builder = SwapPool::builder(device)
             .device_memory(device_memory.0)
             .host_memory(host_memory.0)
+            .name(&*self.args.backend)
             .measure_transfers(true);
+        let builder = match self.timeline {
+            Some(timeline) => builder.timeline(timeline.clone()),
+            None => builder,
+        };
         builder.build().map_err(|error| match error {
             SwapError::Config { .. } | SwapError::Arena(_) => CliError::Usage(chain(&error)),
             SwapError::Device { kind: ErrorKind::OutOfMemory, .. } => {
@@ -182,6 +206,16 @@ impl Job<'_> {
     }
 }
 
+/// A part of a time; nothing of nothing.
+fn share(part: Duration, whole: Duration) -> f64 {
+    if whole.is_zero() { 0.0 } else { part.as_secs_f64() / whole.as_secs_f64() }
+}
+
+/// The mean in milliseconds; zero without leases.
+fn per_lease(time: Duration, leases: u64) -> f64 {
+    if leases == 0 { 0.0 } else { time.as_secs_f64() * 1e3 / leases as f64 }
+}
+
 /// What ended the walk: a host tier too small is for the user to mend.
 fn too_small(error: CliError, given: Size, needed: Size) -> CliError {
     match error {
@@ -202,7 +236,7 @@ mod tests {
     use clap::Parser;
     use safetensors::tensor::{Dtype, TensorView};
     use std::fs::{self, File};
-    use std::time::{Duration, SystemTime};
+    use std::time::SystemTime;
 
     fn write(path: &Path, byte: u8, modified: SystemTime) {
         let bytes = [byte; 5000];
@@ -222,7 +256,7 @@ mod tests {
         write(&path, 1, before);
         let model = Model::open(&path).unwrap();
         let expected = model.expect(args.passes, |_| ()).unwrap();
-        let job = Job { args: &args, path: &path, model: &model, expected: &expected };
+        let job = Job { args: &args, path: &path, model: &model, expected: &expected, timeline: None };
         assert_eq!(stream(&job).unwrap().report.mismatches, 0);
         let changed = || {
             let error = stream(&job).err().unwrap();

@@ -6,19 +6,31 @@ use crate::memcpy::Memcpy;
 use crate::pattern::Pattern;
 use crate::progress::Progress;
 use pinned_host::Transfer;
+use std::thread;
 use std::time::{Duration, Instant};
-use swap_tensor::{ReadLease, SwapError, SwapPool, Tensor, WriteLease};
+use swap_tensor::{ReadLease, SwapError, SwapPool, Tensor, TensorSpec, Timeline, WriteLease};
 
 /// A tensor, with the number its patterns and checksums go by.
 pub(crate) type Numbered<T> = (usize, Tensor<T>);
+
+/// How to walk.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Steps<'a> {
+    pub(crate) passes: u32,
+    /// How many tensors to fetch before they are leased.
+    pub(crate) ahead: usize,
+    /// How long to pretend to work under each lease.
+    pub(crate) compute: Duration,
+    /// Where the work is recorded.
+    pub(crate) timeline: Option<&'a Timeline>,
+}
 
 /// One run's walks over the tensors, and what they found.
 pub(crate) struct Walk<'a, T: Transfer> {
     pool: &'a SwapPool<T>,
     tensors: &'a [Numbered<T>],
     expected: &'a Expected,
-    /// How many tensors to fetch before they are leased.
-    ahead: usize,
+    steps: Steps<'a>,
     progress: Progress,
     memcpy: &'a mut Memcpy,
     sample_every: usize,
@@ -49,16 +61,16 @@ impl<'a, T: Transfer> Walk<'a, T> {
         pool: &'a SwapPool<T>,
         tensors: &'a [Numbered<T>],
         expected: &'a Expected,
-        (passes, ahead): (u32, usize),
+        steps: Steps<'a>,
         memcpy: &'a mut Memcpy,
     ) -> Result<Found, CliError> {
-        let walks = 2 * passes as usize + 1;
+        let walks = 2 * steps.passes as usize + 1;
         let bytes: u64 = tensors.iter().map(|(_, tensor)| tensor.spec().bytes()).sum();
         let mut walk = Walk {
             pool,
             tensors,
             expected,
-            ahead,
+            steps,
             progress: Progress::new("walking", bytes * walks as u64),
             sample_every: (tensors.len() * walks).div_ceil(Memcpy::SAMPLES).max(1),
             memcpy,
@@ -67,11 +79,11 @@ impl<'a, T: Transfer> Walk<'a, T> {
             found: Found::default(),
         };
         let started = Instant::now();
-        for pass in 0..passes {
+        for pass in 0..steps.passes {
             walk.forward(pass)?;
             walk.backward(pass)?;
         }
-        walk.forward(passes)?;
+        walk.forward(steps.passes)?;
         walk.settle()?;
         let mut found = walk.found;
         found.elapsed = started.elapsed().saturating_sub(found.aside);
@@ -84,6 +96,7 @@ impl<'a, T: Transfer> Walk<'a, T> {
         self.walk(&order, |walk, (number, tensor)| {
             let lease = tensor.read().and_then(|lease| lease.wait().map(|()| lease));
             let lease = lease.map_err(|error| lease_error(tensor, &error))?;
+            walk.compute(lease.spec());
             walk.aside(|walk| walk.check(*number, pass, &lease))
         })
     }
@@ -94,6 +107,7 @@ impl<'a, T: Transfer> Walk<'a, T> {
         self.walk(&order, |walk, (number, tensor)| {
             let lease = tensor.write().and_then(|lease| lease.wait().map(|()| lease));
             let lease = lease.map_err(|error| lease_error(tensor, &error))?;
+            walk.compute(lease.spec());
             walk.aside(|walk| walk.change(Pattern::of_pass(pass, *number), &lease))
         })
     }
@@ -106,7 +120,8 @@ impl<'a, T: Transfer> Walk<'a, T> {
         let tensors = self.tensors;
         for (step, at) in order.iter().enumerate() {
             // At the first step the tensors ahead, then one more at each.
-            let wanted = if step == 0 { 1 } else { self.ahead.max(1) }..self.ahead + 1;
+            let ahead = self.steps.ahead;
+            let wanted = if step == 0 { 1 } else { ahead.max(1) }..ahead + 1;
             let wanted = wanted.filter_map(|ahead| order.get(step + ahead)).map(|at| &tensors[*at].1);
             self.pool.prefetch(&wanted.collect::<Vec<_>>());
             visit(self, &tensors[*at])?;
@@ -122,6 +137,15 @@ impl<'a, T: Transfer> Walk<'a, T> {
             }
         }
         Ok(())
+    }
+
+    /// Sleeps as long as the work under a lease would take.
+    fn compute(&self, on: &TensorSpec) {
+        if self.steps.compute.is_zero() {
+            return;
+        }
+        let _span = self.steps.timeline.map(|timeline| timeline.span(on.name(), "compute").bytes(on.bytes()));
+        thread::sleep(self.steps.compute);
     }
 
     /// Reads the tensor back piece by piece, by the device's plain synchronous read, and compares its CRC32C.

@@ -163,9 +163,10 @@ fn the_report_has_the_documented_fields() {
     let model = floats(&dir, 8, 5000);
     let output = run(dir.path(), &["run", model.to_str().unwrap(), "--json", "--device-memory", "64KiB"]);
     let stdout = String::from_utf8(output.stdout).unwrap();
-    let fields = "model tensors model_bytes backend device_bytes passes peak_device_bytes peak_pinned_bytes \
-                  uploaded_bytes downloaded_bytes moved_bytes leases hits evictions mismatches seconds \
-                  stall_seconds transfer_gb_per_s memcpy_gb_per_s transfer_to_memcpy";
+    let fields = "model tensors model_bytes backend device_bytes passes compute_ms peak_device_bytes \
+                  peak_pinned_bytes uploaded_bytes downloaded_bytes moved_bytes leases hits evictions mismatches \
+                  seconds stall_seconds stall fill_ms_per_lease write_back_ms_per_lease transfer_gb_per_s \
+                  memcpy_gb_per_s transfer_to_memcpy";
     let mut last = 0;
     for field in fields.split_whitespace() {
         let at = stdout.find(&format!("\"{field}\":")).unwrap_or_else(|| panic!("{field} in {stdout}"));
@@ -177,7 +178,11 @@ fn the_report_has_the_documented_fields() {
     assert_eq!(report["model_bytes"], 160_000);
     assert_eq!(report["device_bytes"], 65536);
     assert!(report["peak_device_bytes"].as_u64().unwrap() >= 65536);
-    assert!(report["transfer_gb_per_s"].as_f64().unwrap() > 0.0);
+    let number = |field: &str| report[field].as_f64().unwrap();
+    assert!(number("transfer_gb_per_s") > 0.0);
+    assert!(number("fill_ms_per_lease") > 0.0 && number("write_back_ms_per_lease") > 0.0);
+    assert!((number("stall") - number("stall_seconds") / number("seconds")).abs() < 1e-9);
+    assert_eq!(number("compute_ms"), 0.0);
 }
 
 #[test]
@@ -188,6 +193,11 @@ fn without_json_people_read_it() {
     let stdout = String::from_utf8(output.stdout).unwrap();
     assert!(stdout.contains("mismatches  0"), "{stdout}");
     assert!(stdout.contains(" pinned at the peak, ") && stdout.contains(" pageable"), "{stdout}");
+    assert!(stdout.contains(" %) of it waiting in leases"), "{stdout}");
+    assert!(
+        stdout.contains(" ms of fill, ") && stdout.contains(" ms of write-back, 0 ms of work"),
+        "{stdout}"
+    );
     assert!(output.stderr.is_empty(), "no progress bar in a pipe");
 }
 

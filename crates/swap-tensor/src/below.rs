@@ -2,19 +2,20 @@
 //! written out, is the lock dropped for I/O; the block is a wall meanwhile.
 
 use crate::{
-    SlotState, SwapError,
+    SlotState, SwapError, TensorSpec,
     books::Books,
     builder::PAGE,
     file::FileCopy,
     flight::{DEPTH, Flight, Settled},
     lock::Guard,
     lower::{LowerCopy, Reading},
+    observe::{Io, Kind},
     pool::Inner,
     room::Effort,
 };
 use core::ops::Range;
 use pinned_host::{Access, Lane, Transfer};
-use std::{collections::VecDeque, time::Instant};
+use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 /// What a copy is made from.
 enum Source {
@@ -44,14 +45,14 @@ impl<T: Transfer> Inner<T> {
         let spec = books.entry(at).spec.clone();
         drop(books);
         let copied = match &source {
-            Source::File(file) => self.copy_file(file, spec.bytes(), range),
+            Source::File(file) => self.copy_file(file, &spec, range),
             Source::Lower(copy) => {
                 let until = effort.since + self.patience;
-                let copied = self.copy_lower(copy, spec.name(), range.clone(), until);
+                let copied = self.copy_lower(copy, &spec, range.clone(), until);
                 match copied {
                     // The copy may be good and the way up was not: once more.
                     Err((SwapError::Corrupt { .. }, Settled::Yes)) => {
-                        self.copy_lower(copy, spec.name(), range, until)
+                        self.copy_lower(copy, &spec, range, until)
                     }
                     other => other,
                 }
@@ -106,6 +107,10 @@ impl<T: Transfer> Inner<T> {
                 Ok(())
             }
             Err((error, _)) => {
+                if matches!(error, SwapError::Device { .. }) {
+                    self.probe.failed(Kind::Upload, &books.entry(at).spec, &error);
+                }
+                let entry = books.entry_mut(at);
                 if settled && entry.device.state == SlotState::Filling {
                     books.release_device(at);
                 } else if entry.device.state == SlotState::Filling {
@@ -125,17 +130,28 @@ impl<T: Transfer> Inner<T> {
     }
 
     /// File → staging → device in pieces, a few in flight. Returns when every piece has landed, with the bytes uploaded.
-    fn copy_file(&self, file: &FileCopy, bytes: u64, range: Range<u64>) -> Result<u64, (SwapError, Settled)> {
-        file.file.check_unchanged().map_err(|error| (error, Settled::Yes))?;
+    fn copy_file(
+        &self,
+        file: &FileCopy,
+        spec: &Arc<TensorSpec>,
+        range: Range<u64>,
+    ) -> Result<u64, (SwapError, Settled)> {
+        let unchanged = || {
+            let checked = file.file.check_unchanged();
+            checked.inspect_err(|error| self.probe.failed(Kind::FileRead, spec, error))
+        };
+        unchanged().map_err(|error| (error, Settled::Yes))?;
         let mut flight = Flight::new();
         let mut buffer = self.buffer.clone();
-        let mut done = 0;
+        let (mut done, bytes) = (0, spec.bytes());
         while done < bytes {
             let piece = self.piece.min(bytes - done);
             let padded = piece.next_multiple_of(self.grain());
             let step = self.staging_slice(&mut flight, Lane::Upload, padded).and_then(|mut slice| {
-                file.file.read_exact_at(&mut slice.as_mut_slice()[..piece as usize], file.offset + done)?;
-                self.send(&mut flight, slice, &mut buffer, range.start + done, Instant::now())
+                let into = &mut slice.as_mut_slice()[..piece as usize];
+                let read = || file.file.read_exact_at(into, file.offset + done);
+                self.probe.io(Kind::FileRead, spec, piece, read)?;
+                self.send(spec, &mut flight, slice, &mut buffer, range.start + done, Instant::now())
             });
             if let Err(error) = step {
                 return Err((error, flight.finish().1));
@@ -144,15 +160,20 @@ impl<T: Transfer> Inner<T> {
         }
         let (landed, settled) = flight.finish();
         // A file that changed under the reads may have given pieces of two.
-        let unchanged = landed.and_then(|()| file.file.check_unchanged());
+        let unchanged = landed.and_then(|()| unchanged());
         unchanged.map(|()| bytes.next_multiple_of(self.grain())).map_err(|error| (error, settled))
     }
 
     /// Lower tier → staging → `into`. Once more if a checksum does not hold.
-    pub(crate) fn read_lower(&self, copy: &LowerCopy, name: &str, into: &mut [u8]) -> Result<(), SwapError> {
+    pub(crate) fn read_lower(
+        &self,
+        copy: &LowerCopy,
+        spec: &Arc<TensorSpec>,
+        into: &mut [u8],
+    ) -> Result<(), SwapError> {
         let until = Instant::now() + self.patience;
-        let read = match self.read_pieces(copy, name, into, until) {
-            Err(SwapError::Corrupt { .. }) => self.read_pieces(copy, name, into, until),
+        let read = match self.read_pieces(copy, spec, into, until) {
+            Err(SwapError::Corrupt { .. }) => self.read_pieces(copy, spec, into, until),
             other => other,
         };
         let mut books = self.lock();
@@ -164,7 +185,7 @@ impl<T: Transfer> Inner<T> {
     fn read_pieces(
         &self,
         copy: &LowerCopy,
-        name: &str,
+        spec: &Arc<TensorSpec>,
         into: &mut [u8],
         until: Instant,
     ) -> Result<(), SwapError> {
@@ -177,7 +198,8 @@ impl<T: Transfer> Inner<T> {
                 Lane::Upload,
                 piece.buffer_bytes(most, self.grain()) as u64,
             )?;
-            let (slice, bytes) = piece.read::<T>(slice).wait(until, name)?;
+            let read = || piece.read::<T>(slice).wait(until, spec.name());
+            let (slice, bytes) = self.probe.io(Kind::DiskRead, spec, piece.bytes(), read)?;
             let (here, after) = rest.split_at_mut(bytes.min(rest.len()));
             here.copy_from_slice(&slice.as_slice()[..here.len()]);
             rest = after;
@@ -189,12 +211,12 @@ impl<T: Transfer> Inner<T> {
     fn copy_lower(
         &self,
         copy: &LowerCopy,
-        name: &str,
+        spec: &Arc<TensorSpec>,
         range: Range<u64>,
         until: Instant,
     ) -> Result<u64, (SwapError, Settled)> {
         let mut flight = Flight::new();
-        let copied = self.copy_pieces(&mut flight, copy, name, range, until);
+        let copied = self.copy_pieces(&mut flight, copy, spec, range, until);
         let (landed, settled) = flight.finish();
         copied.and_then(|bytes| landed.map(|()| bytes)).map_err(|error| (error, settled))
     }
@@ -203,7 +225,7 @@ impl<T: Transfer> Inner<T> {
         &self,
         flight: &mut Flight<T>,
         copy: &LowerCopy,
-        name: &str,
+        spec: &Arc<TensorSpec>,
         range: Range<u64>,
         until: Instant,
     ) -> Result<u64, SwapError> {
@@ -211,7 +233,7 @@ impl<T: Transfer> Inner<T> {
         let most = self.staging.max_slice(Lane::Upload) - PAGE as usize;
         let mut buffer = self.buffer.clone();
         let mut pieces = copy.pieces().iter();
-        let mut reads: VecDeque<Reading<T>> = VecDeque::with_capacity(DEPTH);
+        let mut reads: VecDeque<(Io<T::Event>, u64, Reading<T>)> = VecDeque::with_capacity(DEPTH);
         let mut at = range.start;
         loop {
             while reads.len() < DEPTH {
@@ -222,18 +244,19 @@ impl<T: Transfer> Inner<T> {
                     Err(_) if !reads.is_empty() => break,
                     Err(_) => self.staging_slice(flight, Lane::Upload, wanted as u64)?,
                 };
-                reads.push_back(piece.read(slice));
+                reads.push_back((self.probe.begin_io(Kind::DiskRead), piece.bytes(), piece.read(slice)));
                 pieces.next();
             }
             let Some(read) = reads.pop_front() else { return Ok(at - range.start) };
             let started = Instant::now();
-            let (mut slice, bytes) = read.wait(until, name)?;
+            let (io, length, read) = read;
+            let (mut slice, bytes) = io.end(spec, length, || read.wait(until, spec.name()))?;
             let padded = (bytes as u64).next_multiple_of(self.grain()).min(range.end - at);
             slice.truncate(padded as usize);
             if flight.is_full() {
                 drop(flight.pop_oldest()?);
             }
-            self.send(flight, slice, &mut buffer, at, started)?;
+            self.send(spec, flight, slice, &mut buffer, at, started)?;
             at += padded;
         }
     }

@@ -4,8 +4,15 @@
 //! needs the device only *enqueues*.
 
 use crate::{
-    Residency, SlotState, SwapError, TensorSpec, file::FileCopy, lower::LowerSlot, lru::Lru, spill::Spill,
-    stats::Counters, tensor::Token,
+    Residency, SlotState, SwapError, TensorSpec,
+    file::FileCopy,
+    leases::OpenLeases,
+    lower::LowerSlot,
+    lru::Lru,
+    observe::{Counted, Probe},
+    spill::Spill,
+    stats::Counters,
+    tensor::Token,
 };
 use allocator_core::{Arena, Handle, Plan};
 use core::ops::Range;
@@ -13,7 +20,7 @@ use pinned_host::{Access, Hazards, Queue, SliceOf, Ticket, Transfer};
 use std::{
     collections::HashMap,
     sync::{Arc, Weak},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Everything the lock guards.
@@ -38,6 +45,8 @@ pub(crate) struct Books<T: Transfer> {
     pub(crate) unsealed: Vec<(Range<u64>, Access)>,
     /// Tensors leased for writing now, and the queues their leases are on.
     pub(crate) writers: Vec<(u32, T::Queue)>,
+    /// Leases that are open now.
+    pub(crate) open: OpenLeases,
     /// Device bytes under lease or pin; never more than the arena.
     pub(crate) held: u64,
     /// Device bytes that write-backs in flight will give back.
@@ -54,6 +63,7 @@ pub(crate) struct Books<T: Transfer> {
     /// Threads that sleep until something changes.
     pub(crate) sleepers: u32,
     pub(crate) counters: Counters,
+    pub(crate) probe: Probe<T::Event>,
     /// Scratch, kept so that a transfer allocates nothing.
     pub(crate) plan: Plan,
     pub(crate) waits: Vec<T::Event>,
@@ -119,6 +129,7 @@ pub(crate) struct Job<T: Transfer> {
     /// The version it carries.
     pub(crate) version: u64,
     pub(crate) ticket: Ticket<T>,
+    pub(crate) _counted: Counted,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,7 +141,7 @@ pub(crate) enum JobKind {
 }
 
 impl<T: Transfer> Books<T> {
-    pub(crate) fn new(arena: Arena<T::Buffer>) -> Self {
+    pub(crate) fn new(arena: Arena<T::Buffer>, probe: Probe<T::Event>) -> Self {
         Books {
             budget: arena.allocator().size(),
             arena,
@@ -145,6 +156,7 @@ impl<T: Transfer> Books<T> {
             look_at: LOOK_FLOOR,
             unsealed: Vec::new(),
             writers: Vec::new(),
+            open: OpenLeases::new(),
             held: 0,
             leaving: 0,
             spills: 0,
@@ -153,6 +165,7 @@ impl<T: Transfer> Books<T> {
             lost: false,
             sleepers: 0,
             counters: Counters::default(),
+            probe,
             plan: Plan::default(),
             waits: Vec::new(),
             accesses: Vec::new(),
@@ -344,6 +357,19 @@ impl<T: Transfer> Books<T> {
     }
 }
 
+impl<T: Transfer> Books<T> {
+    /// Names, in a refusal because of leases, those that have been open for longest.
+    pub(crate) fn name_holders(&self, mut error: SwapError) -> SwapError {
+        let now = Instant::now();
+        match &mut error {
+            SwapError::DeviceBudget { holders, .. } => *holders = self.open.oldest(None, NAMED, now),
+            SwapError::Leased { name, holders, .. } => *holders = self.open.oldest(Some(name), NAMED, now),
+            _ => {}
+        }
+        error
+    }
+}
+
 impl<T: Transfer> Entry<T> {
     /// Neither leased nor pinned, nor being brought in.
     pub(crate) fn idle(&self) -> bool {
@@ -396,9 +422,12 @@ impl<T: Transfer> Entry<T> {
             readers: self.readers,
             writer: self.writer,
             waited,
+            holders: Vec::new(),
         }
     }
 }
 
+/// Holders that a refusal names.
+const NAMED: usize = 3;
 /// Fewer changes are not worth looking at before somebody asks.
 const LOOK_FLOOR: usize = 64;

@@ -1,14 +1,14 @@
 //! How a pool is described and made.
 
 use crate::{
-    SwapError, SwapPool,
+    OpenLease, SwapError, SwapPool, Timeline,
     books::Books,
     flight::DEPTH,
     lock::Tasks,
     lower::Lower,
-    meter::Meter,
     movers::Movers,
-    pool::{Inner, Last},
+    observe::{Levels, Probe},
+    pool::{Inner, Last, OnLeak},
 };
 use allocator_core::{Arena, DeviceBuffer};
 use pinned_host::{
@@ -31,6 +31,9 @@ pub struct PoolBuilder<T: Transfer> {
     disk_deadline: Duration,
     measure: bool,
     lower: Option<Lower>,
+    name: Arc<str>,
+    timeline: Option<Timeline>,
+    on_leak: Option<OnLeak>,
 }
 
 /// Where the arena's bytes come from.
@@ -52,6 +55,9 @@ impl<T: Transfer> PoolBuilder<T> {
             disk_deadline: Duration::from_secs(30),
             measure: false,
             lower: None,
+            name: "pool".into(),
+            timeline: None,
+            on_leak: None,
         }
     }
 
@@ -145,10 +151,44 @@ impl<T: Transfer> PoolBuilder<T> {
         self
     }
 
-    /// Measures how long transfers take, from enqueue to event (one more thread). Default: off.
+    /// Measures how long transfers take, from enqueue to event (one more thread for each direction). Default: off.
     #[must_use]
     pub fn measure_transfers(mut self, measure: bool) -> Self {
         self.measure = measure;
+        self
+    }
+
+    /// What the pool is called in a timeline and in metrics; pools of one name add up there. Default: `pool`.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Records what the pool does in `timeline`. It watches transfers then, as
+    /// [`measure_transfers`](Self::measure_transfers) does. Default: none.
+    #[must_use]
+    pub fn timeline(mut self, timeline: Timeline) -> Self {
+        self.timeline = Some(timeline);
+        self
+    }
+
+    /// Has `told` called with the leases that are still open when the last handle of the pool is dropped, by name and place: they
+    /// hold device memory for as long as they live, or for ever if they were forgotten. Feature `tracing` warns of them as well.
+    ///
+    /// ```
+    /// use backend_cpu::CpuDevice;
+    /// use swap_tensor::{DType, SwapPool, TensorSpec};
+    ///
+    /// let builder = SwapPool::builder(CpuDevice::new()?).device_memory(1 << 20).host_memory(1 << 20);
+    /// let pool = builder.on_leak(|open| open.iter().for_each(|lease| eprintln!("leaked: {lease}"))).build()?;
+    /// # let tensor = pool.create(TensorSpec::new("w", DType::U8, [4096])?, &[0; 4096])?;
+    /// drop(pool); // nothing is open, nothing is said
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn on_leak(mut self, told: impl Fn(&[OpenLease]) + Send + Sync + 'static) -> Self {
+        self.on_leak = Some(Box::new(told));
         self
     }
 
@@ -190,7 +230,9 @@ impl<T: Transfer> PoolBuilder<T> {
         let host = HostPool::new(tier, grain).map_err(|e| host_error("the host tier", e))?;
         let queue = buffer.queue().clone();
         let origin = queue.record().map_err(|e| SwapError::device("record an event", e))?;
-        let books = Mutex::new(Books::new(Arena::new(buffer.clone())?));
+        let budget = Levels { device: buffer.size(), host: self.host_memory, leased: 0 };
+        let probe = Probe::new(&self.name, self.timeline, self.measure, budget);
+        let books = Mutex::new(Books::new(Arena::new(buffer.clone())?, probe.clone()));
         let inner = Arc::new_cyclic(|me| Inner {
             queue,
             origin,
@@ -208,10 +250,11 @@ impl<T: Transfer> PoolBuilder<T> {
             },
             locked: memory.locked,
             pageable: memory.pageable,
-            meter: self.measure.then(Meter::new),
             lower: self.lower,
             movers: Movers::new(),
             me: me.clone(),
+            probe,
+            on_leak: self.on_leak,
             device,
         });
         let last = Arc::new(Last(Arc::downgrade(&inner)));
@@ -233,6 +276,8 @@ impl<T: Transfer> fmt::Debug for PoolBuilder<T> {
             .field("deadline", &self.deadline)
             .field("disk_deadline", &self.disk_deadline)
             .field("measure", &self.measure)
+            .field("name", &self.name)
+            .field("timeline", &self.timeline)
             .finish_non_exhaustive()
     }
 }

@@ -31,7 +31,7 @@ impl<T: Transfer> Inner<T> {
                 Ok(()) => return Ok(books),
                 Err(refusal) => match effort.wait_until.filter(|_| refusal.may_pass(effort)) {
                     Some(until) => books = self.sleep(books, until),
-                    None => return Err(refusal.error),
+                    None => return Err(books.name_holders(refusal.error)),
                 },
             }
         }
@@ -54,6 +54,7 @@ impl<T: Transfer> Inner<T> {
             free: arena.saturating_sub(books.held),
             arena,
             waited: effort.since.elapsed(),
+            holders: Vec::new(),
         };
         if total > arena {
             return Err(Refusal { error: full(books), for_good: true });
@@ -102,6 +103,7 @@ impl<T: Transfer> Inner<T> {
         let (held, padded) = (entry.held(), entry.padded);
         books.held -= if held { 0 } else { padded };
         books.recover(at);
+        self.tell_levels(books);
         self.wake(books);
     }
 
@@ -114,11 +116,14 @@ impl<T: Transfer> Inner<T> {
         effort: Effort,
     ) -> Result<Vec<Hold<T>>, SwapError> {
         let mut holds = Vec::with_capacity(wanted.len());
-        for (i, Wanted { token, mode, want }) in wanted.iter().enumerate() {
+        for (i, Wanted { token, mode, want, place }) in wanted.iter().enumerate() {
             let (guard, range) = self.occupy(books, (token.at, *mode, *want), queue, effort);
             books = guard;
             match range {
-                Ok(range) => holds.push(Hold::new(token, *mode, *want, queue, range)),
+                Ok(range) => {
+                    let id = books.open.open(&token.spec, *mode, Instant::now(), place);
+                    holds.push(Hold::new(token, *mode, *want, queue, range, id));
+                }
                 Err(error) => {
                     // `occupy` gave its own claim back; the rest never got to it.
                     for rest in &wanted[i + 1..] {
@@ -157,9 +162,12 @@ impl<T: Transfer> Inner<T> {
                 landed.and_then(|()| self.seat(&mut books, at, mode, queue)).inspect(|_| {
                     books.counters.leases += 1;
                     books.counters.hits += u64::from(found == Found::Here);
+                    self.probe.leased(found == Found::Here);
                     if found != Found::Here {
                         books.counters.stall += effort.since.elapsed();
+                        self.probe.stalled(&books.entry(at).spec, effort.since);
                     }
+                    self.tell_levels(&books);
                 })
             }
             Err(error) => Err(error),

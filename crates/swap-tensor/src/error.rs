@@ -1,6 +1,6 @@
 //! Everything that can go wrong, with what, how much and where.
 
-use crate::{DType, SlotState};
+use crate::{DType, OpenLease, SlotState};
 use allocator_core::AllocError;
 use pinned_host::{DeviceError, ErrorKind, HostError};
 use std::{path::PathBuf, time::Duration};
@@ -44,7 +44,8 @@ pub enum SwapError {
     },
     /// Leases and pins hold so much of the arena that this one does not fit, and none ended in time.
     #[error(
-        "no device room for {requested} bytes within {waited:?}: {leased} of {arena} bytes are leased or pinned, {free} are free"
+        "no device room for {requested} bytes within {waited:?}: {leased} of {arena} bytes are leased or pinned, {free} are free{}",
+        held_by(holders)
     )]
     DeviceBudget {
         /// Bytes wanted.
@@ -53,10 +54,12 @@ pub enum SwapError {
         leased: u64,
         /// Free bytes.
         free: u64,
-        /// Bytes of the arena.
+        /// Bytes that tensors may have of the arena.
         arena: u64,
         /// How long it waited.
         waited: Duration,
+        /// The leases that have been open for longest.
+        holders: Vec<OpenLease>,
     },
     /// The host tier has no room for a copy that must not be dropped.
     #[error("no host room for {requested} bytes: {source}")]
@@ -67,7 +70,10 @@ pub enum SwapError {
         source: HostError,
     },
     /// Another lease on the tensor did not end in time.
-    #[error("tensor {name:?} stayed leased for {waited:?}: {readers} readers, writer: {writer}")]
+    #[error(
+        "tensor {name:?} stayed leased for {waited:?}: {readers} readers, writer: {writer}{}",
+        held_by(holders)
+    )]
     Leased {
         /// The tensor.
         name: String,
@@ -77,6 +83,8 @@ pub enum SwapError {
         writer: bool,
         /// How long this one waited.
         waited: Duration,
+        /// The leases on it that have been open for longest.
+        holders: Vec<OpenLease>,
     },
     /// No valid copy of the tensor is left: a move or write was cut half-way, a checksum failed, or a device is gone.
     #[error("tensor {name:?} has no valid copy left (device: {device}, host: {host}, disk: {disk})")]
@@ -239,6 +247,12 @@ impl SwapError {
     pub fn is_device_lost(&self) -> bool {
         matches!(self, SwapError::Device { kind: ErrorKind::DeviceLost, .. })
     }
+}
+
+/// Who has what was wanted, if anybody is known to.
+fn held_by(holders: &[OpenLease]) -> String {
+    let names: Vec<String> = holders.iter().map(OpenLease::to_string).collect();
+    if names.is_empty() { String::new() } else { format!("; leased longest: {}", names.join(", ")) }
 }
 
 /// Where in a file, if not at its start.

@@ -4,11 +4,12 @@ use crate::{
     SlotState, SwapError,
     books::{Books, Job, JobKind},
     lock::Guard,
+    observe::{Kind, Step},
     pool::Inner,
     room::Effort,
 };
 use pinned_host::{Access, Lane, Transfer};
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 /// What is wanted on the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,6 +162,8 @@ impl<T: Transfer> Inner<T> {
     /// Enqueues the upload of the host copy. The slice is the ticket's until it has landed.
     fn swap_in(&self, books: &mut Books<T>, at: u32) -> Result<(), SwapError> {
         let range = books.range(at)?;
+        let spec = Arc::clone(&books.entry(at).spec);
+        let _span = self.probe.enter(Step::SwapIn, spec.name(), range.end - range.start);
         let lane = self.device.lane(Lane::Upload);
         self.order_one(books, lane, range.clone(), Access::Write, "order an upload")?;
         let entry = books.entry_mut(at);
@@ -174,8 +177,8 @@ impl<T: Transfer> Inner<T> {
                 entry.jobs += 1;
                 let (version, bytes) = (entry.version, entry.padded);
                 books.hazards.after(&[(range, Access::Write)], ticket.event());
-                self.meter_begin(ticket.event(), bytes, started);
-                books.jobs.push(Job { entry: at, kind: JobKind::SwapIn, version, ticket });
+                let counted = self.probe.transfer(Kind::Upload, &spec, bytes, (ticket.event(), started));
+                books.jobs.push(Job { entry: at, kind: JobKind::SwapIn, version, ticket, _counted: counted });
                 books.counters.uploaded_bytes += bytes;
                 books.lru.touch(at);
                 Ok(())
@@ -193,6 +196,7 @@ impl<T: Transfer> Inner<T> {
                     }
                 }
                 let error = SwapError::device("upload", refused.error);
+                self.probe.failed(Kind::Upload, &spec, &error);
                 books.note(&error);
                 Err(error)
             }

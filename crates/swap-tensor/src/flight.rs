@@ -1,13 +1,18 @@
 //! Pieces of one copy through staging, a few in flight at a time.
 
-use crate::{SwapError, pool::Inner};
+use crate::{
+    SwapError, TensorSpec,
+    observe::{Counted, Kind},
+    pool::Inner,
+};
 use pinned_host::{Lane, Refused, SliceOf, Ticket, Transfer};
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 impl<T: Transfer> Inner<T> {
     /// Uploads a piece that lies in staging.
     pub(crate) fn send(
         &self,
+        spec: &Arc<TensorSpec>,
         flight: &mut Flight<T>,
         slice: SliceOf<T>,
         buffer: &mut T::Buffer,
@@ -15,8 +20,11 @@ impl<T: Transfer> Inner<T> {
         started: Instant,
     ) -> Result<(), SwapError> {
         let bytes = slice.len() as u64;
-        let sent = self.device.upload(slice, buffer, at);
-        flight.push(sent.inspect(|ticket| self.meter_begin(ticket.event(), bytes, started)), "upload")
+        let sent = self.device.upload(slice, buffer, at).map(|ticket| {
+            let counted = self.probe.transfer(Kind::Upload, spec, bytes, (ticket.event(), started));
+            (ticket, counted)
+        });
+        flight.push(sent, "upload")
     }
 
     /// Staging memory of `bytes`: a slice this flight has back already, or the ring's.
@@ -63,7 +71,7 @@ pub(crate) enum Settled {
 
 /// The last few pieces of one copy, oldest first.
 pub(crate) struct Flight<T: Transfer> {
-    tickets: [Option<Ticket<T>>; DEPTH],
+    tickets: [Option<(Ticket<T>, Counted)>; DEPTH],
     oldest: usize,
     len: usize,
     settled: Settled,
@@ -89,7 +97,7 @@ impl<T: Transfer> Flight<T> {
     /// Adds a piece that was sent; there is room, because whoever takes staging first makes some.
     pub(crate) fn push(
         &mut self,
-        sent: Result<Ticket<T>, Refused<T>>,
+        sent: Result<(Ticket<T>, Counted), Refused<T>>,
         operation: &'static str,
     ) -> Result<(), SwapError> {
         debug_assert!(!self.is_full());
@@ -110,7 +118,7 @@ impl<T: Transfer> Flight<T> {
 
     /// Waits for the oldest piece and returns its memory; `None` if none is in flight.
     pub(crate) fn pop_oldest(&mut self) -> Result<Option<SliceOf<T>>, SwapError> {
-        let Some(ticket) = self.tickets[self.oldest].take() else { return Ok(None) };
+        let Some((ticket, _counted)) = self.tickets[self.oldest].take() else { return Ok(None) };
         self.oldest = (self.oldest + 1) % DEPTH;
         self.len -= 1;
         ticket.wait().map(Some).map_err(|failed| {

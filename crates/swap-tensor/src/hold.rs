@@ -6,12 +6,14 @@ use crate::{
     fill::Want,
     flight::{Flight, Settled},
     lease::Mode,
+    leases::LeaseId,
+    observe::{Kind, Step},
     room::Effort,
     tensor::Token,
 };
 use core::ops::Range;
 use pinned_host::{Access, Event, Lane, Queue, Transfer};
-use std::{sync::Arc, time::Instant};
+use std::{panic::Location, sync::Arc, time::Instant};
 
 /// A lease of either kind.
 pub(crate) struct Hold<T: Transfer> {
@@ -20,6 +22,7 @@ pub(crate) struct Hold<T: Transfer> {
     pub(crate) queue: T::Queue,
     /// The whole block, padding included.
     pub(crate) range: Range<u64>,
+    id: LeaseId,
     /// The contents are unspecified, and nothing has been written yet.
     pub(crate) blank: bool,
     pub(crate) ended: bool,
@@ -31,13 +34,17 @@ impl<T: Transfer> Hold<T> {
         mode: Mode,
         want: Want,
         queue: &T::Queue,
+        place: &'static Location<'static>,
     ) -> Result<Self, SwapError> {
         let inner = &token.inner;
+        let _span = inner.probe.enter(Step::Lease, token.spec.name(), token.spec.bytes());
         let since = Instant::now();
         let effort = Effort { wait_until: Some(since + inner.deadline), since };
         let books = inner.claim(inner.lock(), &[(token.at, mode)], queue, effort)?;
-        let (_books, range) = inner.occupy(books, (token.at, mode, want), queue, effort);
-        Ok(Hold::new(token, mode, want, queue, range?))
+        let (mut books, range) = inner.occupy(books, (token.at, mode, want), queue, effort);
+        let range = range?;
+        let id = books.open.open(&token.spec, mode, Instant::now(), place);
+        Ok(Hold::new(token, mode, want, queue, range, id))
     }
 
     pub(crate) fn new(
@@ -46,9 +53,10 @@ impl<T: Transfer> Hold<T> {
         want: Want,
         queue: &T::Queue,
         range: Range<u64>,
+        id: LeaseId,
     ) -> Self {
         let blank = want == Want::Room;
-        Hold { token: Arc::clone(token), mode, queue: queue.clone(), range, blank, ended: false }
+        Hold { token: Arc::clone(token), mode, queue: queue.clone(), range, id, blank, ended: false }
     }
 
     pub(crate) fn wait(&self) -> Result<(), SwapError> {
@@ -58,6 +66,7 @@ impl<T: Transfer> Hold<T> {
         let waited = recorded.and_then(|event| event.map_or(Ok(()), |event| event.synchronize()));
         let mut books = inner.lock();
         books.counters.stall += since.elapsed();
+        inner.probe.stalled(&self.token.spec, since);
         books.reap();
         self.verdict(&books)?;
         waited.map_err(|error| {
@@ -127,7 +136,8 @@ impl<T: Transfer> Hold<T> {
         if settled == Settled::No {
             books.wall(self.token.at);
         }
-        copied.and(landed)?;
+        let failed = |error: &SwapError| inner.probe.failed(Kind::Download, &self.token.spec, error);
+        copied.and(landed).inspect_err(failed)?;
         books.counters.downloaded_bytes += self.range.end - self.range.start;
         books.reap();
         self.verdict(&books)
@@ -148,7 +158,11 @@ impl<T: Transfer> Hold<T> {
                 };
                 let started = Instant::now();
                 let sent = inner.device.download(&inner.buffer, self.range.start + asked, slice);
-                let sent = sent.inspect(|ticket| inner.meter_begin(ticket.event(), padded, started));
+                let sent = sent.map(|ticket| {
+                    let told = (ticket.event(), started);
+                    let counted = inner.probe.transfer(Kind::Download, &self.token.spec, padded, told);
+                    (ticket, counted)
+                });
                 flight.push(sent, "download")?;
                 asked += piece_at(asked);
             }
@@ -180,6 +194,7 @@ impl<T: Transfer> Hold<T> {
             books.wall(self.token.at);
         }
         if let Err(error) = &result {
+            inner.probe.failed(Kind::Upload, &self.token.spec, error);
             books.note(error);
             books.spoil(self.token.at);
         }
@@ -197,7 +212,7 @@ impl<T: Transfer> Hold<T> {
             let mut slice = inner.staging_slice(flight, Lane::Upload, padded)?;
             let started = Instant::now();
             slice.as_mut_slice()[..piece.len()].copy_from_slice(piece);
-            inner.send(flight, slice, &mut buffer, at, started)?;
+            inner.send(&self.token.spec, flight, slice, &mut buffer, at, started)?;
             at += padded;
         }
         Ok(())
@@ -216,6 +231,7 @@ impl<T: Transfer> Hold<T> {
         let inner = &*self.token.inner;
         let at = self.token.at;
         let mut books = inner.lock();
+        books.open.close(self.id);
         let mut refused = None;
         let recorded = match event {
             // The queue must understand the event, or nobody could wait for it later.

@@ -4,6 +4,7 @@ use crate::{SwapError, Tensor, TensorSpec, fill::Want, hold::Hold};
 use allocator_core::DeviceBuffer;
 use core::ops::Range;
 use pinned_host::Transfer;
+use std::panic::Location;
 
 /// What a lease is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -158,15 +159,18 @@ impl<T: Transfer> Lease<T> {
         }
     }
 
+    #[track_caller]
     pub(crate) fn read(tensor: &Tensor<T>, queue: &T::Queue) -> Result<ReadLease<T>, SwapError> {
-        Hold::take(&tensor.token, Mode::Read, Want::Contents, queue).map(ReadLease)
+        Hold::take(&tensor.token, Mode::Read, Want::Contents, queue, Location::caller()).map(ReadLease)
     }
 
+    #[track_caller]
     pub(crate) fn write(tensor: &Tensor<T>, queue: &T::Queue) -> Result<WriteLease<T>, SwapError> {
-        Hold::take(&tensor.token, Mode::Write, Want::Contents, queue).map(WriteLease)
+        Hold::take(&tensor.token, Mode::Write, Want::Contents, queue, Location::caller()).map(WriteLease)
     }
 
+    #[track_caller]
     pub(crate) fn overwrite(tensor: &Tensor<T>, queue: &T::Queue) -> Result<WriteLease<T>, SwapError> {
-        Hold::take(&tensor.token, Mode::Write, Want::Room, queue).map(WriteLease)
+        Hold::take(&tensor.token, Mode::Write, Want::Room, queue, Location::caller()).map(WriteLease)
     }
 }

@@ -44,7 +44,9 @@
 //!
 //! # Features
 //! `cpu` (default): host memory as a device, [`backend_cpu`]. The pool itself is generic over
-//! [`Transfer`](pinned_host::Transfer): any implementation works, compiled in here or not.
+//! [`Transfer`](pinned_host::Transfer): any implementation works, compiled in here or not. `disk` adds a tier below host memory
+//! ([`PoolBuilder::disk`]). `metrics` and `tracing` say what a pool does through the facades of these names: [`observe`] lists it,
+//! and the [`Timeline`] that needs no feature.
 #![cfg_attr(not(feature = "disk"), forbid(unsafe_code))]
 // But for `disk::io`, where the kernel is handed memory.
 #![cfg_attr(feature = "disk", deny(unsafe_code))]
@@ -69,11 +71,13 @@ mod fill;
 mod flight;
 mod hold;
 mod lease;
+mod leases;
 mod lock;
 mod lower;
 mod lru;
 mod meter;
 mod movers;
+pub mod observe;
 mod pool;
 mod prefetch;
 mod reap;
@@ -91,7 +95,9 @@ pub use contiguous::{ContiguousAllocator, ParamView, TensorId};
 pub use dtype::{DType, Element};
 pub use error::{BoxedError, SwapError};
 pub use lease::{Lease, Mode, ReadLease, WriteLease};
+pub use leases::OpenLease;
 pub use meter::TransferTime;
+pub use observe::{Timeline, TimelineSpan};
 pub use pool::SwapPool;
 pub use request::{Errand, LeaseRequest, Leasing};
 pub use slot::{Residency, SlotState};

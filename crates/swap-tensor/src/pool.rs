@@ -1,15 +1,16 @@
 //! The pool: a device, its arena, the host tier, and the tensors that share them.
 
 use crate::{
-    PoolBuilder, SwapError, Tensor, TensorSpec,
+    OpenLease, PoolBuilder, SwapError, Tensor, TensorSpec,
     books::{Books, Entry},
     file,
     fill::Want,
     lease::{Lease, Mode},
     lock::Tasks,
     lower::Lower,
-    meter::{Meter, TransferTime},
+    meter::TransferTime,
     movers::Movers,
+    observe::{Levels, Probe},
     request::{self, Errand, LeaseRequest, Wanted},
     room::Effort,
     stats::Stats,
@@ -17,6 +18,7 @@ use crate::{
 };
 use pinned_host::{HostPool, RegionOf, StagingRing, StagingStats, Transfer};
 use std::{
+    panic::Location,
     path::Path,
     sync::{Arc, Condvar, Mutex, Weak, atomic::AtomicBool},
     time::{Duration, Instant},
@@ -53,14 +55,23 @@ pub struct SwapPool<T: Transfer> {
     pub(crate) last: Arc<Last<T>>,
 }
 
+/// Who is told of leases that outlive their pool's handles.
+pub(crate) type OnLeak = Box<dyn Fn(&[OpenLease]) + Send + Sync>;
+
 /// What goes with the last handle of a pool, while its tensors may live on.
 pub(crate) struct Last<T: Transfer>(pub(crate) Weak<Inner<T>>);
 
 impl<T: Transfer> Drop for Last<T> {
     fn drop(&mut self) {
+        let Some(inner) = self.0.upgrade() else { return };
         // What was asked for and not begun is forgotten.
-        if let Some(inner) = self.0.upgrade() {
-            inner.movers.unwish(|_| true);
+        inner.movers.unwish(|_| true);
+        let open = inner.lock().open.list(Instant::now());
+        if !open.is_empty() {
+            inner.probe.leaked(&open);
+            if let Some(told) = &inner.on_leak {
+                told(&open);
+            }
         }
     }
 }
@@ -87,12 +98,14 @@ pub(crate) struct Inner<T: Transfer> {
     pub(crate) patience: Duration,
     pub(crate) locked: u64,
     pub(crate) pageable: u64,
-    pub(crate) meter: Option<Meter<T::Event>>,
     /// The tier below host memory, if there is one.
     pub(crate) lower: Option<Lower>,
     pub(crate) movers: Movers<T>,
     /// What everybody else holds.
     pub(crate) me: Weak<Inner<T>>,
+    pub(crate) probe: Probe<T::Event>,
+    /// Told of leases that are open when the last handle of the pool goes.
+    pub(crate) on_leak: Option<OnLeak>,
     /// Last: everything above may still have work on it.
     pub(crate) device: T,
 }
@@ -159,17 +172,21 @@ impl<T: Transfer> SwapPool<T> {
     ///
     /// # Errors
     /// As [`Tensor::read_on`] and [`Tensor::write_on`]; a tensor asked for twice, unless only for reading.
+    #[track_caller]
     pub fn lease_all(&self, wanted: &[(&Tensor<T>, Mode)]) -> Result<Vec<Lease<T>>, SwapError> {
         self.lease_many(wanted).wait()
     }
 
     /// [`lease_all`](Self::lease_all) as a request, to be awaited, tied to a queue or given a deadline of its own.
+    #[track_caller]
     pub fn lease_many(&self, wanted: &[(&Tensor<T>, Mode)]) -> LeaseRequest<T, Vec<Lease<T>>> {
         let foreign = wanted.iter().find_map(|(tensor, _)| self.own(tensor).err());
+        let place = Location::caller();
         let one = |&(tensor, mode): &(&Tensor<T>, Mode)| Wanted {
             token: Arc::clone(&tensor.token),
             mode,
             want: Want::Contents,
+            place,
         };
         let request = LeaseRequest::new(&self.inner, wanted.iter().map(one).collect(), request::all);
         match foreign {
@@ -225,6 +242,25 @@ impl<T: Transfer> SwapPool<T> {
         self.inner.set_budget(bytes)
     }
 
+    /// The leases that are open now, the oldest first: on what, for what, how old, and where in the program they were taken.
+    ///
+    /// One that was forgotten holds its tensor's room for ever; see [`PoolBuilder::on_leak`]. O(open leases).
+    ///
+    /// ```
+    /// # use backend_cpu::CpuDevice;
+    /// # use swap_tensor::{DType, SwapPool, TensorSpec};
+    /// # let pool = SwapPool::builder(CpuDevice::new()?).device_memory(1 << 20).host_memory(1 << 20).build()?;
+    /// let tensor = pool.create(TensorSpec::new("w", DType::U8, [4096])?, &[0; 4096])?;
+    /// std::mem::forget(tensor.read()?);
+    /// let leaked = pool.leases().remove(0);
+    /// assert_eq!(leaked.tensor.name(), "w");
+    /// assert_eq!(leaked.taken_at.file(), file!());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn leases(&self) -> Vec<OpenLease> {
+        self.inner.lock().open.list(Instant::now())
+    }
+
     /// What the pool has done and what it holds. O(1) beside a look at the transfers in flight.
     pub fn stats(&self) -> Stats {
         let mut books = self.inner.lock();
@@ -248,6 +284,7 @@ impl<T: Transfer> SwapPool<T> {
             device_budget: books.budget,
             disk_bytes: self.inner.lower.as_ref().map_or(0, Lower::bytes),
             stall: c.stall,
+            open_leases: books.open.len() as u64,
             held_bytes: books.held,
             device_bytes: arena.size - arena.free,
             arena_bytes: arena.size,
@@ -263,11 +300,12 @@ impl<T: Transfer> SwapPool<T> {
         self.inner.staging.stats()
     }
 
-    /// How long transfers took, if the pool was built with [`PoolBuilder::measure_transfers`].
+    /// How long transfers took, if the pool was built with [`PoolBuilder::measure_transfers`] or
+    /// [`PoolBuilder::timeline`].
     ///
-    /// Blocks until the transfers in flight have ended.
+    /// Blocks until the transfers in flight have ended; a timeline has them then.
     pub fn transfer_time(&self) -> Option<TransferTime> {
-        self.inner.meter.as_ref().map(Meter::total)
+        self.inner.probe.transfer_time()
     }
 
     /// The device below.
@@ -369,11 +407,13 @@ impl<T: Transfer> Inner<T> {
         left
     }
 
-    /// A transfer was enqueued; `started` is when its bytes began to move.
-    pub(crate) fn meter_begin(&self, event: &T::Event, bytes: u64, started: Instant) {
-        if let Some(meter) = &self.meter {
-            meter.begin(event, bytes, started);
-        }
+    /// Tells what is held now.
+    pub(crate) fn tell_levels(&self, books: &Books<T>) {
+        self.probe.levels(|| {
+            let arena = books.arena.stats();
+            let host = self.host.memory_stats().active_bytes.current;
+            Levels { device: arena.size - arena.free, host, leased: books.held }
+        });
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::{
     fill::{Found, Want},
+    observe::Counted,
     room::Effort,
     tensor::Token,
 };
@@ -16,11 +17,13 @@ pub(crate) struct Wish<T: Transfer> {
     token: Arc<Token<T>>,
     /// How often it had been leased when the wish came.
     uses: u64,
+    _counted: Counted,
 }
 
 impl<T: Transfer> Wish<T> {
     pub(crate) fn new(token: &Arc<Token<T>>) -> Self {
-        Wish { token: Arc::clone(token), uses: token.uses() }
+        let (uses, counted) = (token.uses(), token.inner.probe.wished());
+        Wish { token: Arc::clone(token), uses, _counted: counted }
     }
 
     pub(crate) fn token(&self) -> &Arc<Token<T>> {
@@ -52,6 +55,7 @@ impl<T: Transfer> Token<T> {
                 let unused = !books.entry(self.at).held();
                 books.entry_mut(self.at).fetched_ahead = unused;
                 books.counters.prefetches += 1;
+                self.inner.probe.prefetched();
             }
             // It stays, whatever write-back it was waiting to leave after.
             Ok(Found::Here) => {

@@ -3,6 +3,7 @@
 use crate::{
     SlotState, SwapError,
     books::{Books, Job, JobKind},
+    observe::{Kind, Reason},
 };
 use allocator_core::Handle;
 use pinned_host::{Event, Ticket, Transfer};
@@ -10,6 +11,7 @@ use pinned_host::{Event, Ticket, Transfer};
 impl<T: Transfer> Books<T> {
     /// Takes note of every transfer, move and write that has ended. O(in flight).
     pub(crate) fn reap(&mut self) {
+        self.probe.look();
         self.reap_changes();
         let mut i = 0;
         while i < self.jobs.len() {
@@ -99,7 +101,9 @@ impl<T: Transfer> Books<T> {
                     entry.device.state.step(SlotState::Torn);
                 }
                 self.counters.failed_transfers += 1;
-                self.note(&SwapError::device("upload", failed.error));
+                let error = SwapError::device("upload", failed.error);
+                self.probe.failed(Kind::Upload, &self.entry(at).spec, &error);
+                self.note(&error);
             }
         }
     }
@@ -129,6 +133,8 @@ impl<T: Transfer> Books<T> {
                     && self.release_device(at)
                 {
                     self.counters.evictions += 1;
+                    let entry = self.entry(at);
+                    self.probe.evicted(&entry.spec, entry.padded, Reason::WrittenBack);
                 }
             }
             Err(failed) => {
@@ -137,6 +143,7 @@ impl<T: Transfer> Books<T> {
                 self.entry_mut(at).host.state.step(SlotState::Absent);
                 self.counters.failed_transfers += 1;
                 let error = SwapError::device("write a tensor back", failed.error);
+                self.probe.failed(Kind::Download, &self.entry(at).spec, &error);
                 self.note(&error);
                 self.fault.get_or_insert(error);
             }

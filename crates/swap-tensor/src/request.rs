@@ -17,6 +17,7 @@ use core::{
 };
 use pinned_host::Transfer;
 use std::{
+    panic::Location,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::Waker,
     time::{Duration, Instant},
@@ -71,6 +72,8 @@ pub(crate) struct Wanted<T: Transfer> {
     pub(crate) token: Arc<Token<T>>,
     pub(crate) mode: Mode,
     pub(crate) want: Want,
+    /// Where the program asked.
+    pub(crate) place: &'static Location<'static>,
 }
 
 impl<T: Transfer, L> LeaseRequest<T, L> {
@@ -205,7 +208,7 @@ impl<T: Transfer, L> LeaseRequest<T, L> {
         let mut books = inner.lock();
         if let Err(refusal) = inner.claim_now(&mut books, &claims(&self.wanted), &self.queue, effort) {
             if !refusal.may_pass(effort) {
-                return Asked::Now(Err(refusal.error));
+                return Asked::Now(Err(books.name_holders(refusal.error)));
             }
             inner.wake_at_change(&books, waker);
             drop(books);

@@ -4,12 +4,13 @@ use crate::{
     SlotState, SwapError,
     books::{Books, Job, JobKind},
     lock::Guard,
+    observe::{Kind, Reason, Step},
     pool::Inner,
 };
 use allocator_core::{AllocError, ApplyError, DeviceBuffer, Handle, Move, Plan, Request};
 use core::ops::Range;
 use pinned_host::{Access, Event, HostError, Lane, Queue, QueueError, SliceOf, Transfer};
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 /// How far a search for room may go.
 #[derive(Debug, Clone, Copy)]
@@ -137,7 +138,9 @@ impl<T: Transfer> Inner<T> {
 
     fn full(&self, books: &Books<T>, requested: u64, free: u64, effort: Effort) -> SwapError {
         let (leased, arena) = (books.held, books.budget);
-        SwapError::DeviceBudget { requested, leased, free, arena, waited: effort.since.elapsed() }
+        let waited = effort.since.elapsed();
+        let error = SwapError::DeviceBudget { requested, leased, free, arena, waited, holders: Vec::new() };
+        books.name_holders(error)
     }
 
     /// Moves blocks so that `request` finds one hole. `false`: no plan, leased blocks are in the way.
@@ -152,6 +155,9 @@ impl<T: Transfer> Inner<T> {
     /// Runs a plan as one operation on the buffer's queue: all waits, the copies in order, one event.
     fn apply(&self, books: &mut Books<T>, plan: &Plan) -> Result<(), SwapError> {
         let queue = &self.queue;
+        let started = Instant::now();
+        let bytes = |moves: &[Move]| moves.iter().map(|m| m.src.end - m.src.start).sum::<u64>();
+        let _span = self.probe.enter(Step::Move, "", bytes(plan.moves()));
         if books.writers.iter().any(|(_, of)| of.same_queue(queue)) {
             // What failed before the moves is then reported by this event, and not blamed on the blocks they move.
             self.record(books, queue).map_err(|error| SwapError::device("order a move", error))?;
@@ -174,11 +180,14 @@ impl<T: Transfer> Inner<T> {
             books.counters.moved_bytes += m.src.end - m.src.start;
         }
         if done > 0 {
-            books.list_accesses(&plan.moves()[..done]);
-            self.seal_moves(books, &plan.moves()[..done])?;
+            let made = &plan.moves()[..done];
+            books.list_accesses(made);
+            let event = self.seal_moves(books, made)?;
+            self.probe.moved(done, bytes(made), event.as_ref(), started);
         }
         match refused {
             Some(error) => {
+                self.probe.moves_failed(&error);
                 books.note(&error);
                 Err(error)
             }
@@ -186,8 +195,9 @@ impl<T: Transfer> Inner<T> {
         }
     }
 
-    /// Records the event behind enqueued moves. If none is to be had, and waiting fails too, they are torn.
-    fn seal_moves(&self, books: &mut Books<T>, moves: &[Move]) -> Result<(), SwapError> {
+    /// Records the event behind enqueued moves; `None`: they have ended. If none is to be had, and waiting fails too, they
+    /// are torn.
+    fn seal_moves(&self, books: &mut Books<T>, moves: &[Move]) -> Result<Option<T::Event>, SwapError> {
         match self.record(books, &self.queue) {
             Ok(Some(event)) => {
                 let accesses = core::mem::take(&mut books.accesses);
@@ -196,11 +206,12 @@ impl<T: Transfer> Inner<T> {
                 for m in moves {
                     books.changes.push((event.clone(), m.handle));
                 }
-                Ok(())
+                Ok(Some(event))
             }
-            Ok(None) => Ok(()),
+            Ok(None) => Ok(None),
             Err(error) => {
                 let error = SwapError::device("wait for a move", error);
+                self.probe.moves_failed(&error);
                 books.note(&error);
                 let accesses = core::mem::take(&mut books.accesses);
                 books.unsealed.extend_from_slice(&accesses);
@@ -294,6 +305,8 @@ impl<T: Transfer> Inner<T> {
                 if clean {
                     books.release_device(at);
                     books.counters.evictions += 1;
+                    let entry = books.entry(at);
+                    self.probe.evicted(&entry.spec, entry.padded, Reason::Clean);
                     return Ok(Evicted::Freed);
                 }
                 match self.write_back(books, at) {
@@ -333,6 +346,8 @@ impl<T: Transfer> Inner<T> {
     pub(crate) fn write_back(&self, books: &mut Books<T>, at: u32) -> Result<(), SwapError> {
         let slice = self.host_slice(books, at)?;
         let range = books.range(at)?;
+        let spec = Arc::clone(&books.entry(at).spec);
+        let _span = self.probe.enter(Step::WriteBack, spec.name(), range.end - range.start);
         let lane = self.device.lane(Lane::Download);
         let sent = match self.order_one(books, lane, range.clone(), Access::Read, "order a write-back") {
             Ok(()) => {
@@ -354,14 +369,21 @@ impl<T: Transfer> Inner<T> {
                 entry.jobs += 1;
                 let (version, bytes) = (entry.version, entry.padded);
                 books.hazards.after(&[(range, Access::Read)], ticket.event());
-                self.meter_begin(ticket.event(), bytes, started);
-                books.jobs.push(Job { entry: at, kind: JobKind::WriteBack, version, ticket });
+                let counted = self.probe.transfer(Kind::Download, &spec, bytes, (ticket.event(), started));
+                books.jobs.push(Job {
+                    entry: at,
+                    kind: JobKind::WriteBack,
+                    version,
+                    ticket,
+                    _counted: counted,
+                });
                 books.counters.write_backs += 1;
                 books.counters.downloaded_bytes += bytes;
                 Ok(())
             }
             Err(error) => {
                 entry.host.state.step(SlotState::Absent);
+                self.probe.failed(Kind::Download, &spec, &error);
                 books.note(&error);
                 Err(error)
             }

@@ -4,15 +4,16 @@
 //! A spill is begun under the lock, where its victims are chosen, and carried out by a thread of the pool without it.
 
 use crate::{
-    SlotState, SwapError,
+    SlotState, SwapError, TensorSpec,
     books::Books,
     flight::{DEPTH, Flight},
     lower::{Lower, LowerCopy, Piece, Writing},
+    observe::{Io, Kind, Reason},
     pool::Inner,
 };
 use core::ops::Range;
 use pinned_host::{Access, Lane, SliceOf, Transfer};
-use std::{collections::VecDeque, time::Instant};
+use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 /// Which copy of a tensor is being written to the lower tier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -120,14 +121,20 @@ impl<T: Transfer> Inner<T> {
 
     fn write_host(&self, lower: &Lower, at: u32) {
         let mut books = self.lock();
-        let bytes = books.entry(at).spec.bytes();
+        let spec = Arc::clone(&books.entry(at).spec);
         let slice = books.entry_mut(at).host.slice.take();
         drop(books);
         let Some(slice) = slice else { return };
-        let (slice, written) = lower.write::<T>(slice, bytes, self.piece);
+        let bytes = spec.bytes();
+        let mut back = None;
+        let written = self.probe.io(Kind::DiskWrite, &spec, bytes, || {
+            let (slice, written) = lower.write::<T>(slice, bytes, self.piece);
+            back = slice;
+            written
+        });
         let mut books = self.lock();
         let entry = books.entry_mut(at);
-        entry.host.slice = slice;
+        entry.host.slice = back;
         self.end_host_write(&mut books, at, written);
         self.wake(&books);
     }
@@ -142,7 +149,10 @@ impl<T: Transfer> Inner<T> {
         drop(books);
         let contents: Vec<_> =
             slices.iter().map(|(_, bytes, slice)| &slice.as_slice()[..*bytes as usize]).collect();
-        let mut copies = match lower.write_pack(&contents) {
+        let Some(first) = batch.first().map(|&at| Arc::clone(&self.lock().entry(at).spec)) else { return };
+        let total = contents.iter().map(|bytes| bytes.len() as u64).sum();
+        let written = self.probe.io(Kind::DiskWrite, &first, total, || lower.write_pack(&contents));
+        let mut copies = match written {
             Ok(copies) => Ok(copies.into_iter()),
             Err(error) => Err(Some(error)),
         };
@@ -185,7 +195,7 @@ impl<T: Transfer> Inner<T> {
 
     fn write_device(&self, lower: &Lower, at: u32) {
         let mut books = self.lock();
-        let (version, bytes) = (books.entry(at).version, books.entry(at).spec.bytes());
+        let (version, spec) = (books.entry(at).version, Arc::clone(&books.entry(at).spec));
         let lane = self.device.lane(Lane::Download);
         let begun = books.range(at).and_then(|range| {
             self.order_one(&mut books, lane, range.clone(), Access::Read, "order a write-back")?;
@@ -193,7 +203,7 @@ impl<T: Transfer> Inner<T> {
         });
         drop(books);
         let (written, settled) = match begun {
-            Ok(range) => self.send_pieces(lower, range, bytes),
+            Ok(range) => self.send_pieces(lower, &spec, range),
             Err(error) => (Err(error), true),
         };
         let mut books = self.lock();
@@ -217,7 +227,7 @@ impl<T: Transfer> Inner<T> {
                     false => entry.disk.give_up(),
                 }
                 books.counters.spills += 1;
-                books.counters.disk_written_bytes += bytes;
+                books.counters.disk_written_bytes += spec.bytes();
                 books.counters.downloaded_bytes += books.entry(at).padded;
                 if leaving
                     && good
@@ -226,6 +236,8 @@ impl<T: Transfer> Inner<T> {
                     && books.release_device(at)
                 {
                     books.counters.evictions += 1;
+                    let padded = books.entry(at).padded;
+                    self.probe.evicted(&spec, padded, Reason::WrittenBack);
                 }
             }
             Err(error) => {
@@ -242,19 +254,20 @@ impl<T: Transfer> Inner<T> {
     fn send_pieces(
         &self,
         lower: &Lower,
+        spec: &Arc<TensorSpec>,
         range: Range<u64>,
-        bytes: u64,
     ) -> (Result<LowerCopy, SwapError>, bool) {
+        let bytes = spec.bytes();
         let mut flight = Flight::new();
-        let mut writes: VecDeque<Writing<T>> = VecDeque::with_capacity(DEPTH);
+        let mut writes: VecDeque<(Io<T::Event>, u64, Writing<T>)> = VecDeque::with_capacity(DEPTH);
         let mut pieces = Vec::with_capacity(bytes.div_ceil(self.piece) as usize);
-        let sent = self.send_each(lower, &mut flight, &mut writes, &mut pieces, (range, bytes));
+        let sent = self.send_each(lower, &mut flight, &mut writes, &mut pieces, (spec, range));
         let (landed, settled) = flight.finish();
         let mut result = sent.and(landed);
-        for write in writes {
-            match write.wait() {
-                (Ok(piece), _) => pieces.push(piece),
-                (Err(error), _) => result = result.and(Err(error)),
+        for (io, bytes, write) in writes {
+            match io.end(spec, bytes, || write.wait().0) {
+                Ok(piece) => pieces.push(piece),
+                Err(error) => result = result.and(Err(error)),
             }
         }
         (result.map(|()| lower.copy(pieces)), settled == crate::flight::Settled::Yes)
@@ -264,10 +277,11 @@ impl<T: Transfer> Inner<T> {
         &self,
         lower: &Lower,
         flight: &mut Flight<T>,
-        writes: &mut VecDeque<Writing<T>>,
+        writes: &mut VecDeque<(Io<T::Event>, u64, Writing<T>)>,
         pieces: &mut Vec<Piece>,
-        (range, bytes): (Range<u64>, u64),
+        (spec, range): (&Arc<TensorSpec>, Range<u64>),
     ) -> Result<(), SwapError> {
+        let bytes = spec.bytes();
         let (mut asked, mut taken) = (0, 0);
         while taken < bytes {
             while asked < bytes && !flight.is_full() && flight.len() + writes.len() < 2 * DEPTH {
@@ -279,26 +293,29 @@ impl<T: Transfer> Inner<T> {
                     Err(_) => self.staging_slice(flight, Lane::Download, piece)?,
                 };
                 let started = Instant::now();
-                let sent = self.device.download(&self.buffer, range.start + asked, slice);
-                let sent = sent.inspect(|ticket| self.meter_begin(ticket.event(), piece, started));
+                let sent = self.device.download(&self.buffer, range.start + asked, slice).map(|ticket| {
+                    let counted = self.probe.transfer(Kind::Download, spec, piece, (ticket.event(), started));
+                    (ticket, counted)
+                });
                 flight.push(sent, "write a tensor back")?;
                 asked += self.piece.min(bytes - asked);
             }
             match flight.pop_oldest()? {
                 Some(slice) => {
                     let piece = self.piece.min(bytes - taken);
-                    writes.push_back(lower.write_piece(slice, piece)?);
+                    let io = self.probe.begin_io(Kind::DiskWrite);
+                    writes.push_back((io, piece, lower.write_piece(slice, piece)?));
                     taken += piece;
                 }
                 None => {
                     // All of staging is with the writes.
-                    let Some(write) = writes.pop_front() else { break };
-                    pieces.push(write.wait().0?);
+                    let Some((io, bytes, write)) = writes.pop_front() else { break };
+                    pieces.push(io.end(spec, bytes, || write.wait().0)?);
                 }
             }
             while writes.len() > DEPTH {
-                let Some(write) = writes.pop_front() else { break };
-                pieces.push(write.wait().0?);
+                let Some((io, bytes, write)) = writes.pop_front() else { break };
+                pieces.push(io.end(spec, bytes, || write.wait().0)?);
             }
         }
         Ok(())

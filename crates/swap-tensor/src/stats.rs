@@ -37,6 +37,8 @@ pub struct Stats {
     pub corrupt_reads: u64,
     /// Time callers were blocked in leases.
     pub stall: Duration,
+    /// Leases that are open now: [`SwapPool::leases`](crate::SwapPool::leases) names them.
+    pub open_leases: u64,
     /// Device bytes under lease or pin now.
     pub held_bytes: u64,
     /// Device bytes of all tensors now.

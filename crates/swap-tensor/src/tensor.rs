@@ -7,12 +7,14 @@ use crate::{
     lease::{Lease, Mode, ReadLease, WriteLease},
     lock::Guard,
     lower::LowerCopy,
+    observe::{Kind, Reason},
     pool::Inner,
     request::{self, LeaseRequest, Wanted},
     spill::Spill,
 };
 use pinned_host::Transfer;
 use std::{
+    panic::Location,
     sync::{Arc, atomic::AtomicBool},
     time::Instant,
 };
@@ -48,6 +50,7 @@ impl<T: Transfer> Tensor<T> {
     ///
     /// # Errors
     /// As `read_on`.
+    #[track_caller]
     pub fn read(&self) -> Result<ReadLease<T>, SwapError> {
         Lease::read(self, &self.inner().queue)
     }
@@ -56,6 +59,7 @@ impl<T: Transfer> Tensor<T> {
     ///
     /// # Errors
     /// As `write_on`.
+    #[track_caller]
     pub fn write(&self) -> Result<WriteLease<T>, SwapError> {
         Lease::write(self, &self.inner().queue)
     }
@@ -66,6 +70,7 @@ impl<T: Transfer> Tensor<T> {
     /// [`SwapError::NoValidCopy`]; [`SwapError::Leased`] or [`SwapError::DeviceBudget`] when others do not make way
     /// within the pool's deadline; [`SwapError::HostBudget`] when a dirty tensor would have to leave and cannot; the
     /// device's or a file's error. Nothing is lost and nothing held then.
+    #[track_caller]
     pub fn read_on(&self, queue: &T::Queue) -> Result<ReadLease<T>, SwapError> {
         Lease::read(self, queue)
     }
@@ -74,6 +79,7 @@ impl<T: Transfer> Tensor<T> {
     ///
     /// # Errors
     /// As `read_on`.
+    #[track_caller]
     pub fn write_on(&self, queue: &T::Queue) -> Result<WriteLease<T>, SwapError> {
         Lease::write(self, queue)
     }
@@ -84,27 +90,32 @@ impl<T: Transfer> Tensor<T> {
     ///
     /// # Errors
     /// As `write_on`, except that no valid copy is needed.
+    #[track_caller]
     pub fn overwrite(&self) -> Result<WriteLease<T>, SwapError> {
         Lease::overwrite(self, &self.inner().queue)
     }
 
     /// A request for a read lease: awaited by a task, or waited for with [`LeaseRequest::wait`].
+    #[track_caller]
     pub fn lease(&self) -> LeaseRequest<T, ReadLease<T>> {
         self.request(Mode::Read, Want::Contents, request::one_read)
     }
 
     /// A request for a write lease, as [`write`](Self::write) gives it.
+    #[track_caller]
     pub fn lease_mut(&self) -> LeaseRequest<T, WriteLease<T>> {
         self.request(Mode::Write, Want::Contents, request::one_write)
     }
 
     /// A request for a write lease whose holder writes all contents, as [`overwrite`](Self::overwrite) gives it.
+    #[track_caller]
     pub fn lease_blank(&self) -> LeaseRequest<T, WriteLease<T>> {
         self.request(Mode::Write, Want::Room, request::one_write)
     }
 
+    #[track_caller]
     fn request<L>(&self, mode: Mode, want: Want, make: fn(Vec<Hold<T>>) -> Option<L>) -> LeaseRequest<T, L> {
-        let wanted = vec![Wanted { token: Arc::clone(&self.token), mode, want }];
+        let wanted = vec![Wanted { token: Arc::clone(&self.token), mode, want, place: Location::caller() }];
         LeaseRequest::new(&self.token.inner, wanted, make)
     }
 
@@ -112,6 +123,7 @@ impl<T: Transfer> Tensor<T> {
     ///
     /// # Errors
     /// As [`read_on`](Self::read_on).
+    #[track_caller]
     pub fn to_device(&self) -> Result<(), SwapError> {
         self.read()?.wait()
     }
@@ -120,6 +132,7 @@ impl<T: Transfer> Tensor<T> {
     ///
     /// # Errors
     /// A length that is not the tensor's, or as [`read_on`](Self::read_on).
+    #[track_caller]
     pub fn copy_to(&self, into: &mut [u8]) -> Result<(), SwapError> {
         self.token.check_length(into.len())?;
         match self.borrow_below()? {
@@ -169,6 +182,7 @@ impl<T: Transfer> Tensor<T> {
                     return Err(error);
                 }
                 books.counters.evictions += 1;
+                inner.probe.evicted(self.spec(), books.entry(self.at()).padded, Reason::Asked);
                 inner.wake(&books);
                 return Ok(());
             }
@@ -210,6 +224,7 @@ impl<T: Transfer> Tensor<T> {
             return false;
         }
         books.counters.evictions += 1;
+        self.inner().probe.evicted(self.spec(), books.entry(self.at()).padded, Reason::Asked);
         self.inner().wake(&books);
         true
     }
@@ -219,6 +234,7 @@ impl<T: Transfer> Tensor<T> {
     ///
     /// # Errors
     /// As [`read_on`](Self::read_on).
+    #[track_caller]
     pub fn pin(&self) -> Result<(), SwapError> {
         let lease = self.read()?;
         lease.wait()?;
@@ -281,12 +297,15 @@ impl<T: Transfer> Tensor<T> {
     fn read_below(&self, below: Below<T>, into: &mut [u8]) -> Result<(), SwapError> {
         match below {
             Below::Nothing => Ok(()),
-            Below::Lower(copy) => self.inner().read_lower(&copy, self.spec().name(), into),
+            Below::Lower(copy) => self.inner().read_lower(&copy, &self.token.spec, into),
             Below::File(copy) => {
-                copy.file.check_unchanged()?;
-                copy.file.read_exact_at(into, copy.offset)?;
-                copy.file.check_unchanged()?;
-                self.inner().lock().counters.file_bytes += into.len() as u64;
+                let bytes = into.len() as u64;
+                self.inner().probe.io(Kind::FileRead, &self.token.spec, bytes, || {
+                    copy.file.check_unchanged()?;
+                    copy.file.read_exact_at(into, copy.offset)?;
+                    copy.file.check_unchanged()
+                })?;
+                self.inner().lock().counters.file_bytes += bytes;
                 Ok(())
             }
             Below::Host(slice) => {
@@ -356,7 +375,7 @@ impl<T: Transfer> Inner<T> {
         match books.job_of(at) {
             Some(event) => Ok(self.wait_for(books, &event)),
             None if since.elapsed() < patience => Ok(self.sleep(books, since + patience)),
-            None => Err(books.entry(at).leased(since.elapsed())),
+            None => Err(books.name_holders(books.entry(at).leased(since.elapsed()))),
         }
     }
 }

@@ -248,3 +248,38 @@ fn a_tensor_larger_than_the_device_is_leased_in_tiles() {
     }
     assert!(pool.tensor("big[0..32768]").is_none(), "the tiles went with the whole");
 }
+
+/// Leases that nobody ends are named: in the list, in refusals, and when the pool goes.
+#[test]
+fn leaked_leases_are_reported_by_name_and_place() {
+    use std::sync::{Arc, Mutex};
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&heard);
+    let pool = SwapPool::builder(CpuDevice::new().unwrap())
+        .device_memory(2 * UNIT)
+        .host_memory(8 * UNIT)
+        .deadline(Duration::ZERO)
+        .on_leak(move |open| told.lock().unwrap().extend(open.iter().map(ToString::to_string)))
+        .build()
+        .unwrap();
+    let (a, b) = (tensor(&pool, "a", 1, 1), tensor(&pool, "b", 2, 2));
+    drop(a.read().unwrap());
+    assert!(pool.leases().is_empty());
+    std::mem::forget(a.read().unwrap());
+    let line = line!() - 1;
+    let awaited = block_on(a.lease().into_future()).unwrap();
+    let open = pool.leases();
+    assert_eq!((open.len(), pool.stats().open_leases), (2, 2));
+    assert_eq!((open[0].tensor.name(), open[0].mode, open[0].taken_at.line()), ("a", Mode::Read, line));
+    assert_eq!(open[0].taken_at.file(), file!());
+    drop(awaited);
+    for refused in [a.write().map(drop), b.read().map(drop), block_on(b.lease().into_future()).map(drop)] {
+        let said = refused.unwrap_err().to_string();
+        assert!(said.contains("\"a\" (read lease of 65536 bytes"), "{said}");
+        assert!(said.contains(&format!("tasks.rs:{line}:")), "{said}");
+    }
+    drop(pool);
+    let heard = heard.lock().unwrap();
+    assert_eq!(heard.len(), 1);
+    assert!(heard[0].contains("\"a\"") && heard[0].contains("tasks.rs"), "{heard:?}");
+}

@@ -49,8 +49,13 @@ impl Piece {
     /// that; else the piece's own, rounded up to a device's grain.
     pub(crate) fn buffer_bytes(&self, most: usize, grain: u64) -> usize {
         let whole = self.extent.read_len(self.part).unwrap_or_default() as usize;
-        let own = self.extent.part(self.part).map_or(0, |part| part.end - part.start) as usize;
+        let own = self.bytes() as usize;
         if whole <= most { whole.max(PAGED.min(most)) } else { own.max(1).next_multiple_of(grain as usize) }
+    }
+
+    /// Bytes of it.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.extent.part(self.part).map_or(0, |part| part.end - part.start)
     }
 
     pub(crate) fn read<T: Transfer>(&self, slice: SliceOf<T>) -> Reading<T> {

@@ -26,6 +26,10 @@ impl Piece {
         match self.0 {}
     }
 
+    pub(crate) fn bytes(&self) -> u64 {
+        match self.0 {}
+    }
+
     pub(crate) fn read<T: Transfer>(&self, _slice: SliceOf<T>) -> Reading<T> {
         match self.0 {}
     }
