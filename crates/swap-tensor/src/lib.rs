@@ -44,7 +44,8 @@
 //!
 //! # Features
 //! `cpu` (default): host memory as a device, [`backend_cpu`]. The pool itself is generic over
-//! [`Transfer`](pinned_host::Transfer): any implementation works, compiled in here or not.
+//! [`Transfer`](pinned_host::Transfer): any implementation works, compiled in here or not. `disk`: bytes in anonymous files,
+//! module `disk` (Unix; io_uring and `O_DIRECT` on Linux).
 #![cfg_attr(not(feature = "disk"), forbid(unsafe_code))]
 // But for `disk::io`, where the kernel is handed memory.
 #![cfg_attr(feature = "disk", deny(unsafe_code))]

@@ -167,6 +167,12 @@ impl DiskStore {
         self.0.engine.release();
     }
 
+    /// How many simulated faults have struck.
+    #[cfg(feature = "conformance")]
+    pub fn faults_struck(&self) -> u64 {
+        self.0.engine.faults_struck()
+    }
+
     /// No simulated fault from now on; what hangs, hangs.
     #[cfg(feature = "conformance")]
     pub fn clear_faults(&self) {
