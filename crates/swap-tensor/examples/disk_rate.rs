@@ -6,7 +6,8 @@
 //! Both walk as many bytes, past the page cache, in operations of one size with as many in flight. Rounds alternate, and the
 //! median counts, so that a slow minute of the machine strikes both. Before the first round either has written its file once:
 //! neither pays for a file system's first touch. `--threads` measures `pread` and `pwrite` instead of io_uring.
-//! fio is asked for `direct=1` and `ioengine=io_uring`; without it (`apt-get install fio`) only the store is measured.
+//! fio is asked for `direct=1` and `ioengine=io_uring`, and for registered buffers (`fixedbufs=1`) where the store has them;
+//! without it (`apt-get install fio`) only the store is measured.
 
 use pinned_host::{HostPool, OsLocker, OsRegion, PageLocker, PinnedSlice};
 use std::{
@@ -34,15 +35,18 @@ fn main() -> Outcome<()> {
         plan.rounds
     );
     let mut walker = Walker::new(&plan, store)?;
-    let fio = Fio::find(&plan)?;
+    let registered = walker.store.path().drives.iter().all(|drive| drive.registered);
+    let fio = Fio::find(&plan, registered)?;
     if fio.is_none() {
         println!("fio is missing (`apt-get install fio`): nothing to compare with");
     }
     let [mut ours, mut theirs]: [[Vec<f64>; 2]; 2] = Default::default();
     for write in [true, false] {
         for round in 0..=plan.rounds {
-            let mine = walker.walk(write)?;
+            // Each goes first every other time: what a drive still has to do strikes both.
+            let first = if round % 2 == 0 { Some(walker.walk(write)?) } else { None };
             let other = fio.as_ref().map(|fio| fio.walk(write)).transpose()?;
+            let mine = first.map_or_else(|| walker.walk(write), Ok)?;
             // The first fills the files.
             if round > 0 {
                 ours[usize::from(write)].push(mine);
@@ -135,7 +139,8 @@ impl Walker {
         let bytes = plan.extent as usize;
         let region = OsLocker.lock(bytes * AHEAD + page)?;
         let pool = HostPool::new(vec![region], page as u64)?;
-        let slices = (0..AHEAD).map(|_| pool.allocate(bytes)).collect::<Result<VecDeque<_>, _>>()?;
+        let mut slices = (0..AHEAD).map(|_| pool.allocate(bytes)).collect::<Result<VecDeque<_>, _>>()?;
+        slices.iter_mut().enumerate().for_each(|(seed, slice)| fill(slice.as_mut_slice(), seed as u64));
         store.register(pool.allocate(page)?);
         Ok(Walker { store, extents: Vec::new(), slices, bytes: plan.bytes, extent: plan.extent })
     }
@@ -176,7 +181,7 @@ struct Fio {
 
 impl Fio {
     /// `None` where it is not installed.
-    fn find(plan: &Plan) -> Outcome<Option<Self>> {
+    fn find(plan: &Plan, registered: bool) -> Outcome<Option<Self>> {
         if Command::new("fio").arg("--version").output().is_err() {
             return Ok(None);
         }
@@ -185,6 +190,8 @@ impl Fio {
             "--name=rate".to_owned(),
             "--direct=1".to_owned(),
             "--ioengine=io_uring".to_owned(),
+            "--overwrite=1".to_owned(),
+            format!("--fixedbufs={}", u8::from(registered)),
             "--output-format=terse".to_owned(),
             "--terse-version=3".to_owned(),
             format!("--size={}", plan.bytes),
@@ -210,6 +217,17 @@ impl Fio {
 impl Drop for Fio {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(Path::new(&self.file));
+    }
+}
+
+/// Bytes as fio writes them: what lies below a drive may know better than to store zeros.
+fn fill(bytes: &mut [u8], seed: u64) {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    for chunk in bytes.chunks_mut(8) {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        chunk.copy_from_slice(&state.to_le_bytes()[..chunk.len()]);
     }
 }
 

@@ -6,7 +6,7 @@ use super::{
     engine::{Engine, Settings},
     fault::Faults,
     files::{Files, Made},
-    io::flight::{Flight, Pending},
+    io::flight::{Flight, Launch},
     parts,
     probe::{Probed, probe},
     request::{Direction, Request},
@@ -111,7 +111,7 @@ impl DiskStore {
     ///
     /// See [`write_parts`](Self::write_parts).
     pub fn write<B: IoBuf>(&self, extent: &Extent, buffer: B, bytes: u64) -> IoTicket<B> {
-        self.send_write(extent, buffer, Box::new([0..bytes]))
+        self.send_write(extent, buffer, core::iter::once(0..bytes).collect())
     }
 
     /// Writes the first bytes of `buffer` to an extent, up to the end of the last of `parts`: each can be read by itself then.
@@ -136,7 +136,7 @@ impl DiskStore {
     pub fn read<B: IoBuf>(&self, extent: &Extent, part: usize, buffer: B) -> IoTicket<B> {
         let room = &extent.0;
         let mut range = 0..0;
-        let flight = Flight::new(buffer, |address, len| {
+        let launch = Flight::new(buffer, |address, len| {
             self.check_own(room)?;
             let part = room.readable(part)?;
             let bytes = part.bytes();
@@ -151,7 +151,7 @@ impl DiskStore {
             range = skip as usize..(skip + bytes) as usize;
             Ok(Request::read(room, part, window, skip, self.0.chunk))
         });
-        self.send(room, Direction::Read, flight, range)
+        self.send(room, Direction::Read, launch, range)
     }
 
     /// What it has done so far, and what it holds. O(directories).
@@ -182,7 +182,7 @@ impl DiskStore {
     fn send_write<B: IoBuf>(&self, extent: &Extent, buffer: B, parts: Box<[Range<u64>]>) -> IoTicket<B> {
         let room = &extent.0;
         let mut range = 0..0;
-        let flight = Flight::new(buffer, |address, len| {
+        let launch = Flight::new(buffer, |address, len| {
             self.check_own(room)?;
             let needed = parts::check(&parts)?;
             let given = len as u64;
@@ -194,17 +194,17 @@ impl DiskStore {
             range = 0..needed as usize;
             Request::write(room, if pads { padded } else { needed }, parts, self.0.chunk)
         });
-        self.send(room, Direction::Write, flight, range)
+        self.send(room, Direction::Write, launch, range)
     }
 
     fn send<B: IoBuf>(
         &self,
         room: &Room,
         direction: Direction,
-        flight: Result<(Arc<Flight<B>>, Pending), (B, DiskError)>,
+        launch: Launch<B>,
         range: Range<usize>,
     ) -> IoTicket<B> {
-        match flight {
+        match launch {
             Ok((flight, pending)) => {
                 self.0.engine.send(&room.drive, direction, pending);
                 IoTicket::flying(flight, range)
