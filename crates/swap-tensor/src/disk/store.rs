@@ -256,3 +256,57 @@ fn open_drive(
     };
     Drive::new(index, files, bytes, Arc::clone(counters), report)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 30, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// No byte of a file belongs to two extents, and what is free and what is reserved make the store.
+        #[test]
+        fn extents_share_no_byte(steps in prop::collection::vec((0u64..300_000, any::<bool>(), 0usize..64), 1..80)) {
+            let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+            let config = DiskConfig::new(folders[0].path(), 2 << 20).and(folders[1].path());
+            let store = config.io(crate::disk::IoChoice::Threads).open().unwrap();
+            let unit = store.path().drives[0].unit;
+            let mut kept: Vec<Extent> = Vec::new();
+            for (bytes, drops, at) in steps {
+                if drops && !kept.is_empty() {
+                    kept.swap_remove(at % kept.len());
+                }
+                match store.reserve(bytes) {
+                    Ok(extent) => kept.push(extent),
+                    Err(DiskError::Full { requested, largest, .. }) => {
+                        prop_assert!(requested == bytes && largest < bytes.next_multiple_of(unit));
+                    }
+                    Err(error) => return Err(TestCaseError::fail(error.to_string())),
+                }
+                check(&store, &kept, unit)?;
+            }
+            kept.clear();
+            prop_assert_eq!((store.stats().reserved, store.stats().extents), (0, 0));
+        }
+    }
+
+    fn check(store: &DiskStore, kept: &[Extent], unit: u64) -> Result<(), TestCaseError> {
+        let mut places: Vec<_> = kept
+            .iter()
+            .filter(|extent| extent.len() > 0)
+            .map(|extent| (extent.0.drive.index, extent.0.start, extent.len().next_multiple_of(unit)))
+            .collect();
+        places.sort_unstable();
+        for pair in places.windows(2) {
+            prop_assert!(pair[0].0 < pair[1].0 || pair[0].1 + pair[0].2 <= pair[1].1);
+        }
+        for &(drive, start, bytes) in &places {
+            prop_assert!(start.is_multiple_of(unit));
+            prop_assert!(start + bytes <= store.0.drives[drive].capacity());
+        }
+        let reserved: u64 = places.iter().map(|place| place.2).sum();
+        prop_assert_eq!((store.stats().reserved, store.stats().extents), (reserved, kept.len() as u64));
+        Ok(())
+    }
+}
