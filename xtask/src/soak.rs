@@ -7,6 +7,8 @@ pub(crate) struct Soak {
     pub(crate) name: &'static str,
     package: &'static str,
     test: &'static str,
+    /// Features its test needs.
+    features: &'static str,
     /// Flag and environment variable of its length.
     flag: &'static str,
     variable: &'static str,
@@ -19,6 +21,7 @@ pub(crate) const SOAKS: &[Soak] = &[
         name: "arena",
         package: "backend-cpu",
         test: "soak_arena",
+        features: "",
         flag: "--ops",
         variable: "SOAK_OPS",
         full: 1_000_000,
@@ -27,6 +30,7 @@ pub(crate) const SOAKS: &[Soak] = &[
         name: "swap",
         package: "swap-tensor",
         test: "soak_swap",
+        features: "",
         flag: "--schedules",
         variable: "SOAK_SCHEDULES",
         full: 100_000,
@@ -35,6 +39,7 @@ pub(crate) const SOAKS: &[Soak] = &[
         name: "pinned",
         package: "pinned-host",
         test: "soak_pinned",
+        features: "",
         flag: "--ops",
         variable: "SOAK_OPS",
         full: 1_000_000,
@@ -43,6 +48,7 @@ pub(crate) const SOAKS: &[Soak] = &[
         name: "staged",
         package: "backend-cpu",
         test: "staged",
+        features: "",
         flag: "--copies",
         variable: "STAGED_COPIES",
         full: 100_000,
@@ -51,9 +57,19 @@ pub(crate) const SOAKS: &[Soak] = &[
         name: "cuda",
         package: "backend-cuda",
         test: "soak",
+        features: "",
         flag: "--seeds",
         variable: "SOAK_SEEDS",
         full: 1_000,
+    },
+    Soak {
+        name: "disk",
+        package: "swap-tensor",
+        test: "soak_disk",
+        features: "disk,conformance",
+        flag: "--faults",
+        variable: "SOAK_FAULTS",
+        full: 10_000,
     },
 ];
 
@@ -95,9 +111,19 @@ impl Options {
 
 /// Runs it; whether every invariant held.
 pub(crate) fn run(options: &Options) -> bool {
-    let Soak { package, test, variable, .. } = options.soak;
-    let mut command =
-        process::cargo(&["test", "--release", "-p", package, "--test", test, "--", "--nocapture"]);
+    let Soak { package, test, features, variable, .. } = options.soak;
+    let mut command = process::cargo(&[
+        "test",
+        "--release",
+        "-p",
+        package,
+        "--features",
+        features,
+        "--test",
+        test,
+        "--",
+        "--nocapture",
+    ]);
     command.env(variable, options.length.to_string());
     if let Some(seed) = options.seed {
         command.env("SOAK_SEED", seed.to_string());
@@ -118,7 +144,7 @@ mod tests {
         let options = parse("arena --ops 5_000 --seed 7").ok().unwrap();
         assert_eq!((options.soak.name, options.length, options.seed), ("arena", 5000, Some(7)));
         assert_eq!(parse("swap").ok().unwrap().length, 100_000);
-        for wrong in ["", "disk", "arena --schedules 5", "swap --schedules", "swap --schedules many"] {
+        for wrong in ["", "nothing", "arena --schedules 5", "swap --schedules", "swap --schedules many"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }

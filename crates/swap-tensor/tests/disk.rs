@@ -300,6 +300,26 @@ fn a_hung_operation_keeps_its_buffer_and_room_and_nobody_else() {
 }
 
 #[test]
+fn reads_do_not_queue_behind_writes() {
+    on_every_path(|config| {
+        let plan = FaultPlan::seeded(1);
+        let faulty = (2..100).fold(plan, |plan, k| plan.at(Call::Write, k, Fault::Hang));
+        let store = config.depth(1).threads(1).faults(faulty).open().unwrap();
+        let extent = store.reserve(CHUNK).unwrap();
+        whole(store.write(&extent, filled(CHUNK as usize, 1), CHUNK)).unwrap();
+        let stuck = store.reserve(20 * CHUNK).unwrap();
+        let write = store.write(&stuck, filled(20 * CHUNK as usize, 2), 20 * CHUNK);
+        for _ in 0..5 {
+            whole(store.read(&extent, 0, DiskBuf::zeroed(CHUNK as usize).unwrap())).unwrap();
+        }
+        assert!(!write.is_done());
+        store.clear_faults();
+        store.release();
+        whole(write).unwrap();
+    });
+}
+
+#[test]
 fn a_store_dropped_in_flight_ends_every_ticket() {
     on_every_path(|config| {
         let plan = FaultPlan::seeded(1).randomly(Call::Read, 3, Fault::Delay);

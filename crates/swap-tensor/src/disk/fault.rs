@@ -133,11 +133,18 @@ struct State {
     counts: [u64; Call::ProbeRing as usize + 1],
     /// Hung operations of earlier releases go on.
     releases: u64,
+    struck: u64,
 }
 
 impl Faults {
     pub(super) fn new(plan: FaultPlan) -> Self {
-        let state = State { random: plan.seed, plan, counts: [0; Call::ProbeRing as usize + 1], releases: 0 };
+        let state = State {
+            random: plan.seed,
+            plan,
+            counts: [0; Call::ProbeRing as usize + 1],
+            releases: 0,
+            struck: 0,
+        };
         Faults(Arc::new(Shared { state: Mutex::new(state), released: Condvar::new() }))
     }
 
@@ -183,6 +190,11 @@ impl Faults {
         self.0.released.notify_all();
     }
 
+    /// How many calls were struck.
+    pub(super) fn struck(&self) -> u64 {
+        self.state().struck
+    }
+
     /// Nothing goes wrong from now on.
     pub(super) fn clear(&self) {
         let mut state = self.state();
@@ -209,6 +221,12 @@ impl fmt::Debug for Faults {
 impl State {
     /// Counts a call and says what strikes it.
     fn strike(&mut self, call: Call) -> Option<Fault> {
+        let fault = self.draw(call);
+        self.struck += u64::from(fault.is_some());
+        fault
+    }
+
+    fn draw(&mut self, call: Call) -> Option<Fault> {
         self.counts[call as usize] += 1;
         let number = self.counts[call as usize];
         let scripted = self.plan.scripted.iter().position(|&(kind, k, _)| kind == call && k == number);

@@ -182,7 +182,8 @@ fn open_direct(_: &Path, faults: &Faults) -> io::Result<OwnedFd> {
 #[cfg(target_os = "linux")]
 fn allocate(file: &OwnedFd, bytes: u64, faults: &Faults) -> io::Result<()> {
     faults.refuse(Call::Allocate)?;
-    Ok(rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, bytes)?)
+    let all = rustix::fs::FallocateFlags::empty();
+    Ok(rustix::io::retry_on_intr(|| rustix::fs::fallocate(file, all, 0, bytes))?)
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -224,6 +225,8 @@ fn check_limit(bytes: u64) -> Result<(), DiskError> {
 }
 
 fn full(directory: &Path, requested: u64, file: &OwnedFd) -> DiskError {
+    // What of it was set aside is free again.
+    let _ = rustix::fs::ftruncate(file, 0);
     let free = free_bytes(file).unwrap_or(0);
     DiskError::FileSystemFull { path: directory.to_owned(), requested, free }
 }

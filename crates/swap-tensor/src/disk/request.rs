@@ -71,7 +71,7 @@ impl Request {
     /// A read of `window` of the file, in which a part begins after `skip` bytes.
     pub(super) fn read(room: &Arc<Room>, part: Part, window: Range<u64>, skip: u64, piece: u64) -> Self {
         let bytes = window.end - window.start;
-        let sums = Sums::new(Box::new([skip..skip + part.bytes()]), bytes, piece);
+        let sums = Sums::new(core::iter::once(skip..skip + part.bytes()).collect(), bytes, piece);
         let mut request = Self::new(Direction::Read, room, window.start, bytes, sums, piece);
         request.part = Some(part);
         request

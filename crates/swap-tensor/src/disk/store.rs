@@ -6,7 +6,7 @@ use super::{
     engine::{Engine, Settings},
     fault::Faults,
     files::{Files, Made},
-    io::flight::{Flight, Pending},
+    io::flight::{Flight, Launch},
     parts,
     probe::{Probed, probe},
     request::{Direction, Request},
@@ -111,7 +111,7 @@ impl DiskStore {
     ///
     /// See [`write_parts`](Self::write_parts).
     pub fn write<B: IoBuf>(&self, extent: &Extent, buffer: B, bytes: u64) -> IoTicket<B> {
-        self.send_write(extent, buffer, Box::new([0..bytes]))
+        self.send_write(extent, buffer, core::iter::once(0..bytes).collect())
     }
 
     /// Writes the first bytes of `buffer` to an extent, up to the end of the last of `parts`: each can be read by itself then.
@@ -136,7 +136,7 @@ impl DiskStore {
     pub fn read<B: IoBuf>(&self, extent: &Extent, part: usize, buffer: B) -> IoTicket<B> {
         let room = &extent.0;
         let mut range = 0..0;
-        let flight = Flight::new(buffer, |address, len| {
+        let launch = Flight::new(buffer, |address, len| {
             self.check_own(room)?;
             let part = room.readable(part)?;
             let bytes = part.bytes();
@@ -151,7 +151,7 @@ impl DiskStore {
             range = skip as usize..(skip + bytes) as usize;
             Ok(Request::read(room, part, window, skip, self.0.chunk))
         });
-        self.send(room, Direction::Read, flight, range)
+        self.send(room, Direction::Read, launch, range)
     }
 
     /// What it has done so far, and what it holds. O(directories).
@@ -167,6 +167,12 @@ impl DiskStore {
         self.0.engine.release();
     }
 
+    /// How many simulated faults have struck.
+    #[cfg(feature = "conformance")]
+    pub fn faults_struck(&self) -> u64 {
+        self.0.engine.faults_struck()
+    }
+
     /// No simulated fault from now on; what hangs, hangs.
     #[cfg(feature = "conformance")]
     pub fn clear_faults(&self) {
@@ -176,7 +182,7 @@ impl DiskStore {
     fn send_write<B: IoBuf>(&self, extent: &Extent, buffer: B, parts: Box<[Range<u64>]>) -> IoTicket<B> {
         let room = &extent.0;
         let mut range = 0..0;
-        let flight = Flight::new(buffer, |address, len| {
+        let launch = Flight::new(buffer, |address, len| {
             self.check_own(room)?;
             let needed = parts::check(&parts)?;
             let given = len as u64;
@@ -188,17 +194,17 @@ impl DiskStore {
             range = 0..needed as usize;
             Request::write(room, if pads { padded } else { needed }, parts, self.0.chunk)
         });
-        self.send(room, Direction::Write, flight, range)
+        self.send(room, Direction::Write, launch, range)
     }
 
     fn send<B: IoBuf>(
         &self,
         room: &Room,
         direction: Direction,
-        flight: Result<(Arc<Flight<B>>, Pending), (B, DiskError)>,
+        launch: Launch<B>,
         range: Range<usize>,
     ) -> IoTicket<B> {
-        match flight {
+        match launch {
             Ok((flight, pending)) => {
                 self.0.engine.send(&room.drive, direction, pending);
                 IoTicket::flying(flight, range)
@@ -249,4 +255,58 @@ fn open_drive(
         refusals,
     };
     Drive::new(index, files, bytes, Arc::clone(counters), report)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 30, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// No byte of a file belongs to two extents, and what is free and what is reserved make the store.
+        #[test]
+        fn extents_share_no_byte(steps in prop::collection::vec((0u64..300_000, any::<bool>(), 0usize..64), 1..80)) {
+            let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+            let config = DiskConfig::new(folders[0].path(), 2 << 20).and(folders[1].path());
+            let store = config.io(crate::disk::IoChoice::Threads).open().unwrap();
+            let unit = store.path().drives[0].unit;
+            let mut kept: Vec<Extent> = Vec::new();
+            for (bytes, drops, at) in steps {
+                if drops && !kept.is_empty() {
+                    kept.swap_remove(at % kept.len());
+                }
+                match store.reserve(bytes) {
+                    Ok(extent) => kept.push(extent),
+                    Err(DiskError::Full { requested, largest, .. }) => {
+                        prop_assert!(requested == bytes && largest < bytes.next_multiple_of(unit));
+                    }
+                    Err(error) => return Err(TestCaseError::fail(error.to_string())),
+                }
+                check(&store, &kept, unit)?;
+            }
+            kept.clear();
+            prop_assert_eq!((store.stats().reserved, store.stats().extents), (0, 0));
+        }
+    }
+
+    fn check(store: &DiskStore, kept: &[Extent], unit: u64) -> Result<(), TestCaseError> {
+        let mut places: Vec<_> = kept
+            .iter()
+            .filter(|extent| extent.len() > 0)
+            .map(|extent| (extent.0.drive.index, extent.0.start, extent.len().next_multiple_of(unit)))
+            .collect();
+        places.sort_unstable();
+        for pair in places.windows(2) {
+            prop_assert!(pair[0].0 < pair[1].0 || pair[0].1 + pair[0].2 <= pair[1].1);
+        }
+        for &(drive, start, bytes) in &places {
+            prop_assert!(start.is_multiple_of(unit));
+            prop_assert!(start + bytes <= store.0.drives[drive].capacity());
+        }
+        let reserved: u64 = places.iter().map(|place| place.2).sum();
+        prop_assert_eq!((store.stats().reserved, store.stats().extents), (reserved, kept.len() as u64));
+        Ok(())
+    }
 }

@@ -36,12 +36,15 @@ struct Cell<B> {
 /// Called once, when a request has ended.
 pub(in crate::disk) type Callback = Box<dyn FnOnce() + Send>;
 
+/// A flight and the pieces it has to make, or a buffer that is not to fly, and why.
+pub(in crate::disk) type Launch<B> = Result<(Arc<Flight<B>>, Pending), (B, DiskError)>;
+
 impl<B: IoBuf> Flight<B> {
     /// Lends the first bytes of `buffer` to the request that `make` makes, given the buffer's address and length.
     pub(in crate::disk) fn new(
         mut buffer: B,
         make: impl FnOnce(usize, usize) -> Result<Request, DiskError>,
-    ) -> Result<(Arc<Self>, Pending), (B, DiskError)> {
+    ) -> Launch<B> {
         let memory = buffer.memory();
         let request = match make(memory.addr().get(), memory.len()) {
             Ok(request) => request,
@@ -83,7 +86,8 @@ impl<B: IoBuf> Flight<B> {
     pub(in crate::disk) fn take(&self, deadline: Instant) -> Option<(B, Result<(), DiskError>)> {
         self.wait_until(deadline);
         let mut cell = lock(&self.cell);
-        let Some(outcome) = cell.outcome.take() else { return None };
+        // While there is no outcome, the buffer stays.
+        let outcome = cell.outcome.take()?;
         cell.buffer.take().map(|buffer| (buffer, outcome))
     }
 
