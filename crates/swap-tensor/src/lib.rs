@@ -65,6 +65,7 @@ mod hold;
 mod lease;
 mod lru;
 mod meter;
+pub mod policy;
 mod pool;
 mod prefetch;
 mod reap;

@@ -1,0 +1,367 @@
+//! The schedule of a step: computed once, by simulating it.
+
+use super::{
+    agenda::Agenda,
+    recording::{Event, Op, Recording, Use},
+    timing::{self, Timed},
+};
+use crate::policy::NONE;
+use core::ops::Range;
+
+/// What is known of a step that repeats itself: when each tensor is next used, and what must be fetched when.
+///
+/// Computed by simulating the step twice on a device of so many bytes, without fragmentation, and keeping the second, whose
+/// beginning is the first one's end. O(n log n) for n events; deterministic.
+/// ```
+/// use swap_tensor::policy::{Recording, Schedule, Use};
+///
+/// // Three layers, of which the device holds two, forwards and backwards.
+/// let mut step = Recording::new();
+/// for layer in ["a", "b", "c", "b", "a"] {
+///     step.leased(layer, 100, Use::Read);
+/// }
+/// let schedule = Schedule::new(step, 200);
+/// assert_eq!((schedule.uploaded(), schedule.downloaded()), (200, 0)); // `a` and `c` change places
+/// let fetch = schedule.fetches().next().unwrap();
+/// assert_eq!((fetch.name, fetch.use_at, fetch.earliest), ("c", 2, 1)); // as soon as `a` has been used
+/// ```
+#[derive(Debug)]
+pub struct Schedule {
+    recording: Recording,
+    device_bytes: u64,
+    /// Positions of the events of name `i` are `places[starts[i]..starts[i + 1]]`, ascending.
+    starts: Vec<u32>,
+    places: Vec<u32>,
+    /// Per event: the next lease of the same tensor, in this step or the next; `NONE` if it is dropped before.
+    next: Vec<u32>,
+    /// By `start`, then by use.
+    fetches: Vec<Timed>,
+    /// Per event: the fetch for it in `fetches`.
+    fetch_of: Vec<u32>,
+    /// Names of the tensors that leave, by fetch.
+    leave: Vec<u32>,
+    totals: Totals,
+}
+
+/// A fetch that a [`Schedule`] foresees.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct PlannedFetch<'a> {
+    /// The tensor.
+    pub name: &'a str,
+    /// Its bytes.
+    pub bytes: u64,
+    /// The position of the lease it is for.
+    pub use_at: u64,
+    /// Events of the step after which it may begin; negative: so many before the end of the step before.
+    pub earliest: i64,
+    /// The tensors that make way for it.
+    pub victims: Vec<&'a str>,
+}
+
+/// What one step costs once the start is behind.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Totals {
+    uploaded: u64,
+    downloaded: u64,
+    misses: u64,
+}
+
+impl Schedule {
+    /// The schedule of a step on a device of `device_bytes`.
+    ///
+    /// A tensor larger than the device is left out, and so is what cannot happen again: the creation of a tensor that lives on
+    /// when the step ends, and all of one that ends its life in the step and is not made anew. O(n log n) for n events,
+    /// 100 bytes or so for each.
+    pub fn new(mut recording: Recording, device_bytes: u64) -> Self {
+        recording.keep_what_recurs();
+        let mut schedule = Schedule {
+            device_bytes,
+            starts: Vec::new(),
+            places: Vec::new(),
+            next: Vec::new(),
+            fetches: Vec::new(),
+            fetch_of: vec![NONE; recording.events.len()],
+            leave: Vec::new(),
+            totals: Totals::default(),
+            recording,
+        };
+        schedule.sort_by_name();
+        schedule.link();
+        let simulated = Simulation::run(&schedule);
+        let (fetches, leave) = timing::time(&simulated, schedule.recording.len(), device_bytes);
+        let totals = simulated.totals;
+        (schedule.fetches, schedule.leave, schedule.totals) = (fetches, leave, totals);
+        for (at, fetch) in schedule.fetches.iter().enumerate() {
+            schedule.fetch_of[fetch.use_at as usize] = at as u32;
+        }
+        schedule
+    }
+
+    /// Events of the step: creations, leases and drops.
+    pub fn events(&self) -> u64 {
+        self.recording.len() as u64
+    }
+
+    /// Bytes of the device it was made for.
+    pub fn device_bytes(&self) -> u64 {
+        self.device_bytes
+    }
+
+    /// Bytes that go up to the device in a step, if it goes as recorded.
+    pub fn uploaded(&self) -> u64 {
+        self.totals.uploaded
+    }
+
+    /// Bytes of dirty victims that are copied down in a step.
+    pub fn downloaded(&self) -> u64 {
+        self.totals.downloaded
+    }
+
+    /// Leases in a step that need a copy which is not on the device unless it is fetched ahead.
+    pub fn misses(&self) -> u64 {
+        self.totals.misses
+    }
+
+    /// The fetches that can begin ahead of their lease, in the order in which they can. The others are those whose victims
+    /// are used right up to the lease.
+    pub fn fetches(&self) -> impl ExactSizeIterator<Item = PlannedFetch<'_>> {
+        self.fetches.iter().map(|fetch| {
+            let event = self.event(fetch.use_at);
+            let victims = &self.leave[fetch.victims.start as usize..fetch.victims.end as usize];
+            PlannedFetch {
+                name: &self.recording.names[event.name as usize],
+                bytes: event.bytes,
+                use_at: u64::from(fetch.use_at),
+                earliest: fetch.start,
+                victims: victims.iter().map(|&name| &*self.recording.names[name as usize]).collect(),
+            }
+        })
+    }
+
+    pub(super) fn len(&self) -> u32 {
+        self.recording.len() as u32
+    }
+
+    pub(super) fn names(&self) -> usize {
+        self.recording.names.len()
+    }
+
+    pub(super) fn find(&self, name: &str) -> Option<u32> {
+        self.recording.find(name)
+    }
+
+    pub(super) fn event(&self, at: u32) -> Event {
+        self.recording.events[at as usize]
+    }
+
+    pub(super) fn timed(&self) -> &[Timed] {
+        &self.fetches
+    }
+
+    /// The fetch planned for the lease at `at`.
+    pub(super) fn fetch_of(&self, at: u32) -> Option<usize> {
+        Some(self.fetch_of[at as usize]).filter(|&fetch| fetch != NONE).map(|fetch| fetch as usize)
+    }
+
+    /// The next lease of the tensor whose event is at `at`; `NONE` if it is dropped before.
+    pub(super) fn next(&self, at: u32) -> u32 {
+        self.next[at as usize]
+    }
+
+    /// The first lease of a tensor that is alive, at `from` or after; `NONE` if it is dropped before. O(log uses).
+    pub(super) fn first_from(&self, name: u32, from: u32) -> u32 {
+        let places = self.places_of(name);
+        let ahead = &places[places.partition_point(|&at| at < from)..];
+        // It is alive, so a creation ahead is one that came early.
+        let ahead = match ahead {
+            [first, rest @ ..] if self.event(*first).op == Op::Created => rest,
+            ahead => ahead,
+        };
+        let first = ahead.first().or(places.first());
+        first.copied().filter(|&at| self.is_lease(at)).unwrap_or(NONE)
+    }
+
+    /// The lease of `name` nearest to `at` that is at most `reach` events away, and which is the order in which they count:
+    /// there, behind, ahead. O(log uses).
+    pub(super) fn near(&self, name: u32, at: u32, reach: u32) -> Option<u32> {
+        let places = self.places_of(name);
+        let (behind, ahead) = places.split_at(places.partition_point(|&place| place < at));
+        let ahead = ahead.iter().copied().find(|&place| self.is_lease(place));
+        let behind = behind.iter().rev().copied().find(|&place| self.is_lease(place));
+        let here = ahead.filter(|&place| place == at);
+        let behind = behind.filter(|&place| at - place <= reach);
+        here.or(behind).or(ahead.filter(|&place| place - at <= reach))
+    }
+
+    fn is_lease(&self, at: u32) -> bool {
+        matches!(self.event(at).op, Op::Leased(_))
+    }
+
+    fn places_of(&self, name: u32) -> &[u32] {
+        let name = name as usize;
+        &self.places[self.starts[name] as usize..self.starts[name + 1] as usize]
+    }
+
+    fn sort_by_name(&mut self) {
+        let events = &self.recording.events;
+        self.starts = vec![0; self.recording.names.len() + 1];
+        events.iter().for_each(|event| self.starts[event.name as usize + 1] += 1);
+        for i in 1..self.starts.len() {
+            self.starts[i] += self.starts[i - 1];
+        }
+        self.places = vec![0; events.len()];
+        let mut free = self.starts.clone();
+        for (at, event) in events.iter().enumerate() {
+            let place = &mut free[event.name as usize];
+            self.places[*place as usize] = at as u32;
+            *place += 1;
+        }
+    }
+
+    /// Finds each event's next lease: once round to see what the next step begins with, and once for good.
+    fn link(&mut self) {
+        let events = &self.recording.events;
+        let mut ahead = vec![NONE; self.recording.names.len()];
+        self.next = vec![NONE; events.len()];
+        for _ in 0..2 {
+            for (at, event) in events.iter().enumerate().rev() {
+                let ahead = &mut ahead[event.name as usize];
+                self.next[at] = *ahead;
+                *ahead = if matches!(event.op, Op::Leased(_)) { at as u32 } else { NONE };
+            }
+        }
+    }
+}
+
+/// A step run twice under farthest-next-use.
+pub(super) struct Simulation<'a> {
+    schedule: &'a Schedule,
+    copies: Vec<Tracked>,
+    agenda: Agenda,
+    free: u64,
+    pub(super) misses: Vec<Miss>,
+    pub(super) victims: Vec<Victim>,
+    /// Bytes on the device after each event of both steps.
+    pub(super) occupancy: Vec<i64>,
+    totals: Totals,
+}
+
+/// One tensor.
+#[derive(Debug, Clone, Copy)]
+struct Tracked {
+    /// Of the copy on the device; `None` if there is none.
+    resident: Option<u64>,
+    /// Whether the copy on the device is the only valid one.
+    dirty: bool,
+    next: u32,
+    /// The event that used it last.
+    used: usize,
+    /// The event that made a fetch possible: its creation, or the eviction before.
+    since: usize,
+}
+
+/// A lease whose copy must come from below. Events count on from the first step to the second.
+pub(super) struct Miss {
+    pub(super) at: usize,
+    pub(super) bytes: u64,
+    /// No fetch can begin before this event is over.
+    pub(super) since: usize,
+    pub(super) victims: Range<usize>,
+}
+
+pub(super) struct Victim {
+    pub(super) name: u32,
+    pub(super) bytes: u64,
+    /// The event that used it last.
+    pub(super) used: usize,
+}
+
+impl<'a> Simulation<'a> {
+    fn run(schedule: &'a Schedule) -> Self {
+        let absent = Tracked { resident: None, dirty: false, next: NONE, used: 0, since: 0 };
+        let mut simulation = Simulation {
+            schedule,
+            copies: vec![absent; schedule.names()],
+            agenda: Agenda::default(),
+            free: schedule.device_bytes,
+            misses: Vec::new(),
+            victims: Vec::new(),
+            occupancy: Vec::with_capacity(2 * schedule.recording.len()),
+            totals: Totals::default(),
+        };
+        simulation.agenda.reset(schedule.recording.len());
+        for _ in 0..2 {
+            simulation.totals = Totals::default();
+            (0..schedule.len()).for_each(|at| simulation.step(at));
+        }
+        simulation
+    }
+
+    fn step(&mut self, at: u32) {
+        let event = self.schedule.event(at);
+        match event.op {
+            Op::Created | Op::Dropped => {
+                self.remove(event.name);
+                let copy = &mut self.copies[event.name as usize];
+                (copy.dirty, copy.since) = (false, self.occupancy.len());
+            }
+            Op::Leased(how) if event.bytes <= self.schedule.device_bytes => self.lease(at, event, how),
+            Op::Leased(_) => {}
+        }
+        self.occupancy.push(signed(self.schedule.device_bytes - self.free));
+    }
+
+    fn lease(&mut self, at: u32, event: Event, how: Use) {
+        if self.copies[event.name as usize].resident == Some(event.bytes) {
+            self.remove(event.name);
+        } else {
+            self.remove(event.name);
+            self.bring_in(at, event, how);
+        }
+        self.free -= event.bytes;
+        let now = self.occupancy.len();
+        let copy = &mut self.copies[event.name as usize];
+        copy.resident = Some(event.bytes);
+        copy.dirty |= how != Use::Read;
+        (copy.next, copy.used) = (self.schedule.next(at), now);
+        self.agenda.insert(event.name, copy.next);
+    }
+
+    /// Evicts until there is room for a copy that is not on the device.
+    fn bring_in(&mut self, at: u32, event: Event, how: Use) {
+        let (now, first) = (self.occupancy.len(), self.victims.len());
+        while self.free < event.bytes {
+            let idle = self.agenda.idle().next();
+            let far = self.agenda.farthest_first(at, self.schedule.len()).next();
+            let Some(name) = idle.or(far.map(|place| self.schedule.event(place).name)) else { break };
+            let copy = self.copies[name as usize];
+            let bytes = self.remove(name);
+            self.totals.downloaded += if copy.dirty { bytes } else { 0 };
+            self.copies[name as usize].dirty = false;
+            self.copies[name as usize].since = now;
+            self.victims.push(Victim { name, bytes, used: copy.used });
+        }
+        if how != Use::Overwrite {
+            self.totals.uploaded += event.bytes;
+            self.totals.misses += 1;
+            let since = self.copies[event.name as usize].since;
+            let victims = first..self.victims.len();
+            self.misses.push(Miss { at: now, bytes: event.bytes, since, victims });
+        }
+    }
+
+    /// Takes a copy off the device; tells its bytes.
+    fn remove(&mut self, name: u32) -> u64 {
+        let copy = &mut self.copies[name as usize];
+        let Some(bytes) = copy.resident.take() else { return 0 };
+        self.agenda.remove(name, copy.next);
+        self.free += bytes;
+        bytes
+    }
+}
+
+/// Sizes of what fits a device, as numbers that can be subtracted.
+pub(super) fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
