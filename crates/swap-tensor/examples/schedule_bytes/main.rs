@@ -6,7 +6,7 @@ mod oracle;
 mod simulator;
 mod trace;
 
-use oracle::oracle;
+use oracle::{End, oracle};
 use simulator::{Bytes, Simulator};
 use std::process::ExitCode;
 use swap_tensor::policy::{self, Lru};
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
 }
 
 fn table(trace: &Trace, writes: Writes) {
-    let best = oracle(trace);
+    let best = oracle(trace, End::Never);
     let row = |policy: &str, bytes: Bytes| {
         let (gib, ratio) =
             (|b: u64| b as f64 / f64::from(1 << 30), bytes.total() as f64 / best.total() as f64);
@@ -49,6 +49,7 @@ fn table(trace: &Trace, writes: Writes) {
         );
     };
     row("farthest next use", best);
+    row("farthest next use or drop", oracle(trace, End::AtDrop));
     for name in policy::NAMES {
         if let Ok(policy) = policy::by_name(name) {
             row(name, Simulator::new(trace, policy, 0).run(false));

@@ -6,12 +6,21 @@ use crate::{
 };
 use swap_tensor::policy::Use;
 
+/// When a tensor that is not used again is needed "next".
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Never: it is the first to go, and if nothing below has its contents they are copied down for nobody.
+    Never,
+    /// When it is dropped: its room comes back by itself then.
+    AtDrop,
+}
+
 /// What every step of the trace would move if whoever is needed farthest ahead were evicted until the lease fits.
-pub fn oracle(trace: &Trace) -> Bytes {
+pub fn oracle(trace: &Trace, end: End) -> Bytes {
     let capacity = trace.device_bytes();
     let ops: Vec<Op> =
         (0..STEPS).flat_map(|step| if step == 0 { &trace.first } else { &trace.again }).copied().collect();
-    let next = next_uses(&ops, trace.bytes.len());
+    let next = next_uses(&ops, trace.bytes.len(), end);
     let (mut resident, mut dirty) = (vec![None; trace.bytes.len()], vec![false; trace.bytes.len()]);
     let (mut used, mut total, mut at_start, mut now) =
         (0, Bytes::default(), Bytes::default(), Bytes::default());
@@ -57,11 +66,12 @@ pub fn oracle(trace: &Trace) -> Bytes {
 }
 
 /// For each lease, where its tensor is leased next: never, if it is dropped before.
-fn next_uses(ops: &[Op], tensors: usize) -> Vec<usize> {
+fn next_uses(ops: &[Op], tensors: usize, end: End) -> Vec<usize> {
     let (mut ahead, mut next) = (vec![usize::MAX; tensors], vec![usize::MAX; ops.len()]);
     for (i, op) in ops.iter().enumerate().rev() {
         match *op {
             Op::Lease { tensor, .. } => next[i] = core::mem::replace(&mut ahead[tensor], i),
+            Op::Drop { tensor } if end == End::AtDrop => ahead[tensor] = i,
             Op::Create { tensor } | Op::Drop { tensor } => ahead[tensor] = usize::MAX,
         }
     }

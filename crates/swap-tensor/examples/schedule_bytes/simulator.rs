@@ -21,8 +21,8 @@ impl Bytes {
 
 /// How often a trace is run, and which of the times are counted: the first one records, the last one only shows the others
 /// what comes.
-pub const STEPS: usize = 4;
-pub const COUNTED: core::ops::Range<usize> = 1..3;
+pub const STEPS: usize = 5;
+pub const COUNTED: core::ops::Range<usize> = 2..4;
 
 /// The device under a policy, leases one at a time, no fragmentation. A number is a tensor's key.
 pub struct Simulator<'a> {

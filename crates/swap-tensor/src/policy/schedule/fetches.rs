@@ -43,7 +43,7 @@ impl Fetches {
     pub(super) fn missing(&mut self, track: &Track, use_at: u64) {
         let schedule = track.schedule();
         let (ahead, next_step) = position(track, use_at);
-        if schedule.event(ahead).op == Op::Leased(Use::Overwrite) {
+        if matches!(schedule.event(ahead).op, Op::Leased(Use::Overwrite) | Op::Dropped) {
             return;
         }
         let to_come = |fetch: usize| match (next_step, self.wrapped) {

@@ -32,7 +32,8 @@ pub struct Schedule {
     /// Positions of the events of name `i` are `places[starts[i]..starts[i + 1]]`, ascending.
     starts: Vec<u32>,
     places: Vec<u32>,
-    /// Per event: the next lease of the same tensor, in this step or the next; `NONE` if it is dropped before.
+    unused: Unused,
+    /// Per event: the next lease or awaited drop of the same tensor, in this step or the next; `NONE` if there is none.
     next: Vec<u32>,
     /// By `start`, then by use.
     fetches: Vec<Timed>,
@@ -59,12 +60,41 @@ pub struct PlannedFetch<'a> {
     pub victims: Vec<&'a str>,
 }
 
+/// What to do about a tensor that is not used again before it is dropped.
+///
+/// To copy it down for the room is wasted if the room comes back soon by itself; and it costs half of what another tensor
+/// costs, which must come back. Neither is better in every program, so a schedule takes what moves less in its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unused {
+    /// It goes as if it were needed when it is dropped.
+    ToDrop,
+    /// It goes before any other.
+    First,
+}
+
+impl Unused {
+    /// Whether a tensor is kept for an event.
+    fn awaits(self, op: Op) -> bool {
+        match op {
+            Op::Leased(_) => true,
+            Op::Dropped => self == Unused::ToDrop,
+            Op::Created => false,
+        }
+    }
+}
+
 /// What one step costs once the start is behind.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Totals {
     uploaded: u64,
     downloaded: u64,
     misses: u64,
+}
+
+impl Totals {
+    fn bytes(self) -> u64 {
+        self.uploaded.saturating_add(self.downloaded)
+    }
 }
 
 impl Schedule {
@@ -79,6 +109,7 @@ impl Schedule {
             device_bytes,
             starts: Vec::new(),
             places: Vec::new(),
+            unused: Unused::ToDrop,
             next: Vec::new(),
             fetches: Vec::new(),
             fetch_of: vec![NONE; recording.events.len()],
@@ -87,7 +118,12 @@ impl Schedule {
             recording,
         };
         schedule.sort_by_name();
-        schedule.link();
+        let costs = [Unused::ToDrop, Unused::First].map(|unused| {
+            schedule.link(unused);
+            (Simulation::run(&schedule).totals.bytes(), unused)
+        });
+        // The first of equals.
+        schedule.link(if costs[1].0 < costs[0].0 { costs[1].1 } else { costs[0].1 });
         let simulated = Simulation::run(&schedule);
         let (fetches, leave) = timing::time(&simulated, schedule.recording.len(), device_bytes);
         let totals = simulated.totals;
@@ -164,12 +200,12 @@ impl Schedule {
         Some(self.fetch_of[at as usize]).filter(|&fetch| fetch != NONE).map(|fetch| fetch as usize)
     }
 
-    /// The next lease of the tensor whose event is at `at`; `NONE` if it is dropped before.
+    /// The next lease or awaited drop of the tensor whose event is at `at`; `NONE` if there is none.
     pub(super) fn next(&self, at: u32) -> u32 {
         self.next[at as usize]
     }
 
-    /// The first lease of a tensor that is alive, at `from` or after; `NONE` if it is dropped before. O(log uses).
+    /// The first lease or awaited drop of a tensor that is alive, at `from` or after; `NONE` if there is none. O(log uses).
     pub(super) fn first_from(&self, name: u32, from: u32) -> u32 {
         let places = self.places_of(name);
         let ahead = &places[places.partition_point(|&at| at < from)..];
@@ -179,7 +215,7 @@ impl Schedule {
             ahead => ahead,
         };
         let first = ahead.first().or(places.first());
-        first.copied().filter(|&at| self.is_lease(at)).unwrap_or(NONE)
+        first.copied().filter(|&at| self.unused.awaits(self.event(at).op)).unwrap_or(NONE)
     }
 
     /// The lease of `name` nearest to `at` that is at most `reach` events away, and which is the order in which they count:
@@ -194,7 +230,7 @@ impl Schedule {
         here.or(behind).or(ahead.filter(|&place| place - at <= reach))
     }
 
-    fn is_lease(&self, at: u32) -> bool {
+    pub(super) fn is_lease(&self, at: u32) -> bool {
         matches!(self.event(at).op, Op::Leased(_))
     }
 
@@ -219,8 +255,9 @@ impl Schedule {
         }
     }
 
-    /// Finds each event's next lease: once round to see what the next step begins with, and once for good.
-    fn link(&mut self) {
+    /// Finds each event's successor: once round to see what the next step begins with, and once for good.
+    fn link(&mut self, unused: Unused) {
+        self.unused = unused;
         let events = &self.recording.events;
         let mut ahead = vec![NONE; self.recording.names.len()];
         self.next = vec![NONE; events.len()];
@@ -228,7 +265,7 @@ impl Schedule {
             for (at, event) in events.iter().enumerate().rev() {
                 let ahead = &mut ahead[event.name as usize];
                 self.next[at] = *ahead;
-                *ahead = if matches!(event.op, Op::Leased(_)) { at as u32 } else { NONE };
+                *ahead = if unused.awaits(event.op) { at as u32 } else { NONE };
             }
         }
     }

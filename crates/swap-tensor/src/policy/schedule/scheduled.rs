@@ -248,7 +248,8 @@ impl Scheduled {
         let track = self.followed()?;
         let (next, late) = self.index.next(key);
         let now = track.base() + u64::from(track.at());
-        (next != NONE).then(|| track.counted(next, late).saturating_sub(now))
+        (next != NONE && track.schedule().is_lease(next))
+            .then(|| track.counted(next, late).saturating_sub(now))
     }
 
     /// The tensor to fetch now, if there is one and it has at most `limit` bytes: what staging and lanes can still take. The
