@@ -6,28 +6,38 @@ use swap_tensor::policy::{EvictionPolicy, Scheduled, TensorKey, Tier, Use};
 
 /// Bytes that travelled in the counted steps, and the leases that found nothing.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Bytes {
-    pub up: u64,
-    pub down: u64,
+pub(crate) struct Bytes {
+    pub(crate) up: u64,
+    pub(crate) down: u64,
     /// Leases that had to wait for bytes.
-    pub waits: u64,
+    pub(crate) waits: u64,
 }
 
 impl Bytes {
-    pub fn total(self) -> u64 {
+    pub(crate) fn total(self) -> u64 {
         self.up + self.down
     }
 }
 
-/// How often a trace is run, and which of the times are counted: the first one records, the last one only shows the others
-/// what comes.
-pub const STEPS: usize = 5;
-pub const COUNTED: core::ops::Range<usize> = 2..4;
+impl core::iter::Sum for Bytes {
+    fn sum<I: Iterator<Item = Bytes>>(steps: I) -> Bytes {
+        steps.fold(Bytes::default(), |a, b| Bytes {
+            up: a.up + b.up,
+            down: a.down + b.down,
+            waits: a.waits + b.waits,
+        })
+    }
+}
+
+/// How often a trace is run. The last time is not counted: it only shows an oracle what comes.
+pub(crate) const STEPS: usize = 5;
+/// The steps that repeat themselves: the first is recorded, and the second begins with what that one left behind.
+pub(crate) const STEADY: core::ops::Range<usize> = 2..4;
 
 /// The device under a policy, leases one at a time, no fragmentation. A number is a tensor's key.
-pub struct Simulator<'a> {
+pub(crate) struct Simulator<'a> {
     trace: &'a Trace,
-    pub policy: Scheduled,
+    pub(crate) policy: Scheduled,
     capacity: u64,
     used: u64,
     on_device: Vec<bool>,
@@ -40,7 +50,7 @@ pub struct Simulator<'a> {
 }
 
 impl<'a> Simulator<'a> {
-    pub fn new(trace: &'a Trace, policy: Box<dyn EvictionPolicy>, look_ahead: u64) -> Self {
+    pub(crate) fn new(trace: &'a Trace, policy: Box<dyn EvictionPolicy>, look_ahead: u64) -> Self {
         let (capacity, tensors) = (trace.device_bytes(), trace.bytes.len());
         Simulator {
             trace,
@@ -56,24 +66,18 @@ impl<'a> Simulator<'a> {
         }
     }
 
-    /// Runs all steps; whether their beginnings are marked decides whether schedules are made.
-    pub fn run(mut self, marked: bool) -> Bytes {
-        let mut before = Bytes::default();
-        for step in 0..STEPS {
-            if step == COUNTED.start {
-                before = self.bytes;
-            }
-            if step == COUNTED.end {
-                break;
-            }
+    /// Runs all steps but the last, and tells what each moved; whether their beginnings are marked decides
+    /// whether schedules are made.
+    pub(crate) fn run(mut self, marked: bool) -> Vec<Bytes> {
+        let steps = (0..STEPS - 1).map(|step| {
             if marked && let Some(draft) = self.policy.mark_step() {
                 self.policy.adopt(draft.plan());
             }
             let ops = if step == 0 { &self.trace.first } else { &self.trace.again };
             ops.iter().for_each(|&op| self.step(op));
-        }
-        let Bytes { up, down, waits } = self.bytes;
-        Bytes { up: up - before.up, down: down - before.down, waits: waits - before.waits }
+            core::mem::take(&mut self.bytes)
+        });
+        steps.collect()
     }
 
     fn step(&mut self, op: Op) {

@@ -11,7 +11,7 @@ use swap_tensor::policy::Use;
 
 /// One thing a program does with tensor number `tensor`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Op {
+pub(crate) enum Op {
     Create { tensor: usize },
     Lease { tensor: usize, how: Use },
     Drop { tensor: usize },
@@ -19,7 +19,7 @@ pub enum Op {
 
 /// Which leases write. A trace does not say; what is known is that the first use of a new tensor makes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Writes {
+pub(crate) enum Writes {
     /// Those of kernels whose name ends in `_`, which work in place, on every operand.
     InPlace,
     /// None but the first.
@@ -30,29 +30,29 @@ pub enum Writes {
 
 /// A file: a program's start and a few training steps, here one step that can be repeated.
 #[derive(Debug)]
-pub struct Trace {
-    pub name: String,
+pub(crate) struct Trace {
+    pub(crate) name: String,
     /// Sizes by number.
-    pub bytes: Vec<u64>,
+    pub(crate) bytes: Vec<u64>,
     /// The first time.
-    pub first: Vec<Op>,
+    pub(crate) first: Vec<Op>,
     /// Every further time: what lives on is not created again.
-    pub again: Vec<Op>,
+    pub(crate) again: Vec<Op>,
     /// The most bytes alive at a time.
-    pub peak: u64,
+    pub(crate) peak: u64,
 }
 
 impl Trace {
     /// Half of what would be needed to swap nothing, and room for each tensor alone.
-    pub fn device_bytes(&self) -> u64 {
+    pub(crate) fn device_bytes(&self) -> u64 {
         (self.peak / 2).max(self.bytes.iter().copied().max().unwrap_or(0))
     }
 
     /// Reads a file of `op,id,bytes,category,kernel,step`.
     ///
-    /// Tensors that are never freed live on from step to step, and so do parameters, optimizer states and buffers that are freed
-    /// after the last use of any tensor: that is the program's end.
-    pub fn read(path: &Path, writes: Writes) -> Result<Trace, Error> {
+    /// Tensors that are never freed live on from step to step, and so do parameters, optimizer states and
+    /// buffers that are freed after the last use of any tensor: that is the program's end.
+    pub(crate) fn read(path: &Path, writes: Writes) -> Result<Trace, Error> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().replace("_fake.csv.gz", "");
         let lines: Vec<String> =
             BufReader::new(GzDecoder::new(File::open(path)?)).lines().collect::<Result<_, _>>()?;
@@ -110,7 +110,7 @@ fn how(makes: bool, kernel: &str, writes: Writes) -> Use {
 }
 
 /// The files there are, by name; none if the folder is not there.
-pub fn files() -> Vec<PathBuf> {
+pub(crate) fn files() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/access");
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let mut files: Vec<PathBuf> = entries

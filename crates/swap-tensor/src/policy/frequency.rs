@@ -5,16 +5,22 @@ use core::ops::ControlFlow;
 
 /// Evicts what is used least, per tier: LFU with dynamic ageing.
 ///
-/// A copy's rank is the tier's age when it was last used plus how often its tensor has been used; the lowest goes first,
-/// among equals the one unused for longest. The age is the rank of the last that went, so what was popular long ago is
-/// overtaken by what is used now. Uses are counted per tensor, across its stays in a tier.
+/// A copy's rank is the tier's age when it was last used plus how often its tensor has been used; the lowest
+/// goes first, among equals the one unused for longest. The age is the rank of the last that went, so what
+/// was popular long ago is overtaken by what is used now. Uses are counted per tensor, across its stays in a
+/// tier.
 ///
-/// Size plays no part on purpose: the cost of a miss is the tensor's bytes, so the benefit per byte kept is the number of
-/// uses. Where the cost is the same for every size, GDSF divides by the size instead.
+/// Size plays no part on purpose: the cost of a miss is the tensor's bytes, so the benefit per byte kept is
+/// the number of uses. Where the cost is the same for every size, GDSF divides by the size instead.
 ///
-/// Every call is O(log n) and a use allocates nothing; [`victims`](EvictionPolicy::victims) is O(log n) per key offered.
-/// Source: M. Arlitt, L. Cherkasova, J. Dilley, R. Friedrich, T. Jin, "Evaluating Content Management Techniques for Web
-/// Proxy Caches", SIGMETRICS Performance Evaluation Review 27(4), 2000, where LFU-DA has the best byte hit rate.
+/// Good where a few tensors are used over and over beside many that are used once. Where temporaries are most
+/// of the bytes it is worse than [`Lru`](super::Lru): each new one ranks last, and is copied down although it
+/// would soon be dropped.
+///
+/// Every call is O(log n) and a use allocates nothing; [`victims`](EvictionPolicy::victims) is O(log n) per
+/// key offered. Source: M. Arlitt, L. Cherkasova, J. Dilley, R. Friedrich, T. Jin, "Evaluating Content
+/// Management Techniques for Web Proxy Caches", SIGMETRICS Performance Evaluation Review 27(4), 2000, where
+/// LFU-DA has the best byte hit rate.
 #[derive(Debug, Default)]
 pub struct Frequency {
     seats: Seats,

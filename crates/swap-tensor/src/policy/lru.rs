@@ -3,11 +3,11 @@
 use super::{EvictionPolicy, TensorKey, Tier, recency::Recency, seats::Seats};
 use core::ops::ControlFlow;
 
-/// Evicts what has not been used for longest, per tier. Entering a tier counts as a use, and so does the end of a lease or
-/// pin. Every call is O(1); [`victims`](EvictionPolicy::victims) is O(1) per key offered.
+/// Evicts what has not been used for longest, per tier. Entering a tier counts as a use, and so does the end
+/// of a lease or pin. Every call is O(1); [`victims`](EvictionPolicy::victims) is O(1) per key offered.
 ///
-/// The default, and a good one unless the order of uses is a loop that is a little too long for the tier: then each use
-/// finds its tensor just evicted, and [`Scheduled`](super::Scheduled) is what helps.
+/// The default, and a good one unless the order of uses is a loop that is a little too long for the tier:
+/// then each use finds its tensor just evicted, and [`Scheduled`](super::Scheduled) is what helps.
 #[derive(Debug, Default)]
 pub struct Lru {
     seats: Seats,

@@ -1,7 +1,7 @@
 //! Which copies go first when a tier is full: eviction policies, and the replay of a recorded step.
 //!
-//! Everything here is bookkeeping: no I/O, no lock, no clock, no device. A policy runs under the pool's lock, so each
-//! call says what it costs.
+//! Everything here is bookkeeping: no I/O, no lock, no clock, no device. A policy runs under the pool's lock,
+//! so each call says what it costs.
 //!
 //! | name | first to go | a use costs | source |
 //! |---|---|---|---|
@@ -9,8 +9,8 @@
 //! | [`frequency`](Frequency) | least used, old uses fading | O(log n) | LFU with dynamic ageing, Arlitt et al. 2000 |
 //!
 //! [`by_name`] finds them. Two things surround any policy, a program's own too, and ask nothing of it:
-//! [`ByPriority`], where the less important goes first whatever the policy says, and [`Scheduled`], which replays the
-//! order of a recorded step and asks the policy only when there is none.
+//! [`ByPriority`], where the less important goes first whatever the policy says, and [`Scheduled`], which
+//! replays the order of a recorded step and asks the policy only when there is none.
 //!
 //! # A policy of one's own
 //! Three calls are enough. First in, first out:
@@ -61,7 +61,7 @@ mod priority;
 mod ranked;
 mod recency;
 mod registry;
-mod schedule;
+pub mod schedule;
 mod seats;
 
 pub use frequency::Frequency;
@@ -126,12 +126,14 @@ impl fmt::Display for Tier {
 /// An order in which copies leave a tier that is full. The [module](self) shows one in full.
 ///
 /// # What the pool promises
-/// [`entered`](Self::entered) comes once per stay in a tier and [`left`](Self::left) ends it. A tensor has left every
-/// tier when it is [`forgotten`](Self::forgotten). [`held`](Self::held) and [`released`](Self::released) alternate.
+/// [`entered`](Self::entered) comes once per stay in a tier and [`left`](Self::left) ends it. A tensor has
+/// left every tier when it is [`forgotten`](Self::forgotten). [`held`](Self::held) and
+/// [`released`](Self::released) alternate.
 ///
 /// # What the pool asks
-/// A key is offered at most once per call of [`victims`](Self::victims), and only while its copy is in the tier. No call
-/// blocks or panics. A policy that breaks this costs bytes, never data: the pool looks at each key it is offered.
+/// A key is offered at most once per call of [`victims`](Self::victims), and only while its copy is in the
+/// tier. No call blocks or panics. A policy that breaks this costs bytes, never data: the pool looks at each
+/// key it is offered.
 pub trait EvictionPolicy: Send + fmt::Debug + 'static {
     /// Its name, in lower case.
     fn name(&self) -> &'static str;
@@ -155,8 +157,9 @@ pub trait EvictionPolicy: Send + fmt::Debug + 'static {
         let _ = key;
     }
 
-    /// The pool will refuse `key` in every tier until it is [`released`](Self::released): it is leased or pinned. A policy
-    /// that leaves it out of [`victims`](Self::victims) meanwhile saves the pool the walk over it.
+    /// The pool will refuse `key` in every tier until it is [`released`](Self::released): it is leased or
+    /// pinned. A policy that leaves it out of [`victims`](Self::victims) meanwhile saves the pool the walk
+    /// over it.
     fn held(&mut self, key: TensorKey) {
         let _ = key;
     }

@@ -3,8 +3,8 @@
 use super::{EvictionPolicy, TensorKey, Tier, seats::Seats};
 use core::ops::ControlFlow;
 
-/// How important it is that a tensor stays in its tier. Among tensors of one priority the policy decides; a tensor of a
-/// higher one goes only when none of a lower one can.
+/// How important it is that a tensor stays in its tier. Among tensors of one priority the policy decides; a
+/// tensor of a higher one goes only when none of a lower one can.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Priority(u8);
 
@@ -33,7 +33,8 @@ impl Default for Priority {
     }
 }
 
-/// One value per priority in use, the lowest priority first. There are at most 256, and seldom more than three.
+/// One value per priority in use, the lowest priority first. There are at most 256, and seldom more than
+/// three.
 #[derive(Debug)]
 pub(super) struct Classes<V> {
     classes: Vec<(Priority, V)>,
@@ -99,8 +100,8 @@ impl ByPriority {
         ByPriority { pattern, policies: Classes::new(), seats: Seats::default(), priorities: Vec::new() }
     }
 
-    /// Gives a tensor a priority, until it is [`forgotten`](EvictionPolicy::forgotten). What the policy knew of its past
-    /// is lost.
+    /// Gives a tensor a priority, until it is [`forgotten`](EvictionPolicy::forgotten). What the policy knew
+    /// of its past is lost.
     pub fn set_priority(&mut self, key: TensorKey, priority: Priority) {
         if priority == self.priority(key) {
             return;

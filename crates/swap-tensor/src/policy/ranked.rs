@@ -5,8 +5,8 @@ use super::NONE;
 /// How much a number is worth: compared first by what comes first. The lowest leads.
 pub(super) type Rank = (u64, u64);
 
-/// A heap of numbers, the lowest rank at its head. Each step is O(log n) and allocates only for a number larger than any
-/// before, or when there are more than ever.
+/// A heap of numbers, the lowest rank at its head. Each step is O(log n) and allocates only for a number
+/// larger than any before, or when there are more than ever.
 #[derive(Debug, Default)]
 pub(super) struct Ranked {
     /// A binary heap: no entry ranks below its parent, at `(i - 1) / 2`.

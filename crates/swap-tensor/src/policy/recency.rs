@@ -2,7 +2,8 @@
 
 use super::NONE;
 
-/// Numbers from the one touched longest ago to the newest. Every step is O(1); memory grows to the largest number only.
+/// Numbers from the one touched longest ago to the newest. Every step is O(1); memory grows to the largest
+/// number only.
 ///
 /// ```text
 /// oldest -> 4 <-> 0 <-> 7 <- newest        links[4] = { older: NONE, newer: 0 }, links[1] is not linked

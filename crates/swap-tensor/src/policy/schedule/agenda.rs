@@ -3,10 +3,11 @@
 use super::bits::Bits;
 use crate::policy::{NONE, recency::Recency};
 
-/// The copies of one tier. Those with a use ahead stand at its position, of which each is one tensor's alone; those
-/// without stand in the order of their last use.
+/// The copies of one tier. Those with a use ahead stand at its position, of which each is one tensor's alone;
+/// those without stand in the order of their last use.
 ///
-/// Seen from position `p` of a step of `n` events, the farthest use is the last below `p`: it is in the next step.
+/// Seen from position `p` of a step of `n` events, the farthest use is the last below `p`: it is in the next
+/// step.
 /// ```text
 /// 0 ....... p ........ n
 /// <- 1st ---|<- 2nd --    farthest_first
@@ -24,7 +25,8 @@ impl Agenda {
         self.idle.clear();
     }
 
-    /// Adds tensor `number`, next used at `next`, or never if that is `NONE`; then it is the last of those to go.
+    /// Adds tensor `number`, next used at `next`, or never if that is `NONE`; then it is the last of those to
+    /// go.
     pub(super) fn insert(&mut self, number: u32, next: u32) {
         match next {
             NONE => self.idle.touch(number),

@@ -14,7 +14,7 @@ pub(super) struct Bits {
 impl Bits {
     /// Empties the set and makes it one of positions below `len`; keeps what memory it has.
     pub(super) fn reset(&mut self, len: usize) {
-        let mut words = len.div_ceil(64).max(1);
+        let mut words = len / 64 + 1; // `len` itself may be asked below
         let mut height = 0;
         loop {
             if self.levels.len() == height {

@@ -7,8 +7,8 @@ use super::{
 };
 use std::{cmp::Reverse, collections::BinaryHeap};
 
-/// Fetches whose time has come, by their use. Uses are counted on from step to step. Each fetch costs O(log n) and no
-/// memory beyond what the most of them at a time need.
+/// Fetches whose time has come, by their use. Uses are counted on from step to step. Each fetch costs O(log
+/// n) and no memory beyond what the most of them at a time need.
 #[derive(Debug, Default)]
 pub(super) struct Fetches {
     /// The planned fetch that is due next, and whether it is one for the next step already.
@@ -38,8 +38,8 @@ impl Fetches {
         self.unplanned.retain(|Reverse((_, use_at))| *use_at >= base);
     }
 
-    /// The tensor used at `use_at`, which counts on, is not on the device: unless the plan foresees that, it is fetched a
-    /// short way ahead, since nobody has looked for a time when that harms nobody.
+    /// The tensor used at `use_at`, which counts on, is not on the device: unless the plan foresees that, it
+    /// is fetched a short way ahead, since nobody has looked for a time when that harms nobody.
     pub(super) fn missing(&mut self, track: &Track, use_at: u64) {
         let schedule = track.schedule();
         let (ahead, next_step) = position(track, use_at);

@@ -5,8 +5,9 @@ use crate::policy::{NONE, Priority, TensorKey, Tier, priority::Classes, seats::S
 use core::ops::ControlFlow;
 use std::collections::VecDeque;
 
-/// Where each tensor stands in the order of next uses. While no schedule is followed it only keeps what it is told, and
-/// [`rebuild`](Self::rebuild) puts everything in place again. Each step is O(log n) and allocates for new keys only.
+/// Where each tensor stands in the order of next uses. While no schedule is followed it only keeps what it is
+/// told, and [`rebuild`](Self::rebuild) puts everything in place again. Each step is O(log n) and allocates
+/// for new keys only.
 #[derive(Debug)]
 pub(super) struct Index {
     seats: Seats,
@@ -14,8 +15,8 @@ pub(super) struct Index {
     classes: Classes<[Agenda; Tier::COUNT]>,
     /// Whose use each position is.
     key_at: Vec<u32>,
-    /// Tensors whose use was passed over and is still awaited, in the order they were passed. What is no longer late stays
-    /// in the row until its turn comes.
+    /// Tensors whose use was passed over and is still awaited, in the order they were passed. What is no
+    /// longer late stays in the row until its turn comes.
     late: VecDeque<(u32, TensorKey)>,
     /// Events of the step that is followed; `None` while none is.
     events: Option<u32>,
@@ -99,7 +100,8 @@ impl Index {
         });
     }
 
-    /// The use at `at` was passed over. If it is the tensor's next, it is awaited as if it were the very next one.
+    /// The use at `at` was passed over. If it is the tensor's next, it is awaited as if it were the very next
+    /// one.
     pub(super) fn pass_over(&mut self, key: TensorKey, at: u32) {
         if self.next(key) == (at, false) {
             self.change(key, |index| index.ahead_mut(key).late = true);
@@ -144,9 +146,9 @@ impl Index {
         }
     }
 
-    /// Offers the free copies of `tier` as seen from position `from`: in each priority those without a use ahead, then the
-    /// farthest use first, and what is late at the very end. Where `beyond` is given, only those used after that position, which is
-    /// counted on into the next step.
+    /// Offers the free copies of `tier` as seen from position `from`: in each priority those without a use
+    /// ahead, then the farthest use first, and what is late at the very end. Where `beyond` is given, only
+    /// those used after that position, which is counted on into the next step.
     pub(super) fn victims(
         &mut self,
         tier: Tier,

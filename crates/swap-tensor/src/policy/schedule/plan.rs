@@ -1,17 +1,16 @@
 //! The schedule of a step: computed once, by simulating it.
 
 use super::{
-    agenda::Agenda,
-    recording::{Event, Op, Recording, Use},
+    recording::{Event, Op, Recording},
+    simulate::{Simulation, Totals},
     timing::{self, Timed},
 };
 use crate::policy::NONE;
-use core::ops::Range;
 
 /// What is known of a step that repeats itself: when each tensor is next used, and what must be fetched when.
 ///
-/// Computed by simulating the step twice on a device of so many bytes, without fragmentation, and keeping the second, whose
-/// beginning is the first one's end. O(n log n) for n events; deterministic.
+/// Computed by simulating the step twice on a device of so many bytes, without fragmentation, and keeping the
+/// second, whose beginning is the first one's end. O(n log n) for n events; deterministic.
 /// ```
 /// use swap_tensor::policy::{Recording, Schedule, Use};
 ///
@@ -33,7 +32,8 @@ pub struct Schedule {
     starts: Vec<u32>,
     places: Vec<u32>,
     unused: Unused,
-    /// Per event: the next lease or awaited drop of the same tensor, in this step or the next; `NONE` if there is none.
+    /// Per event: the next lease or awaited drop of the same tensor, in this step or the next; `NONE` if
+    /// there is none.
     next: Vec<u32>,
     /// By `start`, then by use.
     fetches: Vec<Timed>,
@@ -62,8 +62,9 @@ pub struct PlannedFetch<'a> {
 
 /// What to do about a tensor that is not used again before it is dropped.
 ///
-/// To copy it down for the room is wasted if the room comes back soon by itself; and it costs half of what another tensor
-/// costs, which must come back. Neither is better in every program, so a schedule takes what moves less in its own.
+/// To copy it down for the room is wasted if the room comes back soon by itself; and it costs half of what
+/// another tensor costs, which must come back. Neither is better in every program, so a schedule takes what
+/// moves less in its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Unused {
     /// It goes as if it were needed when it is dropped.
@@ -83,26 +84,12 @@ impl Unused {
     }
 }
 
-/// What one step costs once the start is behind.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct Totals {
-    uploaded: u64,
-    downloaded: u64,
-    misses: u64,
-}
-
-impl Totals {
-    fn bytes(self) -> u64 {
-        self.uploaded.saturating_add(self.downloaded)
-    }
-}
-
 impl Schedule {
     /// The schedule of a step on a device of `device_bytes`.
     ///
-    /// A tensor larger than the device is left out, and so is what cannot happen again: the creation of a tensor that lives on
-    /// when the step ends, and all of one that ends its life in the step and is not made anew. O(n log n) for n events,
-    /// 100 bytes or so for each.
+    /// A tensor larger than the device is left out, and so is what cannot happen again: the creation of a
+    /// tensor that lives on when the step ends, and all of one that ends its life in the step and is not made
+    /// anew. O(n log n) for n events, 100 bytes or so for each.
     pub fn new(mut recording: Recording, device_bytes: u64) -> Self {
         recording.keep_what_recurs();
         let mut schedule = Schedule {
@@ -159,8 +146,8 @@ impl Schedule {
         self.totals.misses
     }
 
-    /// The fetches that can begin ahead of their lease, in the order in which they can. The others are those whose victims
-    /// are used right up to the lease.
+    /// The fetches that can begin ahead of their lease, in the order in which they can. The others are those
+    /// whose victims are used right up to the lease.
     pub fn fetches(&self) -> impl ExactSizeIterator<Item = PlannedFetch<'_>> {
         self.fetches.iter().map(|fetch| {
             let event = self.event(fetch.use_at);
@@ -205,7 +192,8 @@ impl Schedule {
         self.next[at as usize]
     }
 
-    /// The first lease or awaited drop of a tensor that is alive, at `from` or after; `NONE` if there is none. O(log uses).
+    /// The first lease or awaited drop of a tensor that is alive, at `from` or after; `NONE` if there is
+    /// none. O(log uses).
     pub(super) fn first_from(&self, name: u32, from: u32) -> u32 {
         let places = self.places_of(name);
         let ahead = &places[places.partition_point(|&at| at < from)..];
@@ -218,8 +206,8 @@ impl Schedule {
         first.copied().filter(|&at| self.unused.awaits(self.event(at).op)).unwrap_or(NONE)
     }
 
-    /// The lease of `name` nearest to `at` that is at most `reach` events away, and which is the order in which they count:
-    /// there, behind, ahead. O(log uses).
+    /// The lease of `name` nearest to `at` that is at most `reach` events away, and which is the order in
+    /// which they count: there, behind, ahead. O(log uses).
     pub(super) fn near(&self, name: u32, at: u32, reach: u32) -> Option<u32> {
         let places = self.places_of(name);
         let (behind, ahead) = places.split_at(places.partition_point(|&place| place < at));
@@ -269,136 +257,4 @@ impl Schedule {
             }
         }
     }
-}
-
-/// A step run twice under farthest-next-use.
-pub(super) struct Simulation<'a> {
-    schedule: &'a Schedule,
-    copies: Vec<Tracked>,
-    agenda: Agenda,
-    free: u64,
-    pub(super) misses: Vec<Miss>,
-    pub(super) victims: Vec<Victim>,
-    /// Bytes on the device after each event of both steps.
-    pub(super) occupancy: Vec<i64>,
-    totals: Totals,
-}
-
-/// One tensor.
-#[derive(Debug, Clone, Copy)]
-struct Tracked {
-    /// Of the copy on the device; `None` if there is none.
-    resident: Option<u64>,
-    /// Whether the copy on the device is the only valid one.
-    dirty: bool,
-    next: u32,
-    /// The event that used it last.
-    used: usize,
-    /// The event that made a fetch possible: its creation, or the eviction before.
-    since: usize,
-}
-
-/// A lease whose copy must come from below. Events count on from the first step to the second.
-pub(super) struct Miss {
-    pub(super) at: usize,
-    pub(super) bytes: u64,
-    /// No fetch can begin before this event is over.
-    pub(super) since: usize,
-    pub(super) victims: Range<usize>,
-}
-
-pub(super) struct Victim {
-    pub(super) name: u32,
-    pub(super) bytes: u64,
-    /// The event that used it last.
-    pub(super) used: usize,
-}
-
-impl<'a> Simulation<'a> {
-    fn run(schedule: &'a Schedule) -> Self {
-        let absent = Tracked { resident: None, dirty: false, next: NONE, used: 0, since: 0 };
-        let mut simulation = Simulation {
-            schedule,
-            copies: vec![absent; schedule.names()],
-            agenda: Agenda::default(),
-            free: schedule.device_bytes,
-            misses: Vec::new(),
-            victims: Vec::new(),
-            occupancy: Vec::with_capacity(2 * schedule.recording.len()),
-            totals: Totals::default(),
-        };
-        simulation.agenda.reset(schedule.recording.len());
-        for _ in 0..2 {
-            simulation.totals = Totals::default();
-            (0..schedule.len()).for_each(|at| simulation.step(at));
-        }
-        simulation
-    }
-
-    fn step(&mut self, at: u32) {
-        let event = self.schedule.event(at);
-        match event.op {
-            Op::Created | Op::Dropped => {
-                self.remove(event.name);
-                let copy = &mut self.copies[event.name as usize];
-                (copy.dirty, copy.since) = (false, self.occupancy.len());
-            }
-            Op::Leased(how) if event.bytes <= self.schedule.device_bytes => self.lease(at, event, how),
-            Op::Leased(_) => {}
-        }
-        self.occupancy.push(signed(self.schedule.device_bytes - self.free));
-    }
-
-    fn lease(&mut self, at: u32, event: Event, how: Use) {
-        if self.copies[event.name as usize].resident == Some(event.bytes) {
-            self.remove(event.name);
-        } else {
-            self.remove(event.name);
-            self.bring_in(at, event, how);
-        }
-        self.free -= event.bytes;
-        let now = self.occupancy.len();
-        let copy = &mut self.copies[event.name as usize];
-        copy.resident = Some(event.bytes);
-        copy.dirty |= how != Use::Read;
-        (copy.next, copy.used) = (self.schedule.next(at), now);
-        self.agenda.insert(event.name, copy.next);
-    }
-
-    /// Evicts until there is room for a copy that is not on the device.
-    fn bring_in(&mut self, at: u32, event: Event, how: Use) {
-        let (now, first) = (self.occupancy.len(), self.victims.len());
-        while self.free < event.bytes {
-            let idle = self.agenda.idle().next();
-            let far = self.agenda.farthest_first(at, self.schedule.len()).next();
-            let Some(name) = idle.or(far.map(|place| self.schedule.event(place).name)) else { break };
-            let copy = self.copies[name as usize];
-            let bytes = self.remove(name);
-            self.totals.downloaded += if copy.dirty { bytes } else { 0 };
-            self.copies[name as usize].dirty = false;
-            self.copies[name as usize].since = now;
-            self.victims.push(Victim { name, bytes, used: copy.used });
-        }
-        if how != Use::Overwrite {
-            self.totals.uploaded += event.bytes;
-            self.totals.misses += 1;
-            let since = self.copies[event.name as usize].since;
-            let victims = first..self.victims.len();
-            self.misses.push(Miss { at: now, bytes: event.bytes, since, victims });
-        }
-    }
-
-    /// Takes a copy off the device; tells its bytes.
-    fn remove(&mut self, name: u32) -> u64 {
-        let copy = &mut self.copies[name as usize];
-        let Some(bytes) = copy.resident.take() else { return 0 };
-        self.agenda.remove(name, copy.next);
-        self.free += bytes;
-        bytes
-    }
-}
-
-/// Sizes of what fits a device, as numbers that can be subtracted.
-pub(super) fn signed(bytes: u64) -> i64 {
-    i64::try_from(bytes).unwrap_or(i64::MAX)
 }

@@ -4,8 +4,8 @@ use core::ops::Range;
 
 /// A row of numbers. Both steps are O(log length).
 ///
-/// A binary tree over the row: `most[node]` is the greatest number below the node as far as the node and what is below
-/// it know; what was added to a whole node stands in `added` of the node only.
+/// A binary tree over the row: `most[node]` is the greatest number below the node as far as the node and what
+/// is below it know; what was added to a whole node stands in `added` of the node only.
 #[derive(Debug)]
 pub(super) struct Profile {
     leaves: usize,

@@ -37,8 +37,8 @@ struct Life {
 
 /// The creations, leases and drops of one step, in order. Each is O(1); a name is stored once.
 ///
-/// A pool records by itself; a recording made by hand, from a trace say, shows what a [`Schedule`](super::Schedule) would
-/// come to.
+/// A pool records by itself; a recording made by hand, from a trace say, shows what a
+/// [`Schedule`](super::Schedule) would come to.
 #[derive(Debug, Default)]
 pub struct Recording {
     pub(super) events: Vec<Event>,
@@ -97,8 +97,9 @@ impl Recording {
         }
     }
 
-    /// Takes out what cannot happen again in the next step: the creation of a tensor that is alive at the end, since it is
-    /// alive at the next beginning too, and everything up to the drop of one that is not there at the end.
+    /// Takes out what cannot happen again in the next step: the creation of a tensor that is alive at the
+    /// end, since it is alive at the next beginning too, and everything up to the drop of one that is not
+    /// there at the end.
     pub(super) fn keep_what_recurs(&mut self) {
         let mut lives = vec![Life { first: None, last: None }; self.names.len()];
         for event in self.events.iter().filter(|event| !matches!(event.op, Op::Leased(_))) {

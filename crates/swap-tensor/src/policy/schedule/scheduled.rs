@@ -4,20 +4,21 @@ use super::{
     fetches::{self, Fetches},
     index::Index,
     plan::Schedule,
-    recording::{Op, Recording, Use},
+    recorder::{Draft, Recorder, Tensor},
+    recording::{Op, Use},
     track::{REACH, Step, Track},
 };
 use crate::policy::{ByPriority, EvictionPolicy, NONE, Priority, TensorKey, Tier};
 use core::ops::ControlFlow;
 use std::sync::Arc;
 
-/// Evicts what is needed farthest ahead and says what to fetch, once a program has marked the beginning of two steps; until
-/// then, and whenever the program leaves the recorded order, another policy decides. See the [module](super::Schedule) for what counts as
-/// in order.
+/// Evicts what is needed farthest ahead and says what to fetch, once a program has marked the beginning of
+/// two steps; until then, and whenever the program leaves the recorded order, another policy decides. See the
+/// [module](super) for what counts as in order.
 ///
-/// Beside what an [`EvictionPolicy`] is told it is told names ([`created`](Self::created)), how a lease uses a tensor
-/// ([`leased`](Self::leased)) and where steps begin ([`mark_step`](Self::mark_step)). A lease costs O(log n) for n events in a step and, once a step
-/// has been recorded, allocates nothing.
+/// Beside what an [`EvictionPolicy`] is told it is told names ([`created`](Self::created)), how a lease uses
+/// a tensor ([`leased`](Self::leased)) and where steps begin ([`mark_step`](Self::mark_step)). A lease costs
+/// O(log n) for n events in a step and, once a step has been recorded, allocates nothing.
 ///
 /// ```
 /// use core::ops::ControlFlow;
@@ -61,31 +62,6 @@ pub struct Scheduled {
     cut: u32,
 }
 
-#[derive(Debug)]
-struct Tensor {
-    name: Arc<str>,
-    bytes: u64,
-    /// Its handles are gone, its number is not free yet.
-    dropped: bool,
-}
-
-#[derive(Debug, Default)]
-struct Recorder {
-    recording: Recording,
-    /// Per key, its name's number in the recording.
-    names: Vec<u32>,
-    /// It went on for too long to be a step.
-    endless: bool,
-}
-
-/// A recorded step whose schedule is still to be computed: that takes a while, and no lock.
-#[derive(Debug)]
-#[must_use = "the step is followed only once its schedule is adopted"]
-pub struct Draft {
-    recording: Recording,
-    device_bytes: u64,
-}
-
 /// A tensor that should be fetched now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -110,13 +86,6 @@ pub enum State {
     Following,
     /// It is not, until the next mark: the inner policy.
     Lost,
-}
-
-impl Draft {
-    /// Computes the schedule. O(n log n) for n events, about a microsecond each.
-    pub fn plan(self) -> Schedule {
-        Schedule::new(self.recording, self.device_bytes)
-    }
 }
 
 impl Scheduled {
@@ -197,10 +166,9 @@ impl Scheduled {
         }
     }
 
-    /// A step begins. If the one before is to be followed, its draft: [`plan`](Draft::plan) it without a lock and
-    /// [`adopt`](Self::adopt) it. O(tensors).
+    /// A step begins. If the one before is to be followed, its draft: [`plan`](Draft::plan) it without a lock
+    /// and [`adopt`](Self::adopt) it. O(tensors).
     pub fn mark_step(&mut self) -> Option<Draft> {
-        let recorder = self.recorder.take();
         let renew = match &self.active {
             None => true,
             Some(track) if track.is_lost() => true,
@@ -210,20 +178,14 @@ impl Scheduled {
             }
         };
         self.wrap();
-        let (recorder, draft) = match recorder {
-            Some(Recorder { recording, names, endless: false }) if renew && !recording.is_empty() => {
-                let next = Recorder { recording: recording.empty_like(), names, endless: false };
-                (next, Some(Draft { recording, device_bytes: self.device_bytes }))
-            }
-            recorder => (recorder.unwrap_or_default(), None),
-        };
-        self.recorder = Some(recorder.restarted());
-        self.cut = if draft.is_some() { 0 } else { self.cut };
-        draft
+        // The first mark ends nothing.
+        let recording = self.recorder.get_or_insert_default().restart(renew)?;
+        self.cut = 0;
+        Some(Draft::new(recording, self.device_bytes))
     }
 
-    /// Follows `schedule` from now on, at the place to which the step has come meanwhile. The one followed before is kept
-    /// beside it. O(tensors + leases since the mark).
+    /// Follows `schedule` from now on, at the place to which the step has come meanwhile. The one followed
+    /// before is kept beside it. O(tensors + leases since the mark).
     pub fn adopt(&mut self, schedule: Schedule) {
         if schedule.events() == 0 {
             return;
@@ -252,13 +214,14 @@ impl Scheduled {
             .then(|| track.counted(next, late).saturating_sub(now))
     }
 
-    /// The tensor to fetch now, if there is one and it has at most `limit` bytes: what staging and lanes can still take. The
-    /// nearest use comes first. Amortised O(log n).
+    /// The tensor to fetch now, if there is one and it has at most `limit` bytes: what staging and lanes can
+    /// still take. The nearest use comes first. Amortised O(log n).
     ///
-    /// Room for it may be made of [`victims_for`](Self::victims_for) it, and of nothing else: then no fetch costs a byte more than evictions at the
-    /// time of the lease would have. One for which there is no room is [`put back`](Self::put_back) until the next lease.
+    /// Room for it may be made of [`victims_for`](Self::victims_for) it, and of nothing else, so that it
+    /// never evicts what is used before it; in the plan no fetch costs a byte more than fetching at the
+    /// lease. One for which there is no room is [`put back`](Self::put_back) until the next lease.
     pub fn next_fetch(&mut self, limit: u64) -> Option<Fetch> {
-        let Some(track) = self.active.as_ref().filter(|_| self.index.is_live()) else { return None };
+        let track = self.active.as_ref().filter(|_| self.index.is_live())?;
         loop {
             let use_at = self.fetches.peek(track)?;
             let (at, _) = fetches::position(track, use_at);
@@ -284,8 +247,8 @@ impl Scheduled {
         self.fetches.put_back(fetch.use_at);
     }
 
-    /// Offers the copies on the device that may make room for `fetch`: those without a use ahead, and those used after it.
-    /// None, if the order has been lost since.
+    /// Offers the copies on the device that may make room for `fetch`: those without a use ahead, and those
+    /// used after it. None, if the order has been lost since.
     pub fn victims_for(&mut self, fetch: &Fetch, accept: &mut dyn FnMut(TensorKey) -> ControlFlow<()>) {
         let Some(track) = self.active.as_ref().filter(|_| self.index.is_live()) else { return };
         let beyond = fetch.use_at.saturating_sub(track.base());
@@ -449,38 +412,3 @@ impl EvictionPolicy for Scheduled {
         }
     }
 }
-
-impl Recorder {
-    fn record(&mut self, key: TensorKey, tensor: &Tensor, op: Op) {
-        if self.endless {
-            return;
-        }
-        let len = self.names.len().max(key.index() + 1);
-        self.names.resize(len, NONE);
-        let name = &mut self.names[key.index()];
-        if *name == NONE {
-            *name = self.recording.intern(&tensor.name);
-        }
-        self.recording.push(op, *name, tensor.bytes);
-        if self.recording.len() == MOST_EVENTS {
-            self.recording = Recording::new();
-            self.endless = true;
-        }
-    }
-
-    fn forget(&mut self, key: TensorKey) {
-        if let Some(name) = self.names.get_mut(key.index()) {
-            *name = NONE;
-        }
-    }
-
-    fn restarted(mut self) -> Self {
-        self.recording.clear();
-        self.names.fill(NONE);
-        self.endless = false;
-        self
-    }
-}
-
-/// More events than this are no step: a program that marks one and never another must not be recorded for ever.
-const MOST_EVENTS: usize = 1 << 20;

@@ -1,8 +1,8 @@
 //! When each fetch can begin: as early as nobody is evicted for it who would have been used before.
 
 use super::{
-    plan::{Simulation, signed},
     profile::Profile,
+    simulate::{Simulation, signed},
 };
 use core::ops::Range;
 
@@ -19,9 +19,10 @@ pub(super) struct Timed {
 
 /// The fetches of the second simulated step, by when they can start, and the names of all their victims.
 ///
-/// The device is as full after each event as the simulation found it. A fetch that begins after event `s` adds its bytes
-/// from `s` to its lease; each of its victims takes its own off from after its last use. The fetches are placed in the order of their leases,
-/// each as early as the device is never too full, so an early one never delays one that is needed before. O(n log n).
+/// The device is as full after each event as the simulation found it. A fetch that begins after event `s`
+/// adds its bytes from `s` to its lease; each of its victims takes its own off from after its last use. The
+/// fetches are placed in the order of their leases, each as early as the device is never too full, so an
+/// early one never delays one that is needed before. O(n log n).
 pub(super) fn time(simulation: &Simulation<'_>, events: usize, device_bytes: u64) -> (Vec<Timed>, Vec<u32>) {
     let mut profile = Profile::new(&simulation.occupancy);
     let (mut fetches, mut names) = (Vec::new(), Vec::new());

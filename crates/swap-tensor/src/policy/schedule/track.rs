@@ -7,7 +7,8 @@ use super::{
 use crate::policy::{NONE, TensorKey};
 use core::ops::Range;
 
-/// A schedule, the place in it, and which tensors have its names now. A lease costs O(log of the tensor's uses).
+/// A schedule, the place in it, and which tensors have its names now. A lease costs O(log of the tensor's
+/// uses).
 #[derive(Debug)]
 pub(super) struct Track {
     schedule: Schedule,
