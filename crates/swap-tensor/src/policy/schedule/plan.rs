@@ -14,15 +14,15 @@ use crate::policy::NONE;
 /// ```
 /// use swap_tensor::policy::{Recording, Schedule, Use};
 ///
-/// // Three layers, of which the device holds two, forwards and backwards.
+/// // Three layers, of which the device holds two, forwards and backwards; `b` is used twice in a row.
 /// let mut step = Recording::new();
-/// for layer in ["a", "b", "c", "b", "a"] {
+/// for layer in ["a", "b", "b", "c", "b", "a"] {
 ///     step.leased(layer, 100, Use::Read);
 /// }
 /// let schedule = Schedule::new(step, 200);
 /// assert_eq!((schedule.uploaded(), schedule.downloaded()), (200, 0)); // `a` and `c` change places
 /// let fetch = schedule.fetches().next().unwrap();
-/// assert_eq!((fetch.name, fetch.use_at, fetch.earliest), ("c", 2, 1)); // as soon as `a` has been used
+/// assert_eq!((fetch.name, fetch.use_at, fetch.earliest), ("c", 3, 2)); // when `b` is leased, `a` may go
 /// ```
 #[derive(Debug)]
 pub struct Schedule {

@@ -30,7 +30,7 @@ use std::sync::Arc;
 ///     policy.created(*key, name, 100);
 /// }
 /// assert!(policy.mark_step().is_none()); // nothing is recorded yet
-/// for i in [0, 1, 2, 1, 0] {
+/// for i in [0, 1, 1, 2, 1, 0] {
 ///     policy.leased(keys[i], Use::Read);
 /// }
 /// let draft = policy.mark_step().unwrap();
@@ -38,7 +38,8 @@ use std::sync::Arc;
 ///
 /// policy.entered(Tier::Device, keys[0], 100);
 /// policy.entered(Tier::Device, keys[1], 100);
-/// policy.leased(keys[0], Use::Read); // `c` is used in two events, `a` not before
+/// policy.leased(keys[0], Use::Read);
+/// policy.leased(keys[1], Use::Read); // once more, then `c`, and `a` after that
 /// let fetch = policy.next_fetch(u64::MAX).unwrap();
 /// assert_eq!(fetch.key, keys[2]);
 /// policy.victims_for(&fetch, &mut |victim| {
