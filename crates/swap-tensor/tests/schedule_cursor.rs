@@ -61,10 +61,16 @@ proptest! {
             }
             if let Some(fetch) = policy.next_fetch(1) {
                 prop_assert!(alive[fetch.key.index()] && !inside[fetch.key.index()]);
+                let (mut victims, needed) = (Vec::new(), policy.next_use(fetch.key).unwrap());
                 policy.victims_for(&fetch, &mut |victim| {
-                    assert!(inside[victim.index()] && !held[victim.index()]);
+                    victims.push(victim);
                     ControlFlow::Continue(())
                 });
+                for victim in victims {
+                    prop_assert!(inside[victim.index()] && !held[victim.index()]);
+                    // Zero is what comes next, and what should have come before.
+                    prop_assert!(policy.next_use(victim).is_none_or(|used| used > needed || needed == 0));
+                }
                 if op % 2 == 0 {
                     policy.put_back(fetch);
                 }
@@ -323,6 +329,18 @@ fn a_lower_priority_goes_first_in_a_schedule_too() {
     program.policy.set_priority(key(last), Priority::LOW);
     let offered = order(&mut program);
     assert_eq!((offered[0], offered.len()), (last, resident.len()));
+}
+
+#[test]
+fn what_goes_on_for_too_long_is_no_step() {
+    let mut policy = Scheduled::new(Box::new(Lru::default()), 1);
+    let key = TensorKey::new(0);
+    policy.created(key, "tensor", 1);
+    assert!(policy.mark_step().is_none());
+    (0..(1 << 20)).for_each(|_| policy.leased(key, Use::Read));
+    assert!(policy.mark_step().is_none(), "a recording is not kept for ever");
+    policy.leased(key, Use::Read);
+    assert!(policy.mark_step().is_some(), "the next step is one");
 }
 
 #[test]
