@@ -78,6 +78,7 @@ mod lru;
 mod meter;
 mod movers;
 pub mod observe;
+pub mod policy;
 mod pool;
 mod prefetch;
 mod reap;
