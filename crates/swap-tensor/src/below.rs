@@ -101,7 +101,6 @@ impl<T: Transfer> Inner<T> {
             Ok(uploaded) => {
                 if entry.device.state == SlotState::Filling {
                     entry.device.state.step(SlotState::Valid);
-                    books.lru.touch(at);
                 }
                 books.counters.uploaded_bytes += uploaded;
                 Ok(())

@@ -8,8 +8,9 @@ use crate::{
     file::FileCopy,
     leases::OpenLeases,
     lower::LowerSlot,
-    lru::Lru,
     observe::{Counted, Probe},
+    policy::{Tier, recency::Recency},
+    rule::Rule,
     spill::Spill,
     stats::Counters,
     tensor::Token,
@@ -32,9 +33,9 @@ pub(crate) struct Books<T: Transfer> {
     /// Numbers of entries that are not in use.
     vacant: Vec<u32>,
     pub(crate) names: HashMap<String, u32>,
-    pub(crate) lru: Lru,
+    pub(crate) rule: Rule,
     /// Host copies, the one unused for longest first.
-    pub(crate) host_lru: Lru,
+    pub(crate) host_lru: Recency,
     /// Transfers in flight that own a host copy's memory.
     pub(crate) jobs: Vec<Job<T>>,
     /// Work in flight that changes a block in place, moves and writes under a lease: the event behind it, and the block.
@@ -141,7 +142,7 @@ pub(crate) enum JobKind {
 }
 
 impl<T: Transfer> Books<T> {
-    pub(crate) fn new(arena: Arena<T::Buffer>, probe: Probe<T::Event>) -> Self {
+    pub(crate) fn new(arena: Arena<T::Buffer>, probe: Probe<T::Event>, rule: Rule) -> Self {
         Books {
             budget: arena.allocator().size(),
             arena,
@@ -149,8 +150,8 @@ impl<T: Transfer> Books<T> {
             entries: Vec::new(),
             vacant: Vec::new(),
             names: HashMap::new(),
-            lru: Lru::new(),
-            host_lru: Lru::new(),
+            rule,
+            host_lru: Recency::default(),
             jobs: Vec::new(),
             changes: Vec::new(),
             look_at: LOOK_FLOOR,
@@ -228,6 +229,7 @@ impl<T: Transfer> Books<T> {
                 (self.entries.len() - 1) as u32
             }
         };
+        self.rule.created(at, &name, padded);
         self.names.insert(name, at);
         Ok(at)
     }
@@ -244,8 +246,10 @@ impl<T: Transfer> Books<T> {
             entry.pins = 0;
             if entry.readers == 0 && !entry.writer {
                 self.held -= self.entry(at).padded;
+                self.rule.released(at);
             }
         }
+        self.rule.dropped(at);
         self.dispose_if_done(at);
     }
 
@@ -257,15 +261,13 @@ impl<T: Transfer> Books<T> {
             return;
         }
         let entry = self.entry_mut(at);
-        entry.host.slice = None;
-        entry.host.state = SlotState::Absent;
         entry.disk.clear();
         entry.file = None;
         if !self.release_device(at) {
             return; // still in use by work whose end cannot be known; the number stays taken
         }
-        self.lru.remove(at);
-        self.host_lru.remove(at);
+        self.drop_host_copy(at);
+        self.rule.forgotten(at);
         self.vacant.push(at);
     }
 
@@ -287,8 +289,36 @@ impl<T: Transfer> Books<T> {
             self.leaving -= entry.padded;
         }
         entry.fetched_ahead = false;
-        self.lru.remove(at);
+        self.rule.left(Tier::Device, at);
         true
+    }
+
+    /// Takes the block for a tensor without one.
+    pub(crate) fn settle_in(&mut self, at: u32, block: Handle) {
+        let entry = &mut self.entries[at as usize];
+        entry.device.block = Some(block);
+        entry.device.state.step(SlotState::Reserved);
+        self.rule.entered(Tier::Device, at, entry.padded);
+    }
+
+    /// The host copy is complete.
+    pub(crate) fn enter_host(&mut self, at: u32) {
+        if !self.host_lru.remove(at) {
+            self.rule.entered(Tier::Host, at, self.entry(at).padded);
+        }
+        self.host_lru.touch(at);
+    }
+
+    /// Gives the host copy up, and its memory back unless a transfer has it.
+    pub(crate) fn drop_host_copy(&mut self, at: u32) {
+        let entry = &mut self.entries[at as usize];
+        entry.host.slice = None;
+        if entry.host.state != SlotState::Absent {
+            entry.host.state = SlotState::Absent;
+        }
+        if self.host_lru.remove(at) {
+            self.rule.left(Tier::Host, at);
+        }
     }
 
     /// Whether no lease, and no work that nobody can wait for, holds the block in place.

@@ -8,7 +8,9 @@ use crate::{
     lower::Lower,
     movers::Movers,
     observe::{Levels, Probe},
+    policy::{EvictionPolicy, Lru},
     pool::{Inner, Last, OnLeak},
+    rule::Rule,
 };
 use allocator_core::{Arena, DeviceBuffer};
 use pinned_host::{
@@ -34,6 +36,9 @@ pub struct PoolBuilder<T: Transfer> {
     name: Arc<str>,
     timeline: Option<Timeline>,
     on_leak: Option<OnLeak>,
+    policy: Box<dyn EvictionPolicy>,
+    schedule: bool,
+    keep_below: u64,
 }
 
 /// Where the arena's bytes come from.
@@ -58,6 +63,9 @@ impl<T: Transfer> PoolBuilder<T> {
             name: "pool".into(),
             timeline: None,
             on_leak: None,
+            policy: Box::<Lru>::default(),
+            schedule: false,
+            keep_below: 0,
         }
     }
 
@@ -132,6 +140,30 @@ impl<T: Transfer> PoolBuilder<T> {
     #[must_use]
     pub fn disk(mut self, store: crate::disk::DiskStore) -> Self {
         self.lower = Some(Lower::new(store));
+        self
+    }
+
+    /// Who leaves first when a tier is full. Default: [`Lru`](crate::policy::Lru). Names:
+    /// [`policy::by_name`](crate::policy::by_name).
+    #[must_use]
+    pub fn policy(mut self, policy: Box<dyn EvictionPolicy>) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Replays the order of leases of one iteration in the next, see [`SwapPool::mark_step`]; the [`policy`](Self::policy) decides
+    /// where there is none to replay. Default: off.
+    #[must_use]
+    pub fn schedule(mut self, schedule: bool) -> Self {
+        self.schedule = schedule;
+        self
+    }
+
+    /// Tensors of fewer bytes leave the device only when nothing else can: fetching them again costs more than their room is worth.
+    /// Default: 0.
+    #[must_use]
+    pub fn keep_below(mut self, bytes: u64) -> Self {
+        self.keep_below = bytes;
         self
     }
 
@@ -232,7 +264,8 @@ impl<T: Transfer> PoolBuilder<T> {
         let origin = queue.record().map_err(|e| SwapError::device("record an event", e))?;
         let budget = Levels { device: buffer.size(), host: self.host_memory, leased: 0 };
         let probe = Probe::new(&self.name, self.timeline, self.measure, budget);
-        let books = Mutex::new(Books::new(Arena::new(buffer.clone())?, probe.clone()));
+        let rule = Rule::new(self.policy, self.schedule, buffer.size());
+        let books = Mutex::new(Books::new(Arena::new(buffer.clone())?, probe.clone(), rule));
         let inner = Arc::new_cyclic(|me| Inner {
             queue,
             origin,
@@ -252,6 +285,7 @@ impl<T: Transfer> PoolBuilder<T> {
             pageable: memory.pageable,
             lower: self.lower,
             movers: Movers::new(),
+            keep_below: self.keep_below,
             me: me.clone(),
             probe,
             on_leak: self.on_leak,
@@ -276,6 +310,9 @@ impl<T: Transfer> fmt::Debug for PoolBuilder<T> {
             .field("deadline", &self.deadline)
             .field("disk_deadline", &self.disk_deadline)
             .field("measure", &self.measure)
+            .field("policy", &self.policy.name())
+            .field("schedule", &self.schedule)
+            .field("keep_below", &self.keep_below)
             .field("name", &self.name)
             .field("timeline", &self.timeline)
             .finish_non_exhaustive()

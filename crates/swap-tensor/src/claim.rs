@@ -7,6 +7,7 @@ use crate::{
     hold::Hold,
     lease::Mode,
     lock::Guard,
+    policy::Use,
     pool::Inner,
     request::Wanted,
     room::Effort,
@@ -83,7 +84,10 @@ impl<T: Transfer> Inner<T> {
                     books.writers.push((at, queue.clone()));
                 }
             }
-            books.held += if held { 0 } else { padded };
+            if !held {
+                books.held += padded;
+                books.rule.held(at);
+            }
             books.stay(at);
         }
         Ok(())
@@ -101,7 +105,11 @@ impl<T: Transfer> Inner<T> {
         }
         let entry = books.entry(at);
         let (held, padded) = (entry.held(), entry.padded);
-        books.held -= if held { 0 } else { padded };
+        if !held {
+            books.held -= padded;
+            books.rule.released(at);
+        }
+        self.poke(books);
         books.recover(at);
         self.tell_levels(books);
         self.wake(books);
@@ -159,7 +167,7 @@ impl<T: Transfer> Inner<T> {
                     (Mode::Write, _) => self.land(books, at),
                 };
                 books = guard;
-                landed.and_then(|()| self.seat(&mut books, at, mode, queue)).inspect(|_| {
+                landed.and_then(|()| self.seat(&mut books, (at, mode, want), queue)).inspect(|_| {
                     books.counters.leases += 1;
                     books.counters.hits += u64::from(found == Found::Here);
                     self.probe.leased(found == Found::Here);
@@ -211,8 +219,7 @@ impl<T: Transfer> Inner<T> {
     fn seat(
         &self,
         books: &mut Books<T>,
-        at: u32,
-        mode: Mode,
+        (at, mode, want): (u32, Mode, Want),
         queue: &T::Queue,
     ) -> Result<Range<u64>, SwapError> {
         let Some(block) = books.entry(at).device.block else { return Ok(0..0) };
@@ -226,7 +233,15 @@ impl<T: Transfer> Inner<T> {
         let access = if mode == Mode::Write { Access::Write } else { Access::Read };
         self.order_one(books, queue, range.clone(), access, "order a lease")?;
         books.arena.lease(block)?;
-        books.lru.touch(at);
+        books.rule.leased(
+            at,
+            match (mode, want) {
+                (Mode::Read, _) => Use::Read,
+                (Mode::Write, Want::Contents) => Use::Write,
+                (Mode::Write, Want::Room) => Use::Overwrite,
+            },
+        );
+        self.poke(books);
         let entry = books.entry_mut(at);
         entry.fetched_ahead = false;
         entry.uses += 1;

@@ -141,9 +141,8 @@ impl<T: Transfer> Inner<T> {
             Ok(block) => block,
             Err(error) => return (books, Err(error)),
         };
+        books.settle_in(at, block);
         let entry = books.entry_mut(at);
-        entry.device.block = Some(block);
-        entry.device.state.step(SlotState::Reserved);
         if want == Want::Room {
             entry.device.state.step(SlotState::Filling);
             entry.device.ordered = false;
@@ -180,7 +179,6 @@ impl<T: Transfer> Inner<T> {
                 let counted = self.probe.transfer(Kind::Upload, &spec, bytes, (ticket.event(), started));
                 books.jobs.push(Job { entry: at, kind: JobKind::SwapIn, version, ticket, _counted: counted });
                 books.counters.uploaded_bytes += bytes;
-                books.lru.touch(at);
                 Ok(())
             }
             Err(refused) => {

@@ -8,7 +8,7 @@ use crate::{
     lease::Mode,
     leases::LeaseId,
     observe::{Kind, Step},
-    room::Effort,
+    room::{Effort, Why},
     tensor::Token,
 };
 use core::ops::Range;
@@ -39,7 +39,7 @@ impl<T: Transfer> Hold<T> {
         let inner = &token.inner;
         let _span = inner.probe.enter(Step::Lease, token.spec.name(), token.spec.bytes());
         let since = Instant::now();
-        let effort = Effort { wait_until: Some(since + inner.deadline), since };
+        let effort = Effort { wait_until: Some(since + inner.deadline), since, why: Why::Lease };
         let books = inner.claim(inner.lock(), &[(token.at, mode)], queue, effort)?;
         let (mut books, range) = inner.occupy(books, (token.at, mode, want), queue, effort);
         let range = range?;

@@ -35,6 +35,8 @@ struct State<T: Transfer> {
     demands: VecDeque<Work>,
     /// Tensors to fetch ahead, in the order they were asked for.
     wishes: VecDeque<Wish<T>>,
+    /// The schedule may want something fetched.
+    poked: Option<Weak<Inner<T>>>,
     /// Tensors to write to a lower tier.
     spills: VecDeque<(Arc<Inner<T>>, Batch)>,
     /// When to look again on behalf of tasks whose deadline passes.
@@ -99,6 +101,7 @@ impl<T: Transfer> Movers<T> {
         let state = State {
             demands: VecDeque::new(),
             wishes: VecDeque::new(),
+            poked: None,
             spills: VecDeque::new(),
             alarms: BinaryHeap::new(),
             threads: [0; 3],
@@ -151,6 +154,20 @@ impl<T: Transfer> Movers<T> {
         self.shared.work.notify_all();
     }
 
+    /// Has a thread look at what the schedule wants.
+    pub(crate) fn poke(&self, inner: &Arc<Inner<T>>) {
+        let mut state = self.shared.lock();
+        if state.poked.is_none() {
+            state.poked = Some(Arc::downgrade(inner));
+            let wanted = state.demanding() + inner.fetchers().min(state.serving + state.wishes.len() + 1);
+            if !self.start(&mut state, Role::In, wanted) {
+                state.poked = None; // as with a wish
+            }
+            drop(state);
+            self.shared.work.notify_all();
+        }
+    }
+
     /// Takes back the wishes for `tokens` that nobody has begun to serve; how many those were.
     pub(crate) fn unwish(&self, wanted: impl Fn(&Arc<Token<T>>) -> bool) -> usize {
         let mut state = self.shared.lock();
@@ -190,10 +207,10 @@ impl<T: Transfer> Movers<T> {
         self.shared.work.notify_all();
     }
 
-    /// Blocks until every wish made so far has been served or given up.
+    /// Blocks until every wish made so far, and what the schedule wants now, has been served or given up.
     pub(crate) fn wait_wishes(&self) {
         let mut state = self.shared.lock();
-        while state.serving > 0 || !state.wishes.is_empty() {
+        while state.serving > 0 || !state.wishes.is_empty() || state.poked.is_some() {
             state = self.shared.done.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
@@ -244,6 +261,14 @@ impl<T: Transfer> Shared<T> {
             state.serving += 1;
             drop(state);
             wish.serve();
+        } else if let Some(inner) = state.poked.take() {
+            let _busy = Busy { shared: self, role: Role::In, wish: true };
+            state.busy[Role::In as usize] += 1;
+            state.serving += 1;
+            drop(state);
+            if let Some(inner) = inner.upgrade() {
+                while inner.fetch_scheduled() {}
+            }
         } else {
             return self.wait(state);
         }

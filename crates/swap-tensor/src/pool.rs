@@ -11,8 +11,9 @@ use crate::{
     meter::TransferTime,
     movers::Movers,
     observe::{Levels, Probe},
+    policy::State,
     request::{self, Errand, LeaseRequest, Wanted},
-    room::Effort,
+    room::{Effort, Why},
     stats::Stats,
     tensor::Token,
 };
@@ -101,6 +102,8 @@ pub(crate) struct Inner<T: Transfer> {
     /// The tier below host memory, if there is one.
     pub(crate) lower: Option<Lower>,
     pub(crate) movers: Movers<T>,
+    /// Tensors with fewer bytes leave the device last.
+    pub(crate) keep_below: u64,
     /// What everybody else holds.
     pub(crate) me: Weak<Inner<T>>,
     pub(crate) probe: Probe<T::Event>,
@@ -207,6 +210,49 @@ impl<T: Transfer> SwapPool<T> {
     /// has taken room goes on.
     pub fn cancel_prefetch(&self, tensors: &[&Tensor<T>]) -> usize {
         self.inner.movers.unwish(|token| tensors.iter().any(|tensor| Arc::ptr_eq(&tensor.token, token)))
+    }
+
+    /// Says that an iteration of the program begins: a training step, a token. With [`PoolBuilder::schedule`] the leases of one
+    /// iteration are the schedule of the next: what is needed farthest ahead leaves first, and what is needed next comes in just in
+    /// time, without a [`prefetch`](Self::prefetch). Otherwise nothing happens.
+    ///
+    /// The first schedule is there from the third iteration on at the latest: it is made by a thread of the pool. Where the program
+    /// leaves the order, the pool's policy decides, until the next call. See [`policy::schedule`](crate::policy::schedule).
+    ///
+    /// ```
+    /// use backend_cpu::CpuDevice;
+    /// use swap_tensor::{DType, SwapPool, TensorSpec};
+    ///
+    /// let pool = SwapPool::builder(CpuDevice::new()?)
+    ///     .device_memory(3 << 20)
+    ///     .host_memory(8 << 20)
+    ///     .schedule(true)
+    ///     .build()?;
+    /// let layers = (0..6u8)
+    ///     .map(|i| pool.create(TensorSpec::new(format!("{i}"), DType::U8, [1 << 20])?, &vec![i; 1 << 20]))
+    ///     .collect::<Result<Vec<_>, _>>()?;
+    /// for _token in 0..4 {
+    ///     pool.mark_step();
+    ///     for layer in &layers {
+    ///         layer.read()?.wait()?; // and compute, while the next one comes in
+    ///     }
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn mark_step(&self) {
+        let mut books = self.inner.lock();
+        let draft = books.rule.mark_step();
+        self.inner.poke(&mut books);
+        drop(books);
+        if let Some(draft) = draft {
+            self.inner.make_schedule(draft);
+        }
+    }
+
+    /// What the pool goes by: a recorded step, or the policy because there is none, or none that fits; `None` without
+    /// [`PoolBuilder::schedule`].
+    pub fn schedule_state(&self) -> Option<State> {
+        self.inner.lock().rule.state()
     }
 
     /// Blocks until everything asked for by [`prefetch`](Self::prefetch) so far is on its way, or was given up.
@@ -396,9 +442,13 @@ impl<T: Transfer> Inner<T> {
     fn set_budget(&self, bytes: u64) -> Result<u64, SwapError> {
         let mut books = self.lock();
         books.budget = bytes.min(books.arena.allocator().size());
+        let budget = books.budget;
+        if let Some(schedule) = books.rule.schedule() {
+            schedule.set_device_bytes(budget);
+        }
         self.wake(&books);
         let (since, failures) = (Instant::now(), books.counters.failed_transfers);
-        let (mut books, left) = self.shrink(books, Effort { wait_until: None, since });
+        let (mut books, left) = self.shrink(books, Effort { wait_until: None, since, why: Why::Lease });
         if books.counters.failed_transfers > failures {
             if let Some(fault) = books.fault.take() {
                 return Err(fault);

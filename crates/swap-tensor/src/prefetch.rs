@@ -1,9 +1,13 @@
-//! Fetching ahead.
+//! Fetching ahead: what the program wishes for, and what the schedule wants.
 
 use crate::{
+    SlotState, SwapError,
+    books::Books,
     fill::{Found, Want},
     observe::Counted,
-    room::Effort,
+    policy::Draft,
+    pool::Inner,
+    room::{Effort, Why},
     tensor::Token,
 };
 use pinned_host::Transfer;
@@ -48,7 +52,7 @@ impl<T: Transfer> Token<T> {
         if entry.held() || entry.busy || entry.uses != uses {
             return; // in use, on its way, or too late
         }
-        let effort = Effort { wait_until: None, since: Instant::now() };
+        let effort = Effort { wait_until: None, since: Instant::now(), why: Why::Wish };
         let (mut books, found) = self.inner.bring_in(books, self.at, Want::Contents, effort);
         match found {
             Ok(Found::Fetched) => {
@@ -60,12 +64,72 @@ impl<T: Transfer> Token<T> {
             // It stays, whatever write-back it was waiting to leave after.
             Ok(Found::Here) => {
                 books.stay(self.at);
-                books.lru.touch(self.at);
                 let unused = !books.entry(self.at).held();
                 books.entry_mut(self.at).fetched_ahead = unused;
             }
             Ok(Found::Blank) | Err(_) => {}
         }
         self.inner.wake(&books);
+    }
+}
+
+impl<T: Transfer> Inner<T> {
+    /// A lease came or went: what the schedule wants next may have room now.
+    pub(crate) fn poke(&self, books: &mut Books<T>) {
+        if let (true, Some(me)) = (books.rule.follows(), self.me.upgrade()) {
+            self.movers.poke(&me);
+        }
+    }
+
+    /// Makes a schedule of what was recorded and follows it, on a thread of the pool.
+    pub(crate) fn make_schedule(&self, draft: Draft) {
+        let Some(me) = self.me.upgrade() else { return };
+        let work = move || {
+            let schedule = draft.plan();
+            let mut books = me.lock();
+            if let Some(scheduled) = books.rule.schedule() {
+                scheduled.adopt(schedule);
+            }
+            me.poke(&mut books);
+        };
+        if let Err(work) = self.movers.demand(Box::new(work)) {
+            work();
+        }
+    }
+
+    /// Begins the next fetch that the schedule wants. `false`: there is none, or no room for it yet.
+    pub(crate) fn fetch_scheduled(&self) -> bool {
+        let mut books = self.lock();
+        books.reap();
+        let Some(fetch) = books.rule.schedule().and_then(|schedule| schedule.next_fetch(u64::MAX)) else {
+            return false;
+        };
+        let at = fetch.key.number();
+        let entry = books.entry(at);
+        let wanted = entry.live && entry.device.state == SlotState::Absent && entry.valid_below();
+        if !wanted || entry.held() || entry.busy {
+            return true; // on its way, or not to be had: the next one
+        }
+        let effort = Effort { wait_until: None, since: Instant::now(), why: Why::Fetch(fetch) };
+        let (mut books, found) = self.bring_in(books, at, Want::Contents, effort);
+        let begun = match found {
+            Ok(found) => {
+                books.counters.prefetches += u64::from(found == Found::Fetched);
+                self.probe.prefetched();
+                true
+            }
+            Err(
+                SwapError::DeviceBudget { .. } | SwapError::HostBudget { .. } | SwapError::DiskBudget { .. },
+            ) => {
+                if let Some(schedule) = books.rule.schedule() {
+                    schedule.put_back(fetch);
+                }
+                false
+            }
+            // Whoever leases it will meet that again, and be told.
+            Err(_) => false,
+        };
+        self.wake(&books);
+        begun
     }
 }

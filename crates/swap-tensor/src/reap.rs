@@ -124,7 +124,7 @@ impl<T: Transfer> Books<T> {
                 entry.host.slice = Some(slice);
                 let current = entry.version == version;
                 entry.host.state.step(if current { SlotState::Valid } else { SlotState::Stale });
-                self.host_lru.touch(at);
+                self.enter_host(at);
                 let entry = self.entry_mut(at);
                 if leaving
                     && current

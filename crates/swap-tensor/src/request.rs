@@ -7,7 +7,7 @@ use crate::{
     lease::{Lease, Mode, ReadLease, WriteLease},
     movers::Work,
     pool::Inner,
-    room::Effort,
+    room::{Effort, Why},
     tensor::Token,
 };
 use core::{
@@ -121,7 +121,8 @@ impl<T: Transfer, L> LeaseRequest<T, L> {
 
     fn effort(&self) -> Effort {
         let since = Instant::now();
-        Effort { wait_until: since.checked_add(self.within).or(Some(since + FOR_EVER)), since }
+        let until = since.checked_add(self.within).unwrap_or(since + FOR_EVER);
+        Effort { wait_until: Some(until), since, why: Why::Lease }
     }
 
     fn finish(&self, holds: Vec<Hold<T>>) -> Result<L, SwapError> {

@@ -5,7 +5,9 @@ use crate::{
     books::{Books, Job, JobKind},
     lock::Guard,
     observe::{Kind, Reason, Step},
+    policy::{Fetch, Tier},
     pool::Inner,
+    rule::For,
 };
 use allocator_core::{AllocError, ApplyError, DeviceBuffer, Handle, Move, Plan, Request};
 use core::ops::Range;
@@ -19,6 +21,27 @@ pub(crate) struct Effort {
     pub(crate) wait_until: Option<Instant>,
     /// When the request came, for the error's sake.
     pub(crate) since: Instant,
+    pub(crate) why: Why,
+}
+
+/// What room is wanted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// A lease, or the budget: somebody waits.
+    Lease,
+    /// A tensor that the program wants fetched ahead.
+    Wish,
+    /// One that the schedule wants.
+    Fetch(Fetch),
+}
+
+/// Who stays, as long as others can go.
+#[derive(Debug, Clone, Copy)]
+struct Spare {
+    /// What was fetched ahead and not used since.
+    fetched: bool,
+    /// What has fewer bytes.
+    below: u64,
 }
 
 /// What an attempt to evict one tensor came to.
@@ -42,7 +65,7 @@ impl<T: Transfer> Inner<T> {
         effort: Effort,
     ) -> (Guard<'a, T>, Result<Handle, SwapError>) {
         let request = Request::new(bytes);
-        let prefetch = effort.wait_until.is_none();
+        let prefetch = effort.why != Why::Lease;
         let failures = books.counters.failed_transfers;
         loop {
             books.reap();
@@ -76,7 +99,7 @@ impl<T: Transfer> Inner<T> {
             }
             let mut refusal = None;
             if books.leaving == 0 || free + books.leaving < bytes {
-                match self.evict_one(&mut books, prefetch) {
+                match self.evict_one(&mut books, effort.why) {
                     Ok(Evicted::Freed | Evicted::Started) => continue,
                     Ok(Evicted::Waiting) => {}
                     Ok(Evicted::Nobody(why)) => refusal = why,
@@ -120,7 +143,7 @@ impl<T: Transfer> Inner<T> {
                 return (books, Ok(over));
             }
             if over > books.leaving {
-                match self.evict_one(&mut books, false) {
+                match self.evict_one(&mut books, effort.why) {
                     Ok(Evicted::Freed | Evicted::Started) => continue,
                     Ok(Evicted::Waiting | Evicted::Nobody(_)) => {}
                     Err(error) => return (books, Err(error)),
@@ -293,15 +316,19 @@ impl<T: Transfer> Inner<T> {
         self.order(books, queue, operation)
     }
 
-    /// Evicts the tensor unused for longest: a clean one at once, a dirty one by way of a write-back.
-    fn evict_one(&self, books: &mut Books<T>, prefetch: bool) -> Result<Evicted, SwapError> {
+    /// Evicts the tensor that the policy offers first: a clean one at once, a dirty one by way of a write-back.
+    fn evict_one(&self, books: &mut Books<T>, why: Why) -> Result<Evicted, SwapError> {
         let mut refusal = None;
-        // What was fetched ahead goes last, and never for the sake of another fetch.
-        for spare_fetched in [true, false] {
-            if prefetch && !spare_fetched {
-                break;
-            }
-            while let Some((at, clean)) = books.victim(spare_fetched, refusal.is_some()) {
+        // What was fetched ahead goes late, and what is small last; neither for the sake of a fetch. A schedule knows what was
+        // fetched for when.
+        let fetched = !books.rule.follows();
+        let passes = [
+            Spare { fetched, below: self.keep_below },
+            Spare { fetched: false, below: self.keep_below },
+            Spare { fetched: false, below: 0 },
+        ];
+        for spare in passes.into_iter().take(if why == Why::Lease { 3 } else { 1 }) {
+            while let Some((at, clean)) = books.victim(why, spare, refusal.is_some()) {
                 if clean {
                     books.release_device(at);
                     books.counters.evictions += 1;
@@ -445,15 +472,22 @@ impl<T: Transfer> Books<T> {
         });
     }
 
-    /// The least recently used tensor that may go, and whether it is clean.
-    fn victim(&self, spare_fetched: bool, clean_only: bool) -> Option<(u32, bool)> {
-        self.lru.iter().find_map(|at| {
-            let entry = self.entry(at);
+    /// The first tensor that may go, as the policy has it, and whether it is clean.
+    fn victim(&mut self, why: Why, spare: Spare, clean_only: bool) -> Option<(u32, bool)> {
+        let Books { rule, entries, arena, .. } = self;
+        let whose = match &why {
+            Why::Fetch(fetch) => For::Fetch(fetch),
+            Why::Lease | Why::Wish => For::Lease,
+        };
+        rule.first(Tier::Device, whose, |at| {
+            let entry = &entries[at as usize];
+            let free = |block| arena.block(block).is_ok_and(|b| b.leases == 0);
             let may_go = entry.device.state == SlotState::Valid
                 && entry.idle()
                 && entry.jobs == 0
-                && self.is_free_to_go(entry.device.block)
-                && !(spare_fetched && entry.fetched_ahead);
+                && entry.device.block.is_some_and(free)
+                && entry.padded >= spare.below
+                && !(spare.fetched && entry.fetched_ahead);
             let clean = entry.valid_below();
             (may_go && (clean || !clean_only)).then_some((at, clean))
         })
@@ -486,10 +520,7 @@ impl<T: Transfer> Books<T> {
         let Some(at) = self.host_lru.iter().filter(|&at| spare(self, at)).min_by_key(by_worth) else {
             return false;
         };
-        let entry = self.entry_mut(at);
-        entry.host.slice = None;
-        entry.host.state.step(SlotState::Absent);
-        self.host_lru.remove(at);
+        self.drop_host_copy(at);
         true
     }
 }

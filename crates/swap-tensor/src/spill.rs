@@ -9,7 +9,9 @@ use crate::{
     flight::{DEPTH, Flight},
     lower::{Lower, LowerCopy, Piece, Writing},
     observe::{Io, Kind, Reason},
+    policy::Tier,
     pool::Inner,
+    rule::For,
 };
 use core::ops::Range;
 use pinned_host::{Access, Lane, SliceOf, Transfer};
@@ -178,9 +180,7 @@ impl<T: Transfer> Inner<T> {
                 entry.disk.publish(copy, true);
                 // What it was written for: its memory. The copy that is left is as good.
                 if entry.host.state == SlotState::Valid {
-                    entry.host.slice = None;
-                    entry.host.state.step(SlotState::Absent);
-                    books.host_lru.remove(at);
+                    books.drop_host_copy(at);
                 }
                 books.counters.spills += 1;
                 books.counters.disk_written_bytes += bytes;
@@ -324,12 +324,13 @@ impl<T: Transfer> Inner<T> {
 
 impl<T: Transfer> Books<T> {
     /// The coldest host copy that is the only one of its tensor and that nobody works with.
-    fn next_to_spill(&self) -> Option<u32> {
-        self.host_lru.iter().find(|&at| {
-            let entry = self.entry(at);
+    fn next_to_spill(&mut self) -> Option<u32> {
+        let Books { rule, entries, .. } = self;
+        rule.first(Tier::Host, For::Lease, |at| {
+            let entry = &entries[at as usize];
             let alone = entry.host.state == SlotState::Valid && entry.host.slice.is_some();
             let free = !entry.busy && entry.jobs == 0 && entry.spill == Spill::No;
-            alone && free && entry.disk.copy().is_none() && entry.live
+            (alone && free && entry.disk.copy().is_none() && entry.live).then_some(at)
         })
     }
 

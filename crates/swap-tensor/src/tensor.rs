@@ -8,6 +8,7 @@ use crate::{
     lock::Guard,
     lower::LowerCopy,
     observe::{Kind, Reason},
+    policy::Priority,
     pool::Inner,
     request::{self, LeaseRequest, Wanted},
     spill::Spill,
@@ -229,6 +230,16 @@ impl<T: Transfer> Tensor<T> {
         true
     }
 
+    /// How important it is that the tensor stays in its tier: among those of one priority the pool's policy decides.
+    pub fn priority(&self) -> Priority {
+        self.inner().lock().rule.priority(self.at())
+    }
+
+    /// Sets [`priority`](Self::priority). A tensor of a higher one leaves only when none of a lower one can.
+    pub fn set_priority(&self, priority: Priority) {
+        self.inner().lock().rule.set_priority(self.at(), priority);
+    }
+
     /// Brings the tensor to the device and keeps it there until [`unpin`](Self::unpin). Pins count; a pinned block may
     /// still move inside the arena between leases.
     ///
@@ -252,7 +263,11 @@ impl<T: Transfer> Tensor<T> {
         }
         entry.pins -= 1;
         let (held, padded) = (entry.held(), entry.padded);
-        books.held -= if held { 0 } else { padded };
+        if !held {
+            books.held -= padded;
+            books.rule.released(self.at());
+            self.inner().poke(&mut books);
+        }
         self.inner().wake(&books);
         true
     }
@@ -341,7 +356,7 @@ impl<T: Transfer> Tensor<T> {
         entry.version += 1;
         entry.busy = false;
         entry.disk.outdate();
-        books.host_lru.touch(self.at());
+        books.enter_host(self.at());
         let entry = books.entry_mut(self.at());
         if entry.device.state == SlotState::Valid {
             entry.device.state.step(SlotState::Stale);

@@ -59,7 +59,7 @@ mod frequency;
 mod lru;
 mod priority;
 mod ranked;
-mod recency;
+pub(crate) mod recency;
 mod registry;
 pub mod schedule;
 mod seats;

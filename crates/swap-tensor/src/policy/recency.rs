@@ -9,7 +9,7 @@ use super::NONE;
 /// oldest -> 4 <-> 0 <-> 7 <- newest        links[4] = { older: NONE, newer: 0 }, links[1] is not linked
 /// ```
 #[derive(Debug)]
-pub(super) struct Recency {
+pub(crate) struct Recency {
     links: Vec<Link>,
     /// Ends of the list; `NONE` iff it is empty.
     oldest: u32,
@@ -31,7 +31,7 @@ impl Default for Recency {
 
 impl Recency {
     /// Makes `number` the newest.
-    pub(super) fn touch(&mut self, number: u32) {
+    pub(crate) fn touch(&mut self, number: u32) {
         if self.newest == number {
             return;
         }
@@ -47,7 +47,7 @@ impl Recency {
     }
 
     /// Takes `number` off the list; `false` if it was not on it.
-    pub(super) fn remove(&mut self, number: u32) -> bool {
+    pub(crate) fn remove(&mut self, number: u32) -> bool {
         let Some(&Link { older, newer, linked: true }) = self.links.get(number as usize) else {
             return false;
         };
@@ -70,7 +70,7 @@ impl Recency {
     }
 
     /// The numbers, the oldest first.
-    pub(super) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         let mut at = self.oldest;
         core::iter::from_fn(move || {
             let link = self.links.get(at as usize)?;

@@ -52,7 +52,8 @@ impl Fetches {
             _ => fetch >= self.due,
         };
         if !schedule.fetch_of(ahead).is_some_and(to_come) {
-            self.unplanned.push(Reverse((use_at.saturating_sub(SHORTLY), use_at)));
+            let shortly = SHORTLY.min(schedule.events() / 8).max(1);
+            self.unplanned.push(Reverse((use_at.saturating_sub(shortly), use_at)));
         }
     }
 
@@ -97,5 +98,6 @@ pub(super) fn position(track: &Track, use_at: u64) -> (u32, bool) {
     ((ahead % events) as u32, ahead >= events)
 }
 
-/// Events ahead of its use at which a fetch that was not planned begins.
+/// Events ahead of its use at which a fetch that was not planned begins, in a step that is long enough: too early, and it takes the
+/// room of what is needed sooner than what the plan would have evicted.
 const SHORTLY: u64 = 16;

@@ -61,6 +61,8 @@ pub struct Scheduled {
     fetches: Fetches,
     /// Steps in a row that ended before their schedule.
     cut: u32,
+    /// The schedule was made for another device.
+    resized: bool,
 }
 
 /// A tensor that should be fetched now.
@@ -102,7 +104,13 @@ impl Scheduled {
             index: Index::new(),
             fetches: Fetches::default(),
             cut: 0,
+            resized: false,
         }
+    }
+
+    /// The device holds `bytes` from now on: the next mark makes a new schedule.
+    pub fn set_device_bytes(&mut self, bytes: u64) {
+        self.resized |= core::mem::replace(&mut self.device_bytes, bytes) != bytes;
     }
 
     /// What it goes by now.
@@ -175,13 +183,13 @@ impl Scheduled {
             Some(track) if track.is_lost() => true,
             Some(track) => {
                 self.cut = if track.is_through() { 0 } else { self.cut + 1 };
-                self.cut >= 2 || track.is_outdated()
+                self.cut >= 2 || track.is_outdated() || self.resized
             }
         };
         self.wrap();
         // The first mark ends nothing.
         let recording = self.recorder.get_or_insert_default().restart(renew)?;
-        self.cut = 0;
+        (self.cut, self.resized) = (0, false);
         Some(Draft::new(recording, self.device_bytes))
     }
 
