@@ -30,7 +30,7 @@ pub(crate) const SOAKS: &[Soak] = &[
         name: "swap",
         package: "swap-tensor",
         test: "soak_swap",
-        features: "",
+        features: "disk,conformance",
         flag: "--schedules",
         variable: "SOAK_SCHEDULES",
         full: 100_000,

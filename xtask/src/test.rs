@@ -88,7 +88,7 @@ fn cargo_test(options: &Options, present: &[&Backend]) -> Option<Vec<Suite>> {
     // The swap story is told by the crate above the backends, with a backend as its harness.
     args.extend([
         "--features".into(),
-        "swap-tensor/conformance,swap-tensor/metrics,swap-tensor/tracing".into(),
+        "swap-tensor/conformance,swap-tensor/disk,swap-tensor/metrics,swap-tensor/tracing".into(),
     ]);
     for backend in present {
         for feature in backend.features {

@@ -46,9 +46,20 @@ pub(crate) struct RunArgs {
     /// Size of the arena on the device
     #[arg(long, default_value = "96MiB", value_name = "SIZE", value_parser = some, allow_hyphen_values = true)]
     pub(crate) device_memory: Size,
-    /// Host memory for tensors that were changed and had to leave the device [default: the model's size, rounded up]
+    /// Host memory for tensors that were changed and had to leave the device [default: the model's size, rounded up; with
+    /// --disk as much as --device-memory]
     #[arg(long, value_name = "SIZE", value_parser = addressable, allow_hyphen_values = true)]
     pub(crate) host_memory: Option<Size>,
+    /// Keep what has no room in host memory either in an anonymous file in this directory, which is gone when the run ends
+    #[arg(long, value_name = "DIR")]
+    pub(crate) disk: Option<PathBuf>,
+    /// Who leaves first when the device or host memory is full
+    #[arg(long, default_value = "lru", value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(swap_tensor::policy::NAMES))]
+    pub(crate) policy: String,
+    /// Record the order of leases in the first pass, then evict what is needed farthest ahead and fetch just in time;
+    /// --prefetch counts until there is an order, and --policy where there is none
+    #[arg(long)]
+    pub(crate) schedule: bool,
     /// How often to walk forward and back
     #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) passes: u32,

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod disk;
 mod error;
 mod expect;
 mod host;

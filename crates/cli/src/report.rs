@@ -43,6 +43,16 @@ pub(crate) struct Report {
     pub(crate) hits: u64,
     /// Tensors that left the device to make room.
     pub(crate) evictions: u64,
+    /// Who left first.
+    pub(crate) policy: String,
+    /// Whether a recorded order was replayed.
+    pub(crate) schedule: bool,
+    /// How the disk tier is read and written; `null` without one.
+    pub(crate) disk: Option<String>,
+    /// Host memory or device to disk.
+    pub(crate) disk_written_bytes: u64,
+    /// Disk to device.
+    pub(crate) disk_read_bytes: u64,
     /// Checks that found other bytes than expected.
     pub(crate) mismatches: u64,
     /// The walks.
@@ -83,6 +93,10 @@ impl fmt::Display for Report {
             Size(self.downloaded_bytes),
             Size(self.moved_bytes)
         )?;
+        if let Some(path) = &self.disk {
+            let (written, read) = (Size(self.disk_written_bytes), Size(self.disk_read_bytes));
+            writeln!(f, "disk        {written} written, {read} read; {}", visible(path))?;
+        }
         write!(f, "leases      {}", self.leases)?;
         if self.leases > 0 {
             write!(f, ", {:.1} % found their tensor on the device", percent(self.hits, self.leases))?;

@@ -9,12 +9,12 @@ use crate::report::Report;
 use crate::size::Size;
 use crate::trace::Trace;
 use crate::walk::{Numbered, Steps, Walk};
-use crate::{model, output};
+use crate::{disk, model, output};
 use pinned_host::{ErrorKind, PageLocker, Transfer};
 use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
-use swap_tensor::{SwapError, SwapPool, Timeline, backends};
+use swap_tensor::{SwapError, SwapPool, Timeline, backends, policy};
 
 /// Runs it, and prints what came of it.
 ///
@@ -102,8 +102,11 @@ impl backends::Visitor for &Job<'_> {
 
     fn visit<T: Transfer>(self, device: T) -> Self::Output {
         let needed = self.room_for_all(device.locker().max_region());
-        let host_memory = self.args.host_memory.unwrap_or(needed);
-        let pool = self.pool(device, host_memory)?;
+        let beside_disk = self.args.disk.as_ref().map(|_| self.args.device_memory);
+        let host_memory = self.args.host_memory.or(beside_disk).unwrap_or(needed);
+        let tier =
+            self.args.disk.as_deref().map(|directory| disk::Tier::open(directory, needed)).transpose()?;
+        let pool = self.pool(device, host_memory, tier.as_ref())?;
         let tensors = self.attach(&pool)?;
         let mut memcpy = Memcpy::new(self.model.places.iter().map(|place| place.bytes as usize));
         let steps = Steps {
@@ -135,6 +138,11 @@ impl backends::Visitor for &Job<'_> {
             leases: stats.leases,
             hits: stats.hits,
             evictions: stats.evictions,
+            policy: self.args.policy.clone(),
+            schedule: self.args.schedule,
+            disk: tier.as_ref().map(disk::Tier::path),
+            disk_written_bytes: stats.disk_written_bytes,
+            disk_read_bytes: stats.disk_read_bytes,
             mismatches: found.mismatches,
             seconds: found.elapsed.as_secs_f64(),
             stall_seconds: stats.stall.as_secs_f64(),
@@ -150,15 +158,28 @@ impl backends::Visitor for &Job<'_> {
 }
 
 impl Job<'_> {
-    fn pool<T: Transfer>(&self, device: T, host_memory: Size) -> Result<SwapPool<T>, CliError> {
+    fn pool<T: Transfer>(
+        &self,
+        device: T,
+        host_memory: Size,
+        tier: Option<&disk::Tier>,
+    ) -> Result<SwapPool<T>, CliError> {
+        let policy =
+            policy::by_name(&self.args.policy).map_err(|error| CliError::Usage(error.to_string()))?;
         let device_memory = self.args.device_memory;
         let builder = SwapPool::builder(device)
             .device_memory(device_memory.0)
             .host_memory(host_memory.0)
             .name(&*self.args.backend)
+            .policy(policy)
+            .schedule(self.args.schedule)
             .measure_transfers(true);
         let builder = match self.timeline {
             Some(timeline) => builder.timeline(timeline.clone()),
+            None => builder,
+        };
+        let builder = match tier {
+            Some(tier) => tier.add_to(builder),
             None => builder,
         };
         builder.build().map_err(|error| match error {

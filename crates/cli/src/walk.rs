@@ -8,7 +8,7 @@ use crate::progress::Progress;
 use pinned_host::Transfer;
 use std::thread;
 use std::time::{Duration, Instant};
-use swap_tensor::{ReadLease, SwapError, SwapPool, Tensor, TensorSpec, Timeline, WriteLease};
+use swap_tensor::{ReadLease, SwapError, SwapPool, Tensor, TensorSpec, Timeline, WriteLease, policy::State};
 
 /// A tensor, with the number its patterns and checksums go by.
 pub(crate) type Numbered<T> = (usize, Tensor<T>);
@@ -80,9 +80,11 @@ impl<'a, T: Transfer> Walk<'a, T> {
         };
         let started = Instant::now();
         for pass in 0..steps.passes {
+            pool.mark_step();
             walk.forward(pass)?;
             walk.backward(pass)?;
         }
+        pool.mark_step();
         walk.forward(steps.passes)?;
         walk.settle()?;
         let mut found = walk.found;
@@ -123,7 +125,9 @@ impl<'a, T: Transfer> Walk<'a, T> {
             let ahead = self.steps.ahead;
             let wanted = if step == 0 { 1 } else { ahead.max(1) }..ahead + 1;
             let wanted = wanted.filter_map(|ahead| order.get(step + ahead)).map(|at| &tensors[*at].1);
-            self.pool.prefetch(&wanted.collect::<Vec<_>>());
+            if self.pool.schedule_state() != Some(State::Following) {
+                self.pool.prefetch(&wanted.collect::<Vec<_>>());
+            }
             visit(self, &tensors[*at])?;
             self.progress.advance(tensors[*at].1.spec().bytes());
             self.leased += 1;
