@@ -1,7 +1,7 @@
 //! Tensors that swap between a device, host memory and files, without ever losing the last valid copy.
 //!
 //! A [`SwapPool`] owns one arena on a device. A [`Tensor`] is a name for bytes that may be on the device, in host
-//! memory or in an attached safetensors file; a lease ([`ReadLease`], [`WriteLease`]) brings it to the device and keeps
+//! memory, on disk or in an attached safetensors file; a lease ([`ReadLease`], [`WriteLease`]) brings it to the device and keeps
 //! it there, at one address, ordered on a queue. When room is short the pool moves blocks if that is enough, drops
 //! clean copies, and writes dirty ones back.
 //!

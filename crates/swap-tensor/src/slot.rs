@@ -22,6 +22,9 @@ use core::fmt;
 /// | any | the device is gone, or may use the memory for ever | Lost |
 /// | Lost, in host memory | other room taken for a newer version | Reserved |
 ///
+/// The same table holds in every tier. On disk Filling is a write of the host or the device copy, which stays valid until the
+/// write is complete and its checksum kept; a copy that turns Stale gives its room back at once.
+///
 /// Everything else is refused by [`SlotState::can_become`], and checked in debug builds at each step.
 /// Source: the state machines of KVBM, vLLM, LMCache and PatrickStar, made one per tier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
