@@ -135,23 +135,20 @@ fn clippy() -> Outcome {
             return Outcome::Failed;
         }
     };
-    // The default set of all crates with their tests first: it warms what the rest shares.
-    let mut well = passes(&mut cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]));
+    let clippy = |args: &[&str]| passes(&mut cargo(&[&["clippy"], args, &["--", "-D", "warnings"]].concat()));
+    // With tests first: it warms what the rest shares.
+    let mut well = clippy(&["--workspace", "--all-targets"]);
+    well &= clippy(&["--workspace", "--all-targets", "--all-features"]);
+    // Each by itself, with as little as it can have: beside others it has what they ask for.
     for package in &packages {
-        for set in workspace::feature_sets(package).iter().filter(|set| **set != package.default) {
-            let features: Vec<&str> = set.iter().map(String::as_str).collect();
-            let features = features.join(",");
-            let mut args = vec!["clippy", "-p", &package.name, "--no-default-features"];
-            if !set.is_empty() {
-                args.extend(["--features", &features]);
-            }
-            // Tests may need the default features; with all features on they have them.
-            if *set == package.features {
-                args.push("--all-targets");
-            }
-            args.extend(["--", "-D", "warnings"]);
-            well &= passes(&mut cargo(&args));
-        }
+        well &= clippy(&["-p", &package.name, "--no-default-features"]);
+    }
+    for (feature, names) in workspace::by_feature(&packages) {
+        let features: Vec<String> = names.iter().map(|name| format!("{name}/{feature}")).collect();
+        let features = features.join(",");
+        let mut args = vec!["--no-default-features", "--features", &features];
+        names.iter().for_each(|name| args.extend(["-p", *name]));
+        well &= clippy(&args);
     }
     Outcome::of(well)
 }
