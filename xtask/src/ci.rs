@@ -199,8 +199,14 @@ fn examples() -> Outcome {
     if let Some(why) = setup::vulkan_absent() {
         return Outcome::Skipped(why);
     }
-    let features = ["run", "-p", "swap-tensor", "--features", "vulkan,wgpu", "--example", "compute_on_view"];
-    let mut command = cargo(&features);
+    let example = match test::example("crates/swap-tensor/examples/compute_on_view/main.rs") {
+        Ok(example) => example,
+        Err(why) => {
+            println!("{why}");
+            return Outcome::Failed;
+        }
+    };
+    let mut command = program(&example.to_string_lossy(), &[""; 0]);
     command.env("VK_INSTANCE_LAYERS", "VK_LAYER_KHRONOS_validation");
     println!("$ {}", process::line(&command));
     let mut said = false;
