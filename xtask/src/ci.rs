@@ -119,7 +119,7 @@ const STEPS: &[Step] = &[
         what: "the pool of pinned memory in every interleaving of a few threads",
         run: || Outcome::of(loom()),
     },
-    Step { name: "soak", what: "a hundredth of each soak", run: soaks },
+    Step { name: "soak", what: "a hundredth of each soak", run: || Outcome::of(soak::hundredths()) },
     Step {
         name: "miri",
         what: "allocator-core under miri: unit tests, the original's sequences, a short soak",
@@ -245,15 +245,6 @@ fn send_off() -> Outcome {
         return Outcome::Skipped("the simulated driver is a shared library for Linux".to_owned());
     }
     Outcome::of(bundle::run(&bundle::Options::trial()))
-}
-
-fn soaks() -> Outcome {
-    let mut well = true;
-    for soak in soak::SOAKS {
-        println!("{}: {} of {}", soak.name, soak.full / 100, soak.full);
-        well &= soak::run(&soak::Options::hundredth(soak));
-    }
-    Outcome::of(well)
 }
 
 /// The models of `pinned-host`, under loom's model checker.
