@@ -1,15 +1,29 @@
 //! Understands what `cargo build` says it has built.
 
-use crate::workspace;
+use crate::{process, workspace};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 /// Where cargo says it put things: its messages about what it built.
 pub(crate) struct Artifacts(String);
 
 impl Artifacts {
-    /// From what `cargo build --message-format=json-render-diagnostics` wrote to standard output.
-    pub(crate) fn new(messages: String) -> Artifacts {
+    /// From what cargo wrote to standard output, given `--message-format=json-render-diagnostics`.
+    fn new(messages: String) -> Artifacts {
         Artifacts(messages)
+    }
+
+    /// Has cargo build what `args` ask for.
+    pub(crate) fn build<S: AsRef<str>>(args: &[S]) -> Result<Artifacts, String> {
+        let mut command = process::cargo(args);
+        command.arg("--message-format=json-render-diagnostics");
+        println!("$ {}", process::line(&command));
+        let output =
+            command.stderr(Stdio::inherit()).output().map_err(|why| format!("cannot run cargo: {why}"))?;
+        if !output.status.success() {
+            return Err("it does not build".to_owned());
+        }
+        Ok(Artifacts::new(String::from_utf8_lossy(&output.stdout).into_owned()))
     }
 
     /// The program built from the file with this path in the workspace.

@@ -55,7 +55,7 @@ pub(crate) fn run(options: &Options) -> bool {
 
 /// Everything in one build, so that the programs share what they are made of.
 fn build() -> Result<Artifacts, String> {
-    let mut args = vec!["build", "--release", "--message-format=json-render-diagnostics"];
+    let mut args = vec!["build", "--release"];
     for package in ["backend-cuda", "swap-tensor", "swap-tensor-cli"] {
         args.extend(["-p", package]);
     }
@@ -63,14 +63,7 @@ fn build() -> Result<Artifacts, String> {
     for Program { kind, target, .. } in PROGRAMS {
         args.extend([*kind, *target]);
     }
-    let mut command = process::cargo(&args);
-    println!("$ {}", process::line(&command));
-    let output =
-        command.stderr(Stdio::inherit()).output().map_err(|why| format!("cannot run cargo: {why}"))?;
-    if !output.status.success() {
-        return Err("the programs do not build".to_owned());
-    }
-    Ok(Artifacts::new(String::from_utf8_lossy(&output.stdout).into_owned()))
+    Artifacts::build(&args)
 }
 
 /// Puts programs, scripts and the commit into the folder.

@@ -119,7 +119,7 @@ const STEPS: &[Step] = &[
         what: "the pool of pinned memory in every interleaving of a few threads",
         run: || Outcome::of(loom()),
     },
-    Step { name: "soak", what: "a hundredth of each soak", run: soaks },
+    Step { name: "soak", what: "a hundredth of each soak", run: || Outcome::of(soak::hundredths()) },
     Step {
         name: "miri",
         what: "allocator-core under miri: unit tests, the original's sequences, a short soak",
@@ -135,23 +135,20 @@ fn clippy() -> Outcome {
             return Outcome::Failed;
         }
     };
-    // The default set of all crates with their tests first: it warms what the rest shares.
-    let mut well = passes(&mut cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]));
+    let clippy = |args: &[&str]| passes(&mut cargo(&[&["clippy"], args, &["--", "-D", "warnings"]].concat()));
+    // With tests first: it warms what the rest shares.
+    let mut well = clippy(&["--workspace", "--all-targets"]);
+    well &= clippy(&["--workspace", "--all-targets", "--all-features"]);
+    // Each by itself, with as little as it can have: beside others it has what they ask for.
     for package in &packages {
-        for set in workspace::feature_sets(package).iter().filter(|set| **set != package.default) {
-            let features: Vec<&str> = set.iter().map(String::as_str).collect();
-            let features = features.join(",");
-            let mut args = vec!["clippy", "-p", &package.name, "--no-default-features"];
-            if !set.is_empty() {
-                args.extend(["--features", &features]);
-            }
-            // Tests may need the default features; with all features on they have them.
-            if *set == package.features {
-                args.push("--all-targets");
-            }
-            args.extend(["--", "-D", "warnings"]);
-            well &= passes(&mut cargo(&args));
-        }
+        well &= clippy(&["-p", &package.name, "--no-default-features"]);
+    }
+    for (feature, names) in workspace::by_feature(&packages) {
+        let features: Vec<String> = names.iter().map(|name| format!("{name}/{feature}")).collect();
+        let features = features.join(",");
+        let mut args = vec!["--no-default-features", "--features", &features];
+        names.iter().for_each(|name| args.extend(["-p", *name]));
+        well &= clippy(&args);
     }
     Outcome::of(well)
 }
@@ -202,8 +199,14 @@ fn examples() -> Outcome {
     if let Some(why) = setup::vulkan_absent() {
         return Outcome::Skipped(why);
     }
-    let features = ["run", "-p", "swap-tensor", "--features", "vulkan,wgpu", "--example", "compute_on_view"];
-    let mut command = cargo(&features);
+    let example = match test::example("crates/swap-tensor/examples/compute_on_view/main.rs") {
+        Ok(example) => example,
+        Err(why) => {
+            println!("{why}");
+            return Outcome::Failed;
+        }
+    };
+    let mut command = program(&example.to_string_lossy(), &[""; 0]);
     command.env("VK_INSTANCE_LAYERS", "VK_LAYER_KHRONOS_validation");
     println!("$ {}", process::line(&command));
     let mut said = false;
@@ -244,15 +247,6 @@ fn send_off() -> Outcome {
     Outcome::of(bundle::run(&bundle::Options::trial()))
 }
 
-fn soaks() -> Outcome {
-    let mut well = true;
-    for soak in soak::SOAKS {
-        println!("{}: {} of {}", soak.name, soak.full / 100, soak.full);
-        well &= soak::run(&soak::Options::hundredth(soak));
-    }
-    Outcome::of(well)
-}
-
 /// The models of `pinned-host`, under loom's model checker.
 pub(crate) fn loom() -> bool {
     let mut command = cargo(&["test", "--release", "-p", "pinned-host", "--test", "loom"]);
@@ -275,11 +269,14 @@ fn miri() -> Outcome {
             program("rustup", &[&nightly[..], &["test", "-p", "allocator-core"], args].concat());
         // Interpretation is slow, and depth is the native runs' business.
         command.env("PROPTEST_CASES", "4").env("MIRIFLAGS", "-Zmiri-disable-isolation");
-        passes(command.env("RUSTUP_TOOLCHAIN", "nightly"))
+        command.env("RUSTUP_TOOLCHAIN", "nightly");
+        command
     };
-    let lib = miri(&["--lib"]);
-    let whole = miri(&["--features", "conformance", "--test", "deepspeed", "--test", "soak"]);
-    Outcome::of(lib && whole)
+    // Two that take about as long: each is one thread, however many there could be.
+    Outcome::of(process::both(
+        miri(&["--lib"]),
+        miri(&["--features", "conformance", "--test", "deepspeed", "--test", "soak"]),
+    ))
 }
 
 #[cfg(test)]

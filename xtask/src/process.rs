@@ -3,6 +3,7 @@
 use crate::workspace;
 use std::io::{self, BufRead, BufReader};
 use std::process::{Command, Stdio};
+use std::thread;
 
 /// `cargo ARGS` at the workspace's root.
 pub(crate) fn cargo<S: AsRef<str>>(args: &[S]) -> Command {
@@ -34,6 +35,21 @@ pub(crate) fn passes(command: &mut Command) -> bool {
             false
         }
     }
+}
+
+/// Runs both to the end at the same time, and shows what the second said after what the first did; whether both succeeded.
+pub(crate) fn both(mut first: Command, mut second: Command) -> bool {
+    thread::scope(|scope| {
+        let second = scope.spawn(move || {
+            let mut said = Vec::new();
+            let ran = lines(&mut second, |line| said.push(line.to_owned()));
+            (line(&second), said, ran)
+        });
+        let first = passes(&mut first);
+        let Ok((line, said, ran)) = second.join() else { return false };
+        println!("$ {line}\n{}", said.join("\n"));
+        first && ran.is_ok_and(|succeeded| succeeded)
+    })
 }
 
 /// Whether it runs and succeeds; says nothing.
@@ -70,4 +86,21 @@ pub(crate) fn line(command: &Command) -> String {
         line += &arg.to_string_lossy();
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_both_must_succeed() {
+        let ends = |well: bool| {
+            let mut command = program("cargo", &[if well { "--version" } else { "--no-such-option" }]);
+            command.stdout(Stdio::null()).stderr(Stdio::null());
+            command
+        };
+        for (first, second) in [(true, true), (true, false), (false, true), (false, false)] {
+            assert_eq!(both(ends(first), ends(second)), first && second);
+        }
+    }
 }

@@ -1,10 +1,12 @@
 //! `cargo xtask test`: every conformance suite on every backend present, as a table, and all other tests.
 
+use crate::artifacts::Artifacts;
 use crate::backends::{self, BACKENDS, Backend};
 use crate::libtest::{Counts, Listener, Suite, Verdict};
 use crate::process;
 use crate::workspace;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Instant;
 
 /// What was asked for.
@@ -82,7 +84,16 @@ pub(crate) fn run(options: &Options) -> bool {
     total.failed == 0
 }
 
-fn cargo_test(options: &Options, present: &[&Backend]) -> Option<Vec<Suite>> {
+/// Builds what a run of all tests builds, and says which program this example is.
+pub(crate) fn example(source: &str) -> Result<PathBuf, String> {
+    let present: Vec<&Backend> = BACKENDS.iter().filter(|backend| (backend.absent)().is_none()).collect();
+    let mut args = arguments(&Options::default(), &present);
+    args.push("--no-run".into());
+    Artifacts::build(&args)?.program(source)
+}
+
+/// What cargo is given to run, or build, every test.
+fn arguments(options: &Options, present: &[&Backend]) -> Vec<String> {
     let mut args = vec!["test".to_owned(), "--workspace".into(), "--no-fail-fast".into()];
     args.extend(options.release.then(|| "--release".into()));
     // The swap story is told by the crate above the backends, with a backend as its harness.
@@ -95,6 +106,11 @@ fn cargo_test(options: &Options, present: &[&Backend]) -> Option<Vec<Suite>> {
             args.extend(["--features".into(), (*feature).to_owned()]);
         }
     }
+    args
+}
+
+fn cargo_test(options: &Options, present: &[&Backend]) -> Option<Vec<Suite>> {
+    let args = arguments(options, present);
     let mut command = process::cargo(&args);
     command.env("CARGO_TERM_COLOR", "never");
     println!("$ {}", process::line(&command));

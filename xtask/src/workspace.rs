@@ -1,6 +1,6 @@
 //! What the workspace is made of, read from its manifests.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -49,14 +49,20 @@ pub(crate) fn files() -> io::Result<Vec<PathBuf>> {
     Ok(files.into_iter().filter(|file| root().join(file).is_file()).collect())
 }
 
-/// Sets of features worth checking apart: the default, none, each alone, all. Equal ones appear once.
-pub(crate) fn feature_sets(package: &Package) -> Vec<BTreeSet<String>> {
-    let mut sets = vec![package.default.clone(), BTreeSet::new()];
-    sets.extend(package.features.iter().map(|feature| BTreeSet::from([feature.clone()])));
-    sets.push(package.features.clone());
-    let mut seen = BTreeSet::new();
-    sets.retain(|set| seen.insert(set.clone()));
-    sets
+/// Which packages to check with one feature and no other, by feature: all that have it, but those for which that is the
+/// default or all there is. A feature of a package turns on the same one in packages below and no other, so packages may be
+/// checked together.
+pub(crate) fn by_feature(packages: &[Package]) -> BTreeMap<&str, Vec<&str>> {
+    let mut by_feature: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for package in packages {
+        for feature in &package.features {
+            let alone = BTreeSet::from([feature.clone()]);
+            if alone != package.default && alone != package.features {
+                by_feature.entry(feature).or_default().push(&package.name);
+            }
+        }
+    }
+    by_feature
 }
 
 fn members(manifest: &str) -> Vec<String> {
@@ -115,12 +121,38 @@ mod tests {
     }
 
     #[test]
-    fn feature_sets_are_default_none_each_and_all_without_repeats() {
-        let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
-        let package =
-            Package { name: "p".into(), bins: Vec::new(), features: set(&["a", "b"]), default: set(&["a"]) };
-        assert_eq!(feature_sets(&package), [set(&["a"]), set(&[]), set(&["b"]), set(&["a", "b"])]);
-        let bare = Package { name: "q".into(), bins: Vec::new(), features: set(&[]), default: set(&[]) };
-        assert_eq!(feature_sets(&bare), [set(&[])]);
+    fn features_are_checked_alone_where_no_other_check_has_them_so() {
+        let package = |name: &str, features: &[&str], default: &[&str]| {
+            let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+            Package { name: name.into(), bins: Vec::new(), features: set(features), default: set(default) }
+        };
+        let packages =
+            [package("p", &["a", "b"], &["a"]), package("q", &["b", "c"], &[]), package("r", &["c"], &[])];
+        let found = by_feature(&packages);
+        assert_eq!(found, BTreeMap::from([("b", vec!["p", "q"]), ("c", vec!["q"])]));
+    }
+
+    /// What `by_feature` rests on.
+    #[test]
+    fn a_feature_turns_on_its_like_below_and_no_other() {
+        let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+        let mut seen = 0;
+        for dir in members(&manifest) {
+            let text = fs::read_to_string(root().join(&dir).join("Cargo.toml")).unwrap();
+            let (_, features) = text.split_once("[features]\n").unwrap_or_default();
+            let lines = features.lines().take_while(|line| !line.starts_with('['));
+            for (feature, on) in
+                lines.filter_map(|line| line.split_once(" = ")).filter(|(key, _)| *key != "default")
+            {
+                for on in quoted(on) {
+                    seen += 1;
+                    assert!(
+                        on.starts_with("dep:") || on.ends_with(&format!("/{feature}")),
+                        "{dir}: {feature} turns on {on}"
+                    );
+                }
+            }
+        }
+        assert!(seen > 5);
     }
 }

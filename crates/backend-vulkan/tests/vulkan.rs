@@ -15,8 +15,8 @@ use pinned_host::{
 };
 use std::process::Command;
 use std::sync::Arc;
-use support::Vulkan;
 use support::hooks::{ATOM, Native};
+use support::{Vulkan, under_the_layer};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -39,6 +39,7 @@ fn counting(len: u64) -> Vec<u8> {
 /// That the layer says nothing means something only if it would say something.
 #[test]
 fn the_layer_is_heard() {
+    under_the_layer();
     let device = VulkanOptions::new().validation(true).open().unwrap();
     let log = device.validation().unwrap().clone();
     let buffer = device.buffer(4096).unwrap();
@@ -425,6 +426,27 @@ fn commands_run_in_order_with_moves() {
     let before = device.counters().submissions;
     assert!(contents(&device, &buffer).iter().all(|&byte| byte == 19));
     assert_eq!(device.counters().submissions, before + 1);
+}
+
+/// Without the layer, which could not stand it (see `under_the_layer`).
+#[test]
+fn devices_come_and_go_on_several_threads_at_once() {
+    let come_and_go = |thread: u64| {
+        for round in 0..6 {
+            let device = VulkanOptions::new().open().unwrap();
+            let pool = pool(&device, 64 << 10);
+            let mut buffer = device.buffer(64 * KIB).unwrap();
+            let wanted = counting(40 * KIB + thread * 100 + round);
+            let mut slice = pool.allocate(wanted.len()).unwrap();
+            slice.as_mut_slice().copy_from_slice(&wanted);
+            let up = device.upload(slice, &mut buffer, 8).unwrap();
+            buffer.queue().wait(up.event()).unwrap();
+            buffer.copy_within(8..8 + wanted.len() as u64, 0).unwrap();
+            assert!(contents(&device, &buffer).starts_with(&wanted));
+            up.wait().unwrap();
+        }
+    };
+    std::thread::scope(|scope| (0..4).for_each(|thread| drop(scope.spawn(move || come_and_go(thread)))));
 }
 
 /// 10,000 steps by two threads, each with an arena of its own on the same device and queues.

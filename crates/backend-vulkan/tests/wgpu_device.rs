@@ -12,7 +12,7 @@ use pinned_host::{
 };
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
-use wgpu_support::{direct, no_message, noop, noop_with, small, vulkan};
+use wgpu_support::{direct, no_message, noop, noop_with, small, vulkan, vulkan_without_layer};
 
 /// Every device there is to test: noop, and Vulkan with both ways to move and to copy where there is a driver.
 fn each(test: impl Fn(WgpuDevice)) {
@@ -419,6 +419,22 @@ fn the_user_may_poll_too() {
             device.queue().drain().unwrap();
         });
     });
+}
+
+/// Without the layer, which could not stand it (see `under_the_layer`).
+#[test]
+fn devices_come_and_go_on_several_threads_at_once() {
+    let come_and_go = |thread: u8| {
+        for round in 0..6 {
+            let Some(device) = vulkan_without_layer(small(WgpuMoves::Raw)) else { return };
+            let pool = host(&device, 64 << 10);
+            let mut buffer = device.buffer(64 << 10).unwrap();
+            drop(device.upload(filled(&pool, 20_000, thread * 10 + round), &mut buffer, 0).unwrap());
+            buffer.copy_within(0..20_000, 1000).unwrap();
+            assert!(down(&device, &pool, &buffer, 1000, 20_000) == pattern(20_000, thread * 10 + round));
+        }
+    };
+    std::thread::scope(|scope| (0..4).for_each(|thread| drop(scope.spawn(move || come_and_go(thread)))));
 }
 
 struct SetOnDrop<'a>(&'a AtomicBool);

@@ -29,12 +29,19 @@ impl Harness for Sim {
 
 /// Mesa's software driver under the validation layer, which fails the test if it says anything.
 #[cfg(feature = "vulkan")]
-struct Vulkan(std::sync::Mutex<Vec<backend_vulkan::ValidationLog>>);
+struct Vulkan {
+    said: std::sync::Mutex<Vec<backend_vulkan::ValidationLog>>,
+    /// One test at a time: the layer does not stand devices that come and go on several threads (the tests of
+    /// `backend-vulkan` say why).
+    _turn: std::sync::MutexGuard<'static, ()>,
+}
 
 #[cfg(feature = "vulkan")]
 impl Vulkan {
     fn new() -> Self {
-        Vulkan(std::sync::Mutex::default())
+        static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
+        let turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        Vulkan { said: std::sync::Mutex::default(), _turn: turn }
     }
 }
 
@@ -44,7 +51,7 @@ impl Harness for Vulkan {
 
     fn device(&self) -> Self::Device {
         let device = backend_vulkan::VulkanOptions::new().validation(true).open().unwrap();
-        self.0.lock().unwrap().push(device.validation().unwrap().clone());
+        self.said.lock().unwrap().push(device.validation().unwrap().clone());
         device
     }
 }
@@ -52,7 +59,7 @@ impl Harness for Vulkan {
 #[cfg(feature = "vulkan")]
 impl Drop for Vulkan {
     fn drop(&mut self) {
-        for log in self.0.lock().unwrap().iter() {
+        for log in self.said.lock().unwrap().iter() {
             let said = log.take();
             assert!(std::thread::panicking() || said.is_empty(), "the layer said:\n{}", said.join("\n"));
             assert!(std::thread::panicking() || log.is_closed(), "something of the device was leaked");

@@ -52,6 +52,9 @@ impl VulkanOptions {
     }
 
     /// Runs under the validation layer, synchronisation included; [`VulkanDevice::validation`] says what it said.
+    ///
+    /// The layer of some versions (1.3.239, for one) does not lock its list of instances and devices: with it, open and
+    /// drop no device while another thread uses one, or the process may crash. Without it nothing of the kind is asked.
     #[must_use]
     pub fn validation(mut self, on: bool) -> Self {
         self.validation = on;

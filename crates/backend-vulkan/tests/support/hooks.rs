@@ -288,6 +288,7 @@ impl Native {
     }
 
     fn make(coherent: bool) -> Self {
+        super::under_the_layer();
         let said: Arc<Mutex<Vec<String>>> = Arc::default();
         // SAFETY: plain Vulkan, checked by the validation layer.
         unsafe {

@@ -3,9 +3,11 @@
 #![allow(dead_code, reason = "each test program uses its part")]
 
 pub(crate) mod hooks;
+mod turn;
 
 use backend_vulkan::{ValidationLog, VulkanDevice, VulkanOptions};
 use std::sync::Mutex;
+pub(crate) use turn::under_the_layer;
 
 /// Opens devices under the validation layer, and fails the test at the end if the layer said anything.
 pub(crate) struct Vulkan {
@@ -27,6 +29,7 @@ impl Vulkan {
     }
 
     pub(crate) fn with(options: VulkanOptions) -> Self {
+        under_the_layer();
         Vulkan { options: options.validation(true), sparse: false, logs: Mutex::new(Vec::new()) }
     }
 

@@ -10,10 +10,14 @@ use pinned_host::conformance::Harness;
 use pinned_host::{Queue, QueuedBuffer, Transfer};
 use std::sync::{Mutex, Once, PoisonError};
 
+#[path = "../support/turn.rs"]
+mod turn;
+
 /// A device of wgpu's Vulkan backend, with the validation layer and its synchronisation checks; `None`, and a line
 /// that says why, where there is no adapter.
 pub(crate) fn vulkan(options: WgpuOptions) -> Option<WgpuDevice> {
     listen();
+    turn::under_the_layer();
     // wgpu turns synchronisation validation on together with the layer.
     open(options.instance_flags(wgpu::InstanceFlags::VALIDATION | wgpu::InstanceFlags::DEBUG))
 }
