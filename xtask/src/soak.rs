@@ -30,7 +30,7 @@ pub(crate) const SOAKS: &[Soak] = &[
         name: "swap",
         package: "swap-tensor",
         test: "soak_swap",
-        features: "disk,conformance",
+        features: "swap-tensor/disk,swap-tensor/conformance",
         flag: "--schedules",
         variable: "SOAK_SCHEDULES",
         full: 100_000,
@@ -66,7 +66,7 @@ pub(crate) const SOAKS: &[Soak] = &[
         name: "disk",
         package: "swap-tensor",
         test: "soak_disk",
-        features: "disk,conformance",
+        features: "swap-tensor/disk,swap-tensor/conformance",
         flag: "--faults",
         variable: "SOAK_FAULTS",
         full: 10_000,
@@ -129,8 +129,8 @@ pub(crate) fn run(options: &Options) -> bool {
 /// A hundredth of each, built and run by one command, so that what they share is built once; whether every invariant held.
 pub(crate) fn hundredths() -> bool {
     let mut args = vec!["test", "--release", "--no-fail-fast"];
-    for Soak { package, test, .. } in SOAKS {
-        args.extend(["-p", package, "--test", test]);
+    for Soak { package, test, features, .. } in SOAKS {
+        args.extend(["-p", package, "--features", features, "--test", test]);
     }
     args.extend(["--", "--nocapture"]);
     let mut command = process::cargo(&args);
