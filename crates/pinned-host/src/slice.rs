@@ -19,7 +19,7 @@ pub struct PinnedSlice<R: HostRegion> {
     offset: usize,
     len: usize,
     /// What the block takes beyond `len`: less than a grain, and what was cut off.
-    slack: u64,
+    slack: u32,
 }
 
 impl<R: HostRegion> PinnedSlice<R> {
@@ -31,14 +31,14 @@ impl<R: HostRegion> PinnedSlice<R> {
         len: usize,
         bytes: u64,
     ) -> Self {
-        let slack = bytes - len as u64;
+        let slack = (bytes - len as u64) as u32;
         let slice = PinnedSlice { shelf, region, place, offset, len, slack };
         debug_assert!(offset + len <= slice.region().len());
         slice
     }
 
-    /// Cuts the slice off after `len` bytes, at least one; longer than it is does nothing. The memory behind goes back to
-    /// the pool with the rest.
+    /// Cuts the slice off after `len` bytes, at least one, or 4 GiB before its end if that is farther; longer than it is does
+    /// nothing. The memory behind goes back to the pool with the rest.
     ///
     /// ```
     /// use pinned_host::{HostError, OsLocker, PoolConfig};
@@ -52,9 +52,10 @@ impl<R: HostRegion> PinnedSlice<R> {
     /// # Ok::<(), HostError>(())
     /// ```
     pub fn truncate(&mut self, len: usize) {
-        let cut = self.len - self.len.min(len.max(1));
-        self.len -= cut;
-        self.slack += cut as u64;
+        let wished = self.len - self.len.min(len.max(1));
+        let cut = u32::try_from(wished).unwrap_or(u32::MAX).min(u32::MAX - self.slack);
+        self.len -= cut as usize;
+        self.slack += cut;
     }
 
     /// Length in bytes: exactly what was asked for, at least 1, unless it was [cut](Self::truncate).
@@ -117,7 +118,7 @@ unsafe impl<R: HostRegion> Sync for PinnedSlice<R> {}
 
 impl<R: HostRegion> Drop for PinnedSlice<R> {
     fn drop(&mut self) {
-        let bytes = self.len as u64 + self.slack;
+        let bytes = self.len as u64 + u64::from(self.slack);
         self.shelf.free(self.place, self.region.as_ptr(), self.offset as u64, bytes);
     }
 }

@@ -449,12 +449,11 @@ impl<T: Transfer> Inner<T> {
         self.wake(&books);
         let (since, failures) = (Instant::now(), books.counters.failed_transfers);
         let (mut books, left) = self.shrink(books, Effort { wait_until: None, since, why: Why::Lease });
-        if books.counters.failed_transfers > failures {
-            if let Some(fault) = books.fault.take() {
-                return Err(fault);
-            }
+        let failed = books.counters.failed_transfers > failures;
+        match books.fault.take_if(|_| failed) {
+            Some(fault) => Err(fault),
+            None => left,
         }
-        left
     }
 
     /// Tells what is held now.

@@ -259,7 +259,7 @@ impl<T: Transfer> Inner<T> {
     ) -> (Result<LowerCopy, SwapError>, bool) {
         let bytes = spec.bytes();
         let mut flight = Flight::new();
-        let mut writes: VecDeque<(Io<T::Event>, u64, Writing<T>)> = VecDeque::with_capacity(DEPTH);
+        let mut writes: VecDeque<Write<T>> = VecDeque::with_capacity(DEPTH);
         let mut pieces = Vec::with_capacity(bytes.div_ceil(self.piece) as usize);
         let sent = self.send_each(lower, &mut flight, &mut writes, &mut pieces, (spec, range));
         let (landed, settled) = flight.finish();
@@ -277,7 +277,7 @@ impl<T: Transfer> Inner<T> {
         &self,
         lower: &Lower,
         flight: &mut Flight<T>,
-        writes: &mut VecDeque<(Io<T::Event>, u64, Writing<T>)>,
+        writes: &mut VecDeque<Write<T>>,
         pieces: &mut Vec<Piece>,
         (spec, range): (&Arc<TensorSpec>, Range<u64>),
     ) -> Result<(), SwapError> {
@@ -374,6 +374,9 @@ impl<T: Transfer> Books<T> {
         self.fault.get_or_insert(error);
     }
 }
+
+/// A piece on its way to the lower tier, and its bytes.
+type Write<T> = (Io<<T as Transfer>::Event>, u64, Writing<T>);
 
 /// Tensors smaller than this are packed with others.
 const SMALL: u64 = 256 << 10;

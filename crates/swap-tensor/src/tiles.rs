@@ -166,8 +166,11 @@ impl<T: Transfer> std::fmt::Debug for TiledTensor<T> {
     }
 }
 
+/// Elements of the whole, and their shape.
+type Tile = (Range<u64>, Vec<u64>);
+
 /// The elements and the shape of each tile, in order. A tensor without elements has one tile without any.
-fn cut(spec: &TensorSpec, most: u64) -> Result<Vec<(Range<u64>, Vec<u64>)>, SwapError> {
+fn cut(spec: &TensorSpec, most: u64) -> Result<Vec<Tile>, SwapError> {
     if spec.bytes() <= most {
         let all = spec.shape().iter().product();
         return Ok(vec![(0..all, spec.shape().to_vec())]);
