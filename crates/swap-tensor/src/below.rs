@@ -47,7 +47,8 @@ impl<T: Transfer> Inner<T> {
         let copied = match &source {
             Source::File(file) => self.copy_file(file, &spec, range),
             Source::Lower(copy) => {
-                let until = effort.since + self.patience;
+                // Counted from here: however long the claim waited, the disk has its time.
+                let until = effort.wait_until.into_iter().fold(Instant::now() + self.patience, Instant::max);
                 let copied = self.copy_lower(copy, &spec, range.clone(), until);
                 match copied {
                     // The copy may be good and the way up was not: once more.

@@ -316,6 +316,11 @@ impl<T: Transfer> Books<T> {
         if entry.host.state != SlotState::Absent {
             entry.host.state = SlotState::Absent;
         }
+        self.leave_host(at);
+    }
+
+    /// The host copy is none any more, whatever becomes of its memory.
+    pub(crate) fn leave_host(&mut self, at: u32) {
         if self.host_lru.remove(at) {
             self.rule.left(Tier::Host, at);
         }

@@ -112,7 +112,10 @@ impl<T: Transfer> PoolBuilder<T> {
     /// A tier below host memory: what has room in neither goes to this store, and comes back checked.
     ///
     /// Dirty tensors are written there when host memory is full, the one used longest ago first, or straight from the device where
-    /// `host_memory` could not hold them at all. A store may serve several pools, and its room is shared by them.
+    /// `host_memory` could not hold them at all. A store may serve several pools, and its room is shared by them; it keeps the staging
+    /// of each, which it has registered with the kernel, until it goes itself. Tensors smaller than 256 KiB are written in packs of
+    /// about 1 MiB, whose room comes back when the last of a pack is rewritten or dropped: give a store of small tensors that
+    /// change four times their size.
     ///
     /// ```
     /// use backend_cpu::CpuDevice;
@@ -234,12 +237,6 @@ impl<T: Transfer> PoolBuilder<T> {
         }
         let device = self.device;
         let staging = stage(&device, self.staging, self.lower.is_some())?;
-        if let Some(lower) = &self.lower {
-            for lane in [Lane::Upload, Lane::Download] {
-                // A byte of the page that there is more of it.
-                staging.try_acquire(lane, 1).map(|slice| lower.register::<T>(slice)).ok();
-            }
-        }
         let staged = staging.stats();
         let lockable =
             device.locker().allowance().map_or(u64::MAX, |bytes| bytes.saturating_sub(staged.locked()));
@@ -264,6 +261,12 @@ impl<T: Transfer> PoolBuilder<T> {
         let origin = queue.record().map_err(|e| SwapError::device("record an event", e))?;
         let budget = Levels { device: buffer.size(), host: self.host_memory, leased: 0 };
         let probe = Probe::new(&self.name, self.timeline, self.measure, budget);
+        if let Some(lower) = &self.lower {
+            for lane in [Lane::Upload, Lane::Download] {
+                // A byte of the page that there is more of it.
+                staging.try_acquire(lane, 1).map(|slice| lower.register::<T>(slice)).ok();
+            }
+        }
         let rule = Rule::new(self.policy, self.schedule, buffer.size());
         let books = Mutex::new(Books::new(Arena::new(buffer.clone())?, probe.clone(), rule));
         let inner = Arc::new_cyclic(|me| Inner {

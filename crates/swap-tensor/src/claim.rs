@@ -57,13 +57,13 @@ impl<T: Transfer> Inner<T> {
             waited: effort.since.elapsed(),
             holders: Vec::new(),
         };
-        if total > arena {
+        if new > 0 && total > arena {
             return Err(Refusal { error: full(books), for_good: true });
         }
         if let Some(&(at, _)) = wanted.iter().find(|&&(at, mode)| books.entry(at).refuses(mode)) {
             return Err(Refusal { error: books.entry(at).leased(effort.since.elapsed()), for_good: false });
         }
-        if books.held + new > arena {
+        if new > 0 && books.held + new > arena {
             return Err(Refusal { error: full(books), for_good: false });
         }
         let writes = wanted.iter().any(|&(_, mode)| mode == Mode::Write);
@@ -160,6 +160,8 @@ impl<T: Transfer> Inner<T> {
             let block = books.entry(at).device.block;
             books.changes.retain(|&(_, changed)| Some(changed) != block);
         }
+        // Not somebody else's fill, which looks the same.
+        let blank = matches!(found, Ok(Found::Blank));
         let leased = match found {
             Ok(found) => {
                 let (guard, landed) = match (mode, found) {
@@ -181,8 +183,8 @@ impl<T: Transfer> Inner<T> {
             Err(error) => Err(error),
         };
         if leased.is_err() {
-            if matches!(books.entry(at).device, DeviceSlot { state: SlotState::Filling, ordered: false, .. })
-            {
+            let device = &books.entry(at).device;
+            if blank && matches!(device, DeviceSlot { state: SlotState::Filling, ordered: false, .. }) {
                 books.spoil(at); // nothing will write it
             }
             self.unclaim(&mut books, at, mode);

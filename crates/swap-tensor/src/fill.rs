@@ -42,6 +42,7 @@ impl<T: Transfer> Inner<T> {
         want: Want,
         effort: Effort,
     ) -> (Guard<'a, T>, Result<Found, SwapError>) {
+        let patient = Instant::now() + self.patience;
         let mut found = Found::Here;
         let mut fetched_once = false;
         loop {
@@ -53,7 +54,7 @@ impl<T: Transfer> Inner<T> {
             if entry.busy {
                 // Single flight: somebody else is at it.
                 found = Found::Fetched;
-                match effort.wait_until.map(|until| until.max(effort.since + self.patience)) {
+                match effort.wait_until.map(|until| until.max(patient)) {
                     Some(until) if Instant::now() < until => books = self.sleep(books, until),
                     _ => {
                         let error = books.entry(at).leased(effort.since.elapsed());
@@ -191,6 +192,7 @@ impl<T: Transfer> Inner<T> {
                         entry.device.state.step(SlotState::Filling);
                         entry.device.state.step(SlotState::Torn);
                         books.wall(at);
+                        books.leave_host(at);
                     }
                 }
                 let error = SwapError::device("upload", refused.error);

@@ -117,9 +117,9 @@ impl<T: Transfer> Movers<T> {
     pub(crate) fn demand(&self, work: Work) -> Result<(), Work> {
         let mut state = self.shared.lock();
         state.demands.push_back(work);
-        let demands = (state.demanding() + state.demands.len()).min(MOST_DEMANDS);
         // A demand may wait for wishes: one thread more serves those.
-        let wanted = demands + usize::from(state.serving > 0 || !state.wishes.is_empty());
+        let hints = state.serving > 0 || !state.wishes.is_empty() || state.poked.is_some();
+        let wanted = state.demand_threads() + usize::from(hints);
         let there = self.start(&mut state, Role::In, wanted);
         let back = if there { None } else { state.demands.pop_back() };
         drop(state);
@@ -143,13 +143,14 @@ impl<T: Transfer> Movers<T> {
         if state.wishes.is_empty() {
             return;
         }
-        let wanted = state.demanding() + threads.min(state.wishes.len() + state.serving);
+        let wanted = state.demand_threads() + threads.min(state.wishes.len() + state.serving);
         // A wish is a hint: without a thread nobody serves it.
         let forgotten = match self.start(&mut state, Role::In, wanted) {
             true => VecDeque::new(),
             false => core::mem::take(&mut state.wishes),
         };
         drop(state);
+        forgotten.iter().for_each(|wish| wish.token().wished.store(false, Ordering::Relaxed));
         drop(forgotten);
         self.shared.work.notify_all();
     }
@@ -159,7 +160,8 @@ impl<T: Transfer> Movers<T> {
         let mut state = self.shared.lock();
         if state.poked.is_none() {
             state.poked = Some(Arc::downgrade(inner));
-            let wanted = state.demanding() + inner.fetchers().min(state.serving + state.wishes.len() + 1);
+            let hints = state.serving + state.wishes.len() + 1;
+            let wanted = state.demand_threads() + inner.fetchers().min(hints);
             if !self.start(&mut state, Role::In, wanted) {
                 state.poked = None; // as with a wish
             }
@@ -230,6 +232,11 @@ impl<T: Transfer> Movers<T> {
 }
 
 impl<T: Transfer> State<T> {
+    /// Threads that demands take, those included that wait for one: they are served before all else.
+    fn demand_threads(&self) -> usize {
+        (self.demanding() + self.demands.len()).min(MOST_DEMANDS)
+    }
+
     /// Demands at work.
     fn demanding(&self) -> usize {
         self.busy[Role::In as usize] - self.serving

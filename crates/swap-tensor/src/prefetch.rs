@@ -110,6 +110,8 @@ impl<T: Transfer> Inner<T> {
         if !wanted || entry.held() || entry.busy {
             return true; // on its way, or not to be had: the next one
         }
+        // Kept meanwhile, so that whoever drops the last handle does not miss that somebody is at it.
+        let Some(token) = entry.token.upgrade() else { return true };
         let effort = Effort { wait_until: None, since: Instant::now(), why: Why::Fetch(fetch) };
         let (mut books, found) = self.bring_in(books, at, Want::Contents, effort);
         let begun = match found {
@@ -130,6 +132,8 @@ impl<T: Transfer> Inner<T> {
             Err(_) => false,
         };
         self.wake(&books);
+        drop(books);
+        drop(token); // may be the last, and takes the lock
         begun
     }
 }

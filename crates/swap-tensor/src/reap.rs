@@ -100,6 +100,9 @@ impl<T: Transfer> Books<T> {
                 if entry.device.state == SlotState::Filling {
                     entry.device.state.step(SlotState::Torn);
                 }
+                if self.entry(at).host.state == SlotState::Lost {
+                    self.leave_host(at);
+                }
                 self.counters.failed_transfers += 1;
                 let error = SwapError::device("upload", failed.error);
                 self.probe.failed(Kind::Upload, &self.entry(at).spec, &error);
@@ -119,6 +122,7 @@ impl<T: Transfer> Books<T> {
                 let bad = matches!(entry.device.state, SlotState::Torn | SlotState::Poisoned);
                 if bad && entry.version == version {
                     entry.host.state.step(SlotState::Absent);
+                    self.leave_host(at);
                     return;
                 }
                 entry.host.slice = Some(slice);
@@ -141,6 +145,7 @@ impl<T: Transfer> Books<T> {
                 // The source stays valid; a slice that did not come back is leaked and its room with it.
                 drop(failed.slice);
                 self.entry_mut(at).host.state.step(SlotState::Absent);
+                self.leave_host(at);
                 self.counters.failed_transfers += 1;
                 let error = SwapError::device("write a tensor back", failed.error);
                 self.probe.failed(Kind::Download, &self.entry(at).spec, &error);

@@ -66,7 +66,8 @@ impl<T: Transfer> Inner<T> {
     ) -> (Guard<'a, T>, Result<Handle, SwapError>) {
         let request = Request::new(bytes);
         let prefetch = effort.why != Why::Lease;
-        let failures = books.counters.failed_transfers;
+        let mut failures = books.counters.failed_transfers;
+        let patient = Instant::now() + self.patience;
         loop {
             books.reap();
             if books.lost {
@@ -93,6 +94,11 @@ impl<T: Transfer> Inner<T> {
                     let error = self.full(&books, bytes, free, effort);
                     return (books, Err(error));
                 }
+                // What could not be written out stays; what need not be may still go.
+                failures = books.counters.failed_transfers;
+                if self.evict_clean(&mut books, effort.why) {
+                    continue;
+                }
                 if let Some(fault) = books.fault.take() {
                     return (books, Err(fault));
                 }
@@ -111,8 +117,8 @@ impl<T: Transfer> Inner<T> {
                 books = self.wait_for(books, &event);
                 continue;
             }
-            if books.spills > 0 && Instant::now() < effort.since + self.patience {
-                books = self.sleep(books, effort.since + self.patience);
+            if books.spills > 0 && Instant::now() < patient {
+                books = self.sleep(books, patient);
                 continue;
             }
             if let Some(error) = refusal {
@@ -330,10 +336,7 @@ impl<T: Transfer> Inner<T> {
         for spare in passes.into_iter().take(if why == Why::Lease { 3 } else { 1 }) {
             while let Some((at, clean)) = books.victim(why, spare, refusal.is_some()) {
                 if clean {
-                    books.release_device(at);
-                    books.counters.evictions += 1;
-                    let entry = books.entry(at);
-                    self.probe.evicted(&entry.spec, entry.padded, Reason::Clean);
+                    self.let_go(books, at);
                     return Ok(Evicted::Freed);
                 }
                 match self.write_back(books, at) {
@@ -359,6 +362,20 @@ impl<T: Transfer> Inner<T> {
             }
         }
         Ok(Evicted::Nobody(refusal))
+    }
+
+    /// Evicts a tensor that has a valid copy below, whatever the policy would rather see go; whether there is one.
+    fn evict_clean(&self, books: &mut Books<T>, why: Why) -> bool {
+        let victim = books.victim(why, Spare { fetched: false, below: 0 }, true);
+        victim.inspect(|&(at, _)| self.let_go(books, at)).is_some()
+    }
+
+    /// Gives up a device copy of which a valid one lies below.
+    fn let_go(&self, books: &mut Books<T>, at: u32) {
+        books.release_device(at);
+        books.counters.evictions += 1;
+        let entry = books.entry(at);
+        self.probe.evicted(&entry.spec, entry.padded, Reason::Clean);
     }
 
     /// The host tier has no room for a copy of `at`: makes some by way of the lower tier, or sends the device copy there
@@ -410,6 +427,7 @@ impl<T: Transfer> Inner<T> {
             }
             Err(error) => {
                 entry.host.state.step(SlotState::Absent);
+                books.leave_host(at);
                 self.probe.failed(Kind::Download, &spec, &error);
                 books.note(&error);
                 Err(error)

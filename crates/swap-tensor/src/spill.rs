@@ -46,23 +46,10 @@ impl<T: Transfer> Inner<T> {
         if self.lower.is_none() {
             return false;
         }
-        let Some(first) = books.next_to_spill() else { return false };
-        books.begin_host_spill(first);
-        let mut batch = vec![first];
-        let mut bytes = books.entry(first).padded;
         // What is packed is read through staging in one piece.
-        let small = SMALL.min(self.piece / 2);
-        if bytes < small {
-            // Small ones go together: a device takes one large write in the time of a few small ones.
-            while bytes < PACK {
-                let Some(next) = books.next_to_spill().filter(|&at| books.entry(at).padded < small) else {
-                    break;
-                };
-                books.begin_host_spill(next);
-                bytes += books.entry(next).padded;
-                batch.push(next);
-            }
-        }
+        let batch = books.next_to_spill(SMALL.min(self.piece / 2));
+        let Some(&first) = batch.first() else { return false };
+        batch.iter().for_each(|&at| books.begin_host_spill(at));
         debug_assert!(wanted > 0);
         let sent = match batch.len() {
             1 => self.send_out(Batch::Host(first)),
@@ -123,7 +110,7 @@ impl<T: Transfer> Inner<T> {
 
     fn write_host(&self, lower: &Lower, at: u32) {
         let mut books = self.lock();
-        let spec = Arc::clone(&books.entry(at).spec);
+        let (version, spec) = (books.entry(at).version, Arc::clone(&books.entry(at).spec));
         let slice = books.entry_mut(at).host.slice.take();
         drop(books);
         let Some(slice) = slice else { return };
@@ -137,16 +124,17 @@ impl<T: Transfer> Inner<T> {
         let mut books = self.lock();
         let entry = books.entry_mut(at);
         entry.host.slice = back;
-        self.end_host_write(&mut books, at, written);
+        self.end_host_write(&mut books, (at, version), written);
         self.wake(&books);
     }
 
     fn write_pack(&self, lower: &Lower, batch: &[u32]) {
         let mut books = self.lock();
-        let mut slices: Vec<(u32, u64, SliceOf<T>)> = Vec::with_capacity(batch.len());
+        let mut slices: Vec<((u32, u64), u64, SliceOf<T>)> = Vec::with_capacity(batch.len());
         for &at in batch {
             let bytes = books.entry(at).spec.bytes();
-            slices.extend(books.entry_mut(at).host.slice.take().map(|slice| (at, bytes, slice)));
+            let version = books.entry(at).version;
+            slices.extend(books.entry_mut(at).host.slice.take().map(|slice| ((at, version), bytes, slice)));
         }
         drop(books);
         let contents: Vec<_> =
@@ -159,27 +147,33 @@ impl<T: Transfer> Inner<T> {
             Err(error) => Err(Some(error)),
         };
         let mut books = self.lock();
-        for (at, _, slice) in slices {
+        for ((at, version), _, slice) in slices {
             books.entry_mut(at).host.slice = Some(slice);
             let written = match &mut copies {
                 Ok(copies) => copies.next().ok_or_else(|| self.lost()),
                 // The first is told why, and through it whoever waits.
                 Err(error) => Err(error.take().unwrap_or_else(|| books.entry(at).no_valid_copy())),
             };
-            self.end_host_write(&mut books, at, written);
+            self.end_host_write(&mut books, (at, version), written);
         }
         self.wake(&books);
     }
 
-    fn end_host_write(&self, books: &mut Books<T>, at: u32, written: Result<LowerCopy, SwapError>) {
+    fn end_host_write(
+        &self,
+        books: &mut Books<T>,
+        (at, version): (u32, u64),
+        written: Result<LowerCopy, SwapError>,
+    ) {
         books.end_host_spill_of(at);
         match written {
             Ok(copy) => {
                 let bytes = books.entry(at).spec.bytes();
                 let entry = books.entry_mut(at);
-                entry.disk.publish(copy, true);
+                let current = entry.version == version;
+                entry.disk.publish(copy, current);
                 // What it was written for: its memory. The copy that is left is as good.
-                if entry.host.state == SlotState::Valid {
+                if entry.host.state == SlotState::Valid && current {
                     books.drop_host_copy(at);
                 }
                 books.counters.spills += 1;
@@ -324,14 +318,34 @@ impl<T: Transfer> Inner<T> {
 
 impl<T: Transfer> Books<T> {
     /// The coldest host copy that is the only one of its tensor and that nobody works with.
-    fn next_to_spill(&mut self) -> Option<u32> {
+    ///
+    /// Several if it is smaller than `small`: the next such ones, up to a pack.
+    fn next_to_spill(&mut self, small: u64) -> Vec<u32> {
         let Books { rule, entries, .. } = self;
+        let (mut batch, mut bytes) = (Vec::new(), 0);
         rule.first(Tier::Host, For::Lease, |at| {
             let entry = &entries[at as usize];
             let alone = entry.host.state == SlotState::Valid && entry.host.slice.is_some();
-            let free = !entry.busy && entry.jobs == 0 && entry.spill == Spill::No;
-            (alone && free && entry.disk.copy().is_none() && entry.live).then_some(at)
-        })
+            let free = !entry.busy && !entry.held() && entry.jobs == 0 && entry.spill == Spill::No;
+            if !(alone && free && entry.disk.copy().is_none() && entry.live) {
+                return None;
+            }
+            match batch.is_empty() {
+                true => {
+                    batch.push(at);
+                    bytes += entry.padded;
+                    // Small ones go together: a device takes one large write in the time of a few small ones.
+                    (entry.padded >= small).then_some(())
+                }
+                false if entry.padded < small => {
+                    batch.push(at);
+                    bytes += entry.padded;
+                    (bytes >= PACK || batch.len() >= MOST).then_some(())
+                }
+                false => None,
+            }
+        });
+        batch
     }
 
     fn begin_host_spill(&mut self, at: u32) {
@@ -380,5 +394,6 @@ type Write<T> = (Io<<T as Transfer>::Event>, u64, Writing<T>);
 
 /// Tensors smaller than this are packed with others.
 const SMALL: u64 = 256 << 10;
-/// Bytes of a pack, about.
+/// Bytes of a pack, about, and the most tensors in it.
 const PACK: u64 = 1 << 20;
+const MOST: usize = 1024;

@@ -165,7 +165,8 @@ impl<T: Transfer> Tensor<T> {
     pub fn swap_out(&self) -> Result<(), SwapError> {
         let inner = self.inner();
         let (since, mut books) = (Instant::now(), inner.lock());
-        let mut tried = false;
+        // The version that a write-back was begun for.
+        let mut tried = None;
         let failures = books.counters.failed_transfers;
         loop {
             books.reap();
@@ -190,7 +191,7 @@ impl<T: Transfer> Tensor<T> {
             if entry.device.state != SlotState::Valid {
                 return Err(entry.no_valid_copy());
             }
-            if core::mem::replace(&mut tried, true) {
+            if tried.replace(entry.version) == Some(entry.version) {
                 let error = entry.no_valid_copy();
                 return Err(books.fault.take().unwrap_or(error));
             }
@@ -204,7 +205,8 @@ impl<T: Transfer> Tensor<T> {
                         return Err(full);
                     }
                     // Host copies make way first, or the device copy goes below directly: another look when that is done.
-                    tried = books.entry(self.at()).device.leaving;
+                    let entry = books.entry(self.at());
+                    tried = entry.device.leaving.then_some(entry.version);
                     books = inner.sleep(books, since + inner.patience);
                 }
                 Err(other) => return Err(other),
