@@ -120,7 +120,7 @@ impl<T: Transfer> Inner<T> {
 
     fn write_host(&self, lower: &Lower, at: u32) {
         let mut books = self.lock();
-        let bytes = books.entry(at).spec.bytes();
+        let (bytes, version) = (books.entry(at).spec.bytes(), books.entry(at).version);
         let slice = books.entry_mut(at).host.slice.take();
         drop(books);
         let Some(slice) = slice else { return };
@@ -128,44 +128,50 @@ impl<T: Transfer> Inner<T> {
         let mut books = self.lock();
         let entry = books.entry_mut(at);
         entry.host.slice = slice;
-        self.end_host_write(&mut books, at, written);
+        self.end_host_write(&mut books, at, version, written);
         self.wake(&books);
     }
 
     fn write_pack(&self, lower: &Lower, batch: &[u32]) {
         let mut books = self.lock();
-        let mut slices: Vec<(u32, u64, SliceOf<T>)> = Vec::with_capacity(batch.len());
+        let mut slices: Vec<(u32, u64, u64, SliceOf<T>)> = Vec::with_capacity(batch.len());
         for &at in batch {
-            let bytes = books.entry(at).spec.bytes();
-            slices.extend(books.entry_mut(at).host.slice.take().map(|slice| (at, bytes, slice)));
+            let (bytes, version) = (books.entry(at).spec.bytes(), books.entry(at).version);
+            slices.extend(books.entry_mut(at).host.slice.take().map(|slice| (at, version, bytes, slice)));
         }
         drop(books);
         let contents: Vec<_> =
-            slices.iter().map(|(_, bytes, slice)| &slice.as_slice()[..*bytes as usize]).collect();
+            slices.iter().map(|(_, _, bytes, slice)| &slice.as_slice()[..*bytes as usize]).collect();
         let mut copies = match lower.write_pack(&contents) {
             Ok(copies) => Ok(copies.into_iter()),
             Err(error) => Err(Some(error)),
         };
         let mut books = self.lock();
-        for (at, _, slice) in slices {
+        for (at, version, _, slice) in slices {
             books.entry_mut(at).host.slice = Some(slice);
             let written = match &mut copies {
                 Ok(copies) => copies.next().ok_or_else(|| self.lost()),
                 // The first is told why, and through it whoever waits.
                 Err(error) => Err(error.take().unwrap_or_else(|| books.entry(at).no_valid_copy())),
             };
-            self.end_host_write(&mut books, at, written);
+            self.end_host_write(&mut books, at, version, written);
         }
         self.wake(&books);
     }
 
-    fn end_host_write(&self, books: &mut Books<T>, at: u32, written: Result<LowerCopy, SwapError>) {
+    fn end_host_write(
+        &self,
+        books: &mut Books<T>,
+        at: u32,
+        version: u64,
+        written: Result<LowerCopy, SwapError>,
+    ) {
         books.end_host_spill_of(at);
         match written {
             Ok(copy) => {
                 let bytes = books.entry(at).spec.bytes();
                 let entry = books.entry_mut(at);
-                entry.disk.publish(copy, true);
+                entry.disk.publish(copy, entry.version == version);
                 // What it was written for: its memory. The copy that is left is as good.
                 if entry.host.state == SlotState::Valid {
                     entry.host.slice = None;
@@ -311,7 +317,8 @@ impl<T: Transfer> Books<T> {
         self.host_lru.iter().find(|&at| {
             let entry = self.entry(at);
             let alone = entry.host.state == SlotState::Valid && entry.host.slice.is_some();
-            let free = !entry.busy && entry.jobs == 0 && entry.spill == Spill::No;
+            // Whose writer has its lease yet to come will have another version soon.
+            let free = !entry.busy && !entry.writer && entry.jobs == 0 && entry.spill == Spill::No;
             alone && free && entry.disk.copy().is_none() && entry.live
         })
     }
