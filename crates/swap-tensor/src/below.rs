@@ -10,7 +10,6 @@ use crate::{
     lock::Guard,
     lower::{LowerCopy, Reading},
     pool::Inner,
-    room::Effort,
 };
 use core::ops::Range;
 use pinned_host::{Access, Lane, Transfer};
@@ -28,7 +27,6 @@ impl<T: Transfer> Inner<T> {
         &'a self,
         mut books: Guard<'a, T>,
         at: u32,
-        effort: Effort,
     ) -> (Guard<'a, T>, Result<(), SwapError>) {
         let begun = self.begin_fill(&mut books, at);
         let (source, range) = match begun {
@@ -46,7 +44,8 @@ impl<T: Transfer> Inner<T> {
         let copied = match &source {
             Source::File(file) => self.copy_file(file, spec.bytes(), range),
             Source::Lower(copy) => {
-                let until = effort.since + self.patience;
+                // From now on: however long the room took, the disk has its own time.
+                let until = Instant::now() + self.patience;
                 let copied = self.copy_lower(copy, spec.name(), range.clone(), until);
                 match copied {
                     // The copy may be good and the way up was not: once more.
