@@ -11,7 +11,7 @@ use crate::{
     request::{self, LeaseRequest, Wanted},
     spill::Spill,
 };
-use pinned_host::Transfer;
+use pinned_host::{HostError, Transfer};
 use std::{
     sync::{Arc, atomic::AtomicBool},
     time::Instant,
@@ -146,8 +146,8 @@ impl<T: Transfer> Tensor<T> {
     /// Makes sure a valid copy lies below and gives the device room back.
     ///
     /// # Errors
-    /// [`SwapError::Leased`] when leases or pins do not end in time; no host room, or the copy fails: the device copy
-    /// stays then.
+    /// [`SwapError::Leased`] when leases or pins do not end in time; no host room, or the copy fails, or [`SwapError::Timeout`] when
+    /// others write to the tensor all the time: the device copy stays then.
     pub fn swap_out(&self) -> Result<(), SwapError> {
         let inner = self.inner();
         let (since, mut books) = (Instant::now(), inner.lock());
@@ -176,8 +176,14 @@ impl<T: Transfer> Tensor<T> {
                 return Err(entry.no_valid_copy());
             }
             if core::mem::replace(&mut tried, true) {
-                let error = entry.no_valid_copy();
-                return Err(books.fault.take().unwrap_or(error));
+                if let Some(fault) = books.fault.take() {
+                    return Err(fault);
+                }
+                // Somebody else was told, or wrote to the tensor meanwhile: another try.
+                let waited = since.elapsed();
+                if waited >= inner.patience {
+                    return Err(SwapError::Timeout { operation: "swap a tensor out", waited });
+                }
             }
             match inner.write_back(&mut books, self.at()) {
                 Ok(()) => {}
@@ -304,11 +310,23 @@ impl<T: Transfer> Tensor<T> {
     fn load_to_host(&self, data: &[u8]) -> Result<(), SwapError> {
         let inner = self.inner();
         let (since, mut books) = (Instant::now(), inner.lock());
-        while !books.entry(self.at()).may_load() {
-            books = inner.wait_for_tensor(books, self.at(), since)?;
-            books.reap();
-        }
-        let mut slice = inner.host_slice(&mut books, self.at())?;
+        let mut slice = loop {
+            if !books.entry(self.at()).may_load() {
+                books = inner.wait_for_tensor(books, self.at(), since)?;
+                books.reap();
+                continue;
+            }
+            match (inner.host_slice(&mut books, self.at()), books.job_in_flight()) {
+                (Ok(slice), _) => break slice,
+                // The memory of a copy that can be spared is with its transfer.
+                (Err(SwapError::HostBudget { source: HostError::Full { .. }, .. }), Some(event))
+                    if since.elapsed() < inner.deadline =>
+                {
+                    books = inner.wait_for(books, &event);
+                }
+                (Err(error), _) => return Err(error),
+            }
+        };
         let entry = books.entry_mut(self.at());
         // Nobody reads the old contents while the new ones come in; if only the host had them, they are gone now.
         entry.busy = true;
