@@ -171,6 +171,7 @@ impl<T: Transfer> Hold<T> {
         }
         let mut flight = Flight::new();
         let uploaded = self.upload_pieces(&mut flight, data);
+        let changed = flight.was_used() || self.blank;
         // Every piece has landed when this returns: the queue needs no event to be ordered behind them.
         let (landed, settled) = flight.finish();
         let result = uploaded.and(landed);
@@ -181,7 +182,9 @@ impl<T: Transfer> Hold<T> {
         }
         if let Err(error) = &result {
             books.note(error);
-            books.spoil(self.token.at);
+            if changed {
+                books.spoil(self.token.at);
+            }
         }
         drop(books);
         self.blank &= result.is_err();
