@@ -79,6 +79,11 @@ impl Engine {
     }
 
     #[cfg(feature = "conformance")]
+    pub(super) fn faults_struck(&self) -> Vec<(super::Call, super::Fault, u64)> {
+        self.crew.faults.struck()
+    }
+
+    #[cfg(feature = "conformance")]
     pub(super) fn clear_faults(&self) {
         self.crew.faults.clear();
     }

@@ -167,6 +167,12 @@ impl DiskStore {
         self.0.engine.release();
     }
 
+    /// Simulated faults that have struck so far: which call, how, and how often. O(kinds).
+    #[cfg(feature = "conformance")]
+    pub fn faults_struck(&self) -> Vec<(super::Call, super::Fault, u64)> {
+        self.0.engine.faults_struck()
+    }
+
     /// No simulated fault from now on; what hangs, hangs.
     #[cfg(feature = "conformance")]
     pub fn clear_faults(&self) {
