@@ -7,10 +7,14 @@ pub(crate) struct Soak {
     pub(crate) name: &'static str,
     package: &'static str,
     test: &'static str,
+    /// What the test needs of its package, separated by commas.
+    features: &'static str,
     /// Flag and environment variable of its length.
     flag: &'static str,
     variable: &'static str,
-    /// The length the project promises; CI runs a hundredth.
+    /// How many of the variable's units one of the flag's is.
+    unit: u64,
+    /// The length the project promises, in the variable's units; CI runs a hundredth.
     pub(crate) full: u64,
 }
 
@@ -19,41 +23,71 @@ pub(crate) const SOAKS: &[Soak] = &[
         name: "arena",
         package: "backend-cpu",
         test: "soak_arena",
+        features: "",
         flag: "--ops",
         variable: "SOAK_OPS",
+        unit: 1,
         full: 1_000_000,
     },
     Soak {
         name: "swap",
         package: "swap-tensor",
         test: "soak_swap",
+        features: "disk,conformance",
         flag: "--schedules",
         variable: "SOAK_SCHEDULES",
+        unit: 1,
         full: 100_000,
     },
     Soak {
         name: "pinned",
         package: "pinned-host",
         test: "soak_pinned",
+        features: "",
         flag: "--ops",
         variable: "SOAK_OPS",
+        unit: 1,
         full: 1_000_000,
     },
     Soak {
         name: "staged",
         package: "backend-cpu",
         test: "staged",
+        features: "",
         flag: "--copies",
         variable: "STAGED_COPIES",
+        unit: 1,
         full: 100_000,
     },
     Soak {
         name: "cuda",
         package: "backend-cuda",
         test: "soak",
+        features: "",
         flag: "--seeds",
         variable: "SOAK_SEEDS",
+        unit: 1,
         full: 1_000,
+    },
+    Soak {
+        name: "faults",
+        package: "swap-tensor",
+        test: "fault_tier",
+        features: "disk,conformance",
+        flag: "--faults",
+        variable: "FAULTS",
+        unit: 1,
+        full: 10_000,
+    },
+    Soak {
+        name: "threads",
+        package: "swap-tensor",
+        test: "soak_threads",
+        features: "disk,conformance",
+        flag: "--minutes",
+        variable: "SOAK_SECONDS",
+        unit: 60,
+        full: 30 * 60,
     },
 ];
 
@@ -80,7 +114,7 @@ impl Options {
                 value.replace('_', "").parse().map_err(|_| format!("{flag}: `{value}` is not a number"))?;
             match flag.as_str() {
                 "--seed" => options.seed = Some(number),
-                flag if flag == soak.flag => options.length = number,
+                flag if flag == soak.flag => options.length = number.saturating_mul(soak.unit),
                 _ => return Err(format!("soak {name}: unknown argument `{flag}`")),
             }
         }
@@ -95,9 +129,13 @@ impl Options {
 
 /// Runs it; whether every invariant held.
 pub(crate) fn run(options: &Options) -> bool {
-    let Soak { package, test, variable, .. } = options.soak;
-    let mut command =
-        process::cargo(&["test", "--release", "-p", package, "--test", test, "--", "--nocapture"]);
+    let Soak { package, test, features, variable, .. } = options.soak;
+    let mut args = vec!["test", "--release", "-p", package, "--test", test];
+    if !features.is_empty() {
+        args.extend(["--features", features]);
+    }
+    args.extend(["--", "--nocapture"]);
+    let mut command = process::cargo(&args);
     command.env(variable, options.length.to_string());
     if let Some(seed) = options.seed {
         command.env("SOAK_SEED", seed.to_string());
@@ -118,6 +156,8 @@ mod tests {
         let options = parse("arena --ops 5_000 --seed 7").ok().unwrap();
         assert_eq!((options.soak.name, options.length, options.seed), ("arena", 5000, Some(7)));
         assert_eq!(parse("swap").ok().unwrap().length, 100_000);
+        assert_eq!(parse("faults --faults 300").ok().unwrap().length, 300);
+        assert_eq!(parse("threads --minutes 2").ok().unwrap().length, 120, "seconds");
         for wrong in ["", "disk", "arena --schedules 5", "swap --schedules", "swap --schedules many"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
