@@ -59,6 +59,8 @@ Usage: cargo xtask COMMAND
   soak pinned [--ops N] [--seed S]    random operations on a pool of page-locked memory (default 1000000)
   soak staged [--copies N]            copies by 8 threads through staging of one slot (default 100000)
   soak cuda [--seeds N] [--seed S]    the stories of the CUDA backend on the simulated driver (default 1000)
+  soak faults [--faults N] [--seed S]  threads on a pool over a disk that errs, hangs, flips bits, ... (default 10000)
+  soak threads [--minutes N] [--seed S]  8 threads, room for two tensors, a disk: no deadlock, no leak (default 30)
   loom                                a few threads on the pool of page-locked memory, in every interleaving
   fuzz [TARGET] [--seconds N]         the targets of `fuzz/`, or one of them, so long each (default 600)
   bundle cuda [--out DIR] [--try]     a folder to run on a machine with a GPU and without Rust (default target/bundle/cuda);

@@ -12,7 +12,9 @@ pub(crate) struct Soak {
     /// Flag and environment variable of its length.
     flag: &'static str,
     variable: &'static str,
-    /// The length the project promises; CI runs a hundredth.
+    /// How many of the variable's units one of the flag's is.
+    unit: u64,
+    /// The length the project promises, in the variable's units; CI runs a hundredth.
     pub(crate) full: u64,
 }
 
@@ -24,6 +26,7 @@ pub(crate) const SOAKS: &[Soak] = &[
         features: "",
         flag: "--ops",
         variable: "SOAK_OPS",
+        unit: 1,
         full: 1_000_000,
     },
     Soak {
@@ -33,6 +36,7 @@ pub(crate) const SOAKS: &[Soak] = &[
         features: "swap-tensor/disk,swap-tensor/conformance",
         flag: "--schedules",
         variable: "SOAK_SCHEDULES",
+        unit: 1,
         full: 100_000,
     },
     Soak {
@@ -42,6 +46,7 @@ pub(crate) const SOAKS: &[Soak] = &[
         features: "",
         flag: "--ops",
         variable: "SOAK_OPS",
+        unit: 1,
         full: 1_000_000,
     },
     Soak {
@@ -51,6 +56,7 @@ pub(crate) const SOAKS: &[Soak] = &[
         features: "",
         flag: "--copies",
         variable: "STAGED_COPIES",
+        unit: 1,
         full: 100_000,
     },
     Soak {
@@ -60,6 +66,7 @@ pub(crate) const SOAKS: &[Soak] = &[
         features: "",
         flag: "--seeds",
         variable: "SOAK_SEEDS",
+        unit: 1,
         full: 1_000,
     },
     Soak {
@@ -69,7 +76,28 @@ pub(crate) const SOAKS: &[Soak] = &[
         features: "swap-tensor/disk,swap-tensor/conformance",
         flag: "--faults",
         variable: "SOAK_FAULTS",
+        unit: 1,
         full: 10_000,
+    },
+    Soak {
+        name: "faults",
+        package: "swap-tensor",
+        test: "fault_tier",
+        features: "swap-tensor/disk,swap-tensor/conformance",
+        flag: "--faults",
+        variable: "FAULTS",
+        unit: 1,
+        full: 10_000,
+    },
+    Soak {
+        name: "threads",
+        package: "swap-tensor",
+        test: "soak_threads",
+        features: "swap-tensor/disk,swap-tensor/conformance",
+        flag: "--minutes",
+        variable: "SOAK_SECONDS",
+        unit: 60,
+        full: 30 * 60,
     },
 ];
 
@@ -96,7 +124,7 @@ impl Options {
                 value.replace('_', "").parse().map_err(|_| format!("{flag}: `{value}` is not a number"))?;
             match flag.as_str() {
                 "--seed" => options.seed = Some(number),
-                flag if flag == soak.flag => options.length = number,
+                flag if flag == soak.flag => options.length = number.saturating_mul(soak.unit),
                 _ => return Err(format!("soak {name}: unknown argument `{flag}`")),
             }
         }
@@ -162,6 +190,8 @@ mod tests {
         let options = parse("arena --ops 5_000 --seed 7").ok().unwrap();
         assert_eq!((options.soak.name, options.length, options.seed), ("arena", 5000, Some(7)));
         assert_eq!(parse("swap").ok().unwrap().length, 100_000);
+        assert_eq!(parse("faults --faults 300").ok().unwrap().length, 300);
+        assert_eq!(parse("threads --minutes 2").ok().unwrap().length, 120, "seconds");
         for wrong in ["", "nothing", "arena --schedules 5", "swap --schedules", "swap --schedules many"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }

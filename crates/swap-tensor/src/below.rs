@@ -11,7 +11,6 @@ use crate::{
     lower::{LowerCopy, Reading},
     observe::{Io, Kind},
     pool::Inner,
-    room::Effort,
 };
 use core::ops::Range;
 use pinned_host::{Access, Lane, Transfer};
@@ -29,7 +28,6 @@ impl<T: Transfer> Inner<T> {
         &'a self,
         mut books: Guard<'a, T>,
         at: u32,
-        effort: Effort,
     ) -> (Guard<'a, T>, Result<(), SwapError>) {
         let begun = self.begin_fill(&mut books, at);
         let (source, range) = match begun {
@@ -47,8 +45,8 @@ impl<T: Transfer> Inner<T> {
         let copied = match &source {
             Source::File(file) => self.copy_file(file, &spec, range),
             Source::Lower(copy) => {
-                // Counted from here: however long the claim waited, the disk has its time.
-                let until = effort.wait_until.into_iter().fold(Instant::now() + self.patience, Instant::max);
+                // From now on: however long the room took, the disk has its own time.
+                let until = Instant::now() + self.patience;
                 let copied = self.copy_lower(copy, &spec, range.clone(), until);
                 match copied {
                     // The copy may be good and the way up was not: once more.

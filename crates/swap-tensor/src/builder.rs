@@ -238,8 +238,8 @@ impl<T: Transfer> PoolBuilder<T> {
         let device = self.device;
         let staging = stage(&device, self.staging, self.lower.is_some())?;
         let staged = staging.stats();
-        let lockable =
-            device.locker().allowance().map_or(u64::MAX, |bytes| bytes.saturating_sub(staged.locked()));
+        // What may be locked besides what is: staging counts already.
+        let lockable = device.locker().allowance().unwrap_or(u64::MAX);
         let tier = match self.host_memory {
             0 => Vec::new(),
             bytes => tier(device.locker(), bytes, lockable)?,

@@ -2,7 +2,7 @@
 
 use crate::{
     SlotState, SwapError,
-    books::{Books, DeviceSlot, Entry},
+    books::{Books, Entry},
     fill::{Found, Want},
     hold::Hold,
     lease::Mode,
@@ -118,31 +118,86 @@ impl<T: Transfer> Inner<T> {
     /// Turns claims into leases, all of them or none: the claims are given back then.
     pub(crate) fn occupy_all<'a>(
         &'a self,
-        mut books: Guard<'a, T>,
+        books: Guard<'a, T>,
         wanted: &[Wanted<T>],
         queue: &T::Queue,
         effort: Effort,
     ) -> Result<Vec<Hold<T>>, SwapError> {
+        if let [Wanted { token, mode, want, place }] = wanted {
+            let (mut books, range) = self.occupy(books, (token.at, *mode, *want), queue, effort);
+            let range = range?;
+            let id = books.open.open(&token.spec, *mode, Instant::now(), place);
+            return Ok(vec![Hold::new(token, *mode, *want, queue, range, id)]);
+        }
+        let (mut books, gathered) = self.gather(books, wanted, effort);
         let mut holds = Vec::with_capacity(wanted.len());
-        for (i, Wanted { token, mode, want, place }) in wanted.iter().enumerate() {
-            let (guard, range) = self.occupy(books, (token.at, *mode, *want), queue, effort);
-            books = guard;
-            match range {
-                Ok(range) => {
-                    let id = books.open.open(&token.spec, *mode, Instant::now(), place);
-                    holds.push(Hold::new(token, *mode, *want, queue, range, id));
-                }
-                Err(error) => {
-                    // `occupy` gave its own claim back; the rest never got to it.
-                    for rest in &wanted[i + 1..] {
-                        self.unclaim(&mut books, rest.token.at, rest.mode);
-                    }
-                    drop(books);
-                    return Err(error);
-                }
+        let seated = gathered.and_then(|found| {
+            wanted.iter().zip(found).try_for_each(|(Wanted { token, mode, want, place }, found)| {
+                let range = self.seat(&mut books, (token.at, *mode, *want), queue)?;
+                self.count_lease(&mut books, token.at, found, effort);
+                let id = books.open.open(&token.spec, *mode, Instant::now(), place);
+                holds.push(Hold::new(token, *mode, *want, queue, range, id));
+                Ok(())
+            })
+        });
+        if let Err(error) = seated {
+            for rest in &wanted[holds.len()..] {
+                self.unclaim(&mut books, rest.token.at, rest.mode);
             }
+            drop(books); // leases that were given end by themselves, and take the lock
+            return Err(error);
         }
         Ok(holds)
+    }
+
+    fn count_lease(&self, books: &mut Books<T>, at: u32, found: Found, effort: Effort) {
+        books.counters.leases += 1;
+        books.counters.hits += u64::from(found == Found::Here);
+        self.probe.leased(found == Found::Here);
+        if found != Found::Here {
+            books.counters.stall += effort.since.elapsed();
+            self.probe.stalled(&books.entry(at).spec, effort.since);
+        }
+        self.tell_levels(books);
+    }
+
+    /// Brings all of `wanted` to the device, where they are all at once when this returns `Ok`: how each was found.
+    ///
+    /// None is a wall before all are there: one in the middle of the arena might leave the next no hole that is large enough, and
+    /// its own lease would be what that one waits for.
+    fn gather<'a>(
+        &'a self,
+        mut books: Guard<'a, T>,
+        wanted: &[Wanted<T>],
+        effort: Effort,
+    ) -> (Guard<'a, T>, Result<Vec<Found>, SwapError>) {
+        let mut found = Vec::with_capacity(wanted.len());
+        for _ in 0..MOST_ROUNDS {
+            for (i, Wanted { token, mode, want, .. }) in wanted.iter().enumerate() {
+                let (guard, here) = self.bring_in(books, token.at, *want, effort);
+                books = guard;
+                match here {
+                    Ok(here) if found.len() == i => found.push(here),
+                    Ok(_) => {}
+                    Err(error) => return (books, Err(error)),
+                }
+                if *mode == Mode::Write {
+                    let (guard, landed) = self.land(books, token.at);
+                    books = guard;
+                    if let Err(error) = landed {
+                        return (books, Err(error));
+                    }
+                }
+            }
+            // What came first may have been moved for what came last, or have turned out bad.
+            if wanted.iter().all(|w| books.is_ready(w.token.at, w.mode)) {
+                return (books, Ok(found));
+            }
+        }
+        let unready = wanted.iter().find(|w| !books.is_ready(w.token.at, w.mode)).map_or(0, |w| w.token.at);
+        let entry = books.entry(unready);
+        let error = SwapError::BadCopy { name: entry.spec.name().to_owned(), state: entry.device.state };
+        (books, Err(error))
     }
 
     /// Turns a claim into a lease: brings the tensor in, makes it a wall, and orders `queue` behind what made it.
@@ -160,7 +215,6 @@ impl<T: Transfer> Inner<T> {
             let block = books.entry(at).device.block;
             books.changes.retain(|&(_, changed)| Some(changed) != block);
         }
-        // Not somebody else's fill, which looks the same.
         let blank = matches!(found, Ok(Found::Blank));
         let leased = match found {
             Ok(found) => {
@@ -169,22 +223,15 @@ impl<T: Transfer> Inner<T> {
                     (Mode::Write, _) => self.land(books, at),
                 };
                 books = guard;
-                landed.and_then(|()| self.seat(&mut books, (at, mode, want), queue)).inspect(|_| {
-                    books.counters.leases += 1;
-                    books.counters.hits += u64::from(found == Found::Here);
-                    self.probe.leased(found == Found::Here);
-                    if found != Found::Here {
-                        books.counters.stall += effort.since.elapsed();
-                        self.probe.stalled(&books.entry(at).spec, effort.since);
-                    }
-                    self.tell_levels(&books);
-                })
+                landed
+                    .and_then(|()| self.seat(&mut books, (at, mode, want), queue))
+                    .inspect(|_| self.count_lease(&mut books, at, found, effort))
             }
             Err(error) => Err(error),
         };
         if leased.is_err() {
-            let device = &books.entry(at).device;
-            if blank && matches!(device, DeviceSlot { state: SlotState::Filling, ordered: false, .. }) {
+            // What is Filling otherwise is somebody else's.
+            if blank {
                 books.spoil(at); // nothing will write it
             }
             self.unclaim(&mut books, at, mode);
@@ -291,6 +338,13 @@ impl<T: Transfer> Books<T> {
         (total, new)
     }
 
+    /// Whether a claimed tensor's lease can be given: it is there, or on its way with every byte enqueued.
+    fn is_ready(&self, at: u32, mode: Mode) -> bool {
+        let slot = &self.entry(at).device;
+        let ordered = mode == Mode::Read && slot.state == SlotState::Filling && slot.ordered;
+        ordered || self.is_at_hand(at, mode)
+    }
+
     /// Whether a claimed tensor can be leased without waiting for anything.
     pub(crate) fn is_at_hand(&self, at: u32, mode: Mode) -> bool {
         let entry = self.entry(at);
@@ -306,3 +360,6 @@ impl<T: Transfer> Entry<T> {
         self.writer || (mode == Mode::Write && (self.readers > 0 || self.spill == Spill::Device))
     }
 }
+
+/// How often several tensors are looked over before it is given up that all are there at once.
+const MOST_ROUNDS: usize = 16;

@@ -156,7 +156,7 @@ impl<T: Transfer> Inner<T> {
             }
             return (books, sent);
         }
-        self.fill_from_below(books, at, effort)
+        self.fill_from_below(books, at)
     }
 
     /// Enqueues the upload of the host copy. The slice is the ticket's until it has landed.

@@ -75,11 +75,13 @@ pub(crate) struct Flight<T: Transfer> {
     oldest: usize,
     len: usize,
     settled: Settled,
+    /// Whether the device was asked for any piece.
+    used: bool,
 }
 
 impl<T: Transfer> Flight<T> {
     pub(crate) fn new() -> Self {
-        Flight { tickets: [const { None }; DEPTH], oldest: 0, len: 0, settled: Settled::Yes }
+        Flight { tickets: [const { None }; DEPTH], oldest: 0, len: 0, settled: Settled::Yes, used: false }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -94,6 +96,11 @@ impl<T: Transfer> Flight<T> {
         self.len == DEPTH
     }
 
+    /// Whether its copy may have changed anything.
+    pub(crate) fn was_used(&self) -> bool {
+        self.used
+    }
+
     /// Adds a piece that was sent; there is room, because whoever takes staging first makes some.
     pub(crate) fn push(
         &mut self,
@@ -101,6 +108,8 @@ impl<T: Transfer> Flight<T> {
         operation: &'static str,
     ) -> Result<(), SwapError> {
         debug_assert!(!self.is_full());
+        // A refusal, too, may be of what was enqueued and has been waited for.
+        self.used = true;
         match sent {
             Ok(ticket) => {
                 self.tickets[(self.oldest + self.len) % DEPTH] = Some(ticket);

@@ -185,6 +185,7 @@ impl<T: Transfer> Hold<T> {
         }
         let mut flight = Flight::new();
         let uploaded = self.upload_pieces(&mut flight, data);
+        let changed = flight.was_used() || self.blank;
         // Every piece has landed when this returns: the queue needs no event to be ordered behind them.
         let (landed, settled) = flight.finish();
         let result = uploaded.and(landed);
@@ -196,7 +197,9 @@ impl<T: Transfer> Hold<T> {
         if let Err(error) = &result {
             inner.probe.failed(Kind::Upload, &self.token.spec, error);
             books.note(error);
-            books.spoil(self.token.at);
+            if changed {
+                books.spoil(self.token.at);
+            }
         }
         drop(books);
         self.blank &= result.is_err();

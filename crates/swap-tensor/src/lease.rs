@@ -127,7 +127,8 @@ impl<T: Transfer> WriteLease<T> {
     /// Replaces the contents through staging. Work submitted to the queue afterwards sees them.
     ///
     /// # Errors
-    /// A length that is not the tensor's. If the device fails half-way, the tensor's device copy is torn.
+    /// A length that is not the tensor's; no staging in time. If it fails half-way, the tensor's device copy is torn; what the lease
+    /// was given stays as it is if the device was asked for nothing.
     pub fn upload(&mut self, data: &[u8]) -> Result<(), SwapError> {
         self.0.upload(data)
     }

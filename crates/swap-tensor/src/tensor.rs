@@ -13,7 +13,7 @@ use crate::{
     request::{self, LeaseRequest, Wanted},
     spill::Spill,
 };
-use pinned_host::Transfer;
+use pinned_host::{HostError, Transfer};
 use std::{
     panic::Location,
     sync::{Arc, atomic::AtomicBool},
@@ -160,13 +160,12 @@ impl<T: Transfer> Tensor<T> {
     /// Makes sure a valid copy lies below and gives the device room back.
     ///
     /// # Errors
-    /// [`SwapError::Leased`] when leases or pins do not end in time; no host room, or the copy fails: the device copy
-    /// stays then.
+    /// [`SwapError::Leased`] when leases or pins do not end in time; no host room, or the copy fails, or [`SwapError::Timeout`] when
+    /// others write to the tensor all the time: the device copy stays then.
     pub fn swap_out(&self) -> Result<(), SwapError> {
         let inner = self.inner();
         let (since, mut books) = (Instant::now(), inner.lock());
-        // The version that a write-back was begun for.
-        let mut tried = None;
+        let mut tried = false;
         let failures = books.counters.failed_transfers;
         loop {
             books.reap();
@@ -191,9 +190,15 @@ impl<T: Transfer> Tensor<T> {
             if entry.device.state != SlotState::Valid {
                 return Err(entry.no_valid_copy());
             }
-            if tried.replace(entry.version) == Some(entry.version) {
-                let error = entry.no_valid_copy();
-                return Err(books.fault.take().unwrap_or(error));
+            if core::mem::replace(&mut tried, true) {
+                if let Some(fault) = books.fault.take() {
+                    return Err(fault);
+                }
+                // Somebody else was told, or wrote to the tensor meanwhile: another try.
+                let waited = since.elapsed();
+                if waited >= inner.patience {
+                    return Err(SwapError::Timeout { operation: "swap a tensor out", waited });
+                }
             }
             match inner.write_back(&mut books, self.at()) {
                 Ok(()) => {}
@@ -205,8 +210,7 @@ impl<T: Transfer> Tensor<T> {
                         return Err(full);
                     }
                     // Host copies make way first, or the device copy goes below directly: another look when that is done.
-                    let entry = books.entry(self.at());
-                    tried = entry.device.leaving.then_some(entry.version);
+                    tried = books.entry(self.at()).device.leaving;
                     books = inner.sleep(books, since + inner.patience);
                 }
                 Err(other) => return Err(other),
@@ -340,11 +344,23 @@ impl<T: Transfer> Tensor<T> {
     fn load_to_host(&self, data: &[u8]) -> Result<(), SwapError> {
         let inner = self.inner();
         let (since, mut books) = (Instant::now(), inner.lock());
-        while !books.entry(self.at()).may_load() {
-            books = inner.wait_for_tensor(books, self.at(), since)?;
-            books.reap();
-        }
-        let mut slice = inner.host_slice(&mut books, self.at())?;
+        let mut slice = loop {
+            if !books.entry(self.at()).may_load() {
+                books = inner.wait_for_tensor(books, self.at(), since)?;
+                books.reap();
+                continue;
+            }
+            match (inner.host_slice(&mut books, self.at()), books.job_in_flight()) {
+                (Ok(slice), _) => break slice,
+                // The memory of a copy that can be spared is with its transfer.
+                (Err(SwapError::HostBudget { source: HostError::Full { .. }, .. }), Some(event))
+                    if since.elapsed() < inner.deadline =>
+                {
+                    books = inner.wait_for(books, &event);
+                }
+                (Err(error), _) => return Err(error),
+            }
+        };
         let entry = books.entry_mut(self.at());
         // Nobody reads the old contents while the new ones come in; if only the host had them, they are gone now.
         entry.busy = true;

@@ -257,7 +257,7 @@ impl Run {
         }
         let stats = self.store.stats();
         assert_eq!((stats.reserved, stats.extents, stats.in_flight), (0, 0, 0), "something stayed behind");
-        self.totals.faults = self.store.faults_struck();
+        self.totals.faults = self.store.faults_struck().iter().map(|(_, _, times)| times).sum();
         self.totals
     }
 }

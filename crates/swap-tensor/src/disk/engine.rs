@@ -79,7 +79,7 @@ impl Engine {
     }
 
     #[cfg(feature = "conformance")]
-    pub(super) fn faults_struck(&self) -> u64 {
+    pub(super) fn faults_struck(&self) -> Vec<(super::Call, super::Fault, u64)> {
         self.crew.faults.struck()
     }
 

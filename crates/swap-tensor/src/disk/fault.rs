@@ -131,9 +131,10 @@ struct State {
     plan: FaultPlan,
     random: u64,
     counts: [u64; Call::ProbeRing as usize + 1],
+    /// What has struck so far, how often.
+    struck: Vec<(Call, Fault, u64)>,
     /// Hung operations of earlier releases go on.
     releases: u64,
-    struck: u64,
 }
 
 impl Faults {
@@ -142,8 +143,8 @@ impl Faults {
             random: plan.seed,
             plan,
             counts: [0; Call::ProbeRing as usize + 1],
+            struck: Vec::new(),
             releases: 0,
-            struck: 0,
         };
         Faults(Arc::new(Shared { state: Mutex::new(state), released: Condvar::new() }))
     }
@@ -190,9 +191,9 @@ impl Faults {
         self.0.released.notify_all();
     }
 
-    /// How many calls were struck.
-    pub(super) fn struck(&self) -> u64 {
-        self.state().struck
+    /// What has struck so far, how often.
+    pub(super) fn struck(&self) -> Vec<(Call, Fault, u64)> {
+        self.state().struck.clone()
     }
 
     /// Nothing goes wrong from now on.
@@ -219,13 +220,17 @@ impl fmt::Debug for Faults {
 }
 
 impl State {
-    /// Counts a call and says what strikes it.
+    /// Counts a call, says what strikes it, and counts that.
     fn strike(&mut self, call: Call) -> Option<Fault> {
-        let fault = self.draw(call);
-        self.struck += u64::from(fault.is_some());
-        fault
+        let fault = self.draw(call)?;
+        match self.struck.iter_mut().find(|known| (known.0, known.1) == (call, fault)) {
+            Some(known) => known.2 += 1,
+            None => self.struck.push((call, fault, 1)),
+        }
+        Some(fault)
     }
 
+    /// Counts a call and says what strikes it.
     fn draw(&mut self, call: Call) -> Option<Fault> {
         self.counts[call as usize] += 1;
         let number = self.counts[call as usize];
@@ -300,6 +305,8 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);
         assert!(faults.strike(Direction::Write).error().is_none());
         assert!(faults.refuse(Call::RingSetup).is_err() && faults.refuse(Call::RingSetup).is_err());
+        let struck = [(Call::Write, Fault::NO_SPACE, 1), (Call::RingSetup, Fault::NOT_PERMITTED, 2)];
+        assert_eq!(faults.struck(), struck);
         faults.clear();
         assert!(faults.refuse(Call::RingSetup).is_ok());
     }

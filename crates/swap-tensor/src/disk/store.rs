@@ -167,9 +167,9 @@ impl DiskStore {
         self.0.engine.release();
     }
 
-    /// How many simulated faults have struck.
+    /// Simulated faults that have struck so far: which call, how, and how often. O(kinds).
     #[cfg(feature = "conformance")]
-    pub fn faults_struck(&self) -> u64 {
+    pub fn faults_struck(&self) -> Vec<(super::Call, super::Fault, u64)> {
         self.0.engine.faults_struck()
     }
 
