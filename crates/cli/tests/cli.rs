@@ -147,6 +147,27 @@ fn a_model_that_fits_stays() {
     assert!(report["hits"].as_u64().unwrap() >= 60);
 }
 
+/// Device and host memory hold less than the model; the rest is on disk, whoever leaves first.
+#[cfg(unix)]
+#[test]
+fn a_disk_holds_what_host_memory_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = floats(&dir, 12, 40_000);
+    let disk = dir.path().to_str().unwrap();
+    let tiers = ["--device-memory", "640KiB", "--host-memory", "320KiB", "--disk", disk];
+    for order in [&["--policy", "lru"][..], &["--policy", "frequency"], &["--schedule", "--passes", "5"]] {
+        let report = passes(&model, &[&tiers, order].concat());
+        assert!(report["disk_written_bytes"].as_u64().unwrap() > 160_000, "{report}");
+        assert!(report["disk_read_bytes"].as_u64().unwrap() > 160_000, "{report}");
+        let path = report["disk"].as_str().unwrap();
+        assert!(path.contains("io_uring") || path.contains("threads"), "{path}");
+    }
+    assert!(passes(&model, &["--schedule"])["disk"].is_null());
+    let refused = run(dir.path(), &["run", "--disk", "/nowhere/at/all"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("/nowhere/at/all"));
+}
+
 #[test]
 fn an_empty_model() {
     let dir = tempfile::tempdir().unwrap();
@@ -164,7 +185,8 @@ fn the_report_has_the_documented_fields() {
     let output = run(dir.path(), &["run", model.to_str().unwrap(), "--json", "--device-memory", "64KiB"]);
     let stdout = String::from_utf8(output.stdout).unwrap();
     let fields = "model tensors model_bytes backend device_bytes passes compute_ms peak_device_bytes \
-                  peak_pinned_bytes uploaded_bytes downloaded_bytes moved_bytes leases hits evictions mismatches \
+                  peak_pinned_bytes uploaded_bytes downloaded_bytes moved_bytes leases hits evictions policy \
+                  schedule disk disk_written_bytes disk_read_bytes mismatches \
                   seconds stall_seconds stall fill_ms_per_lease write_back_ms_per_lease transfer_gb_per_s \
                   memcpy_gb_per_s transfer_to_memcpy";
     let mut last = 0;
