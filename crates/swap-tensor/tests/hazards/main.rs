@@ -18,7 +18,7 @@
 //! | | [`work::double_swap_in_given_up`] | `claim.rs` `occupy` spoils only what it took | spoils what is Filling: "its copy was spoilt" |
 //! | evict while in use | [`room::evict_while_in_use`] | `idle` in `tensor.rs` `evict` and `room.rs` `victim` | not asked: the pinned tensor is evicted; is the victim |
 //! | lookup-then-pin gap | [`room::lookup_then_pin_gap`] | `claim.rs` `claim_now` counts before it looks | counted in `seat`: what was found is evicted for the other lease, no hit |
-//! | partial batch returned as full | [`work::partial_batch_is_no_batch`] | `below.rs` `end_fill`; `spill.rs` `send_pieces` | errors taken for success: a read of three pieces is served; a write of six is believed |
+//! | partial batch returned as full | [`work::partial_batch_is_no_batch`] | `below.rs` `end_fill`; `spill.rs` `send_pieces` | errors taken for success: served without its third piece; believed to be on disk without one |
 //! | | [`work::partial_batch_of_leases_is_no_batch`] | `claim.rs` `occupy_all` gives the rest back | not given back: bytes stay held |
 //! | | [`work::write_that_never_began`] | `hold.rs` `upload` spoils only once something was sent | spoils always: `NoValidCopy` |
 //! | a copy outdated on its way | [`work::stale_copy_published_after_write`] | `spill.rs` `next_to_spill` and `end_host_write` | both removed: the bytes before the write are served |
@@ -30,7 +30,7 @@
 //! | mirror copies cannot be reclaimed | [`room::clean_duplicate_is_always_evictable`] | `room.rs` `drop_spare_host_copy`, `evict_one`; `tensor.rs` `load_to_host` waits for the transfer that has the memory | removed, each: `DeviceBudget` (host), write-backs of clean tensors (device) |
 //! | leaked pins | [`work::leaked_leases_show_and_dropped_ones_end`] | `hold.rs` `Drop`; `Stats::held_bytes` | no drop: two units stay held |
 //! | evict metadata against delete file | [`disk::evict_while_reader_reads_disk`] | `lower/disk.rs`: a copy's pieces are shared | pieces copied, so that the index's share ends them: `NoPart` |
-//! | descriptor used again after close | [`work::descriptor_reused`] | `disk/engine.rs` `Drop` joins; what does I/O owns its `Drive` | not closed and joined: descriptors are left; closed after the grace: none is, under a read |
+//! | descriptor used again after close | [`work::descriptor_reused`] | `disk/engine.rs` `Drop` joins; what does I/O owns its `Drive` | not closed and joined: descriptors are left; closed after the grace all the same: none is open under the read that hangs |
 //! | torn write | [`disk::torn_write_is_never_served`], [`disk::torn_write_leaves_the_source`] | `disk/request.rs` `conclude`, `compare`; `spill.rs` `end_host_write` | error ignored: a torn extent is published; sums not compared: wrong bytes served; source dropped: `NoValidCopy` |
 //! | attached file truncated or overwritten | [`disk::attached_file_truncated`] | `file.rs` `check_unchanged` | not compared: a bare end of file; the other contents served |
 //! | sticky error after a failed registration | [`room::sticky_error_after_failed_lock`] | `builder.rs` `tier` goes on with pageable memory | error passed on: no pool |
