@@ -1,4 +1,4 @@
-//! Tensors that swap between a device, host memory and files, without ever losing the last valid copy.
+//! Tensors that swap between a device, host memory, disks and files, without ever losing the last valid copy.
 //!
 //! A [`SwapPool`] owns one arena on a device. A [`Tensor`] is a name for bytes that may be on the device, in host
 //! memory, on disk or in an attached safetensors file; a lease ([`ReadLease`], [`WriteLease`]) brings it to the device and keeps
@@ -27,6 +27,20 @@
 //! assert!(weights.iter().all(|&w| w == 103));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! # Which
+//! | to | use |
+//! |---|---|
+//! | describe a pool: memory, tiers, policy, deadlines | [`PoolBuilder`] |
+//! | make tensors, or attach those of a file | [`SwapPool::create`], [`SwapPool::attach_safetensors`] |
+//! | make one that is larger than the device | [`TiledTensor`], [`SwapPool::create_tiled`] |
+//! | have it on the device while work runs | [`Tensor::read`], [`Tensor::write`], [`SwapPool::lease_all`] |
+//! | the same from a task | [`Tensor::lease`], [`SwapPool::lease_many`], [`LeaseRequest`] |
+//! | fetch ahead | [`SwapPool::prefetch`], or by a recorded order: [`SwapPool::mark_step`] |
+//! | say who leaves first | [`policy`], [`Tensor::set_priority`], [`Tensor::pin`] |
+//! | hold more than host memory does | `disk` (feature `disk`), `PoolBuilder::disk` |
+//! | see what happens | [`Stats`], [`observe`], [`Timeline`], [`SwapPool::leases`] |
+//! | port a program of DeepSpeed's contiguous allocator | [`ContiguousAllocator`] |
 //!
 //! # The copy set
 //! Each tensor has a version and, per tier, a slot in one of the states of [`SlotState`], whose table says which step

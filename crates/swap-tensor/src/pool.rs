@@ -25,9 +25,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Tensors that swap between one device, host memory and attached files.
+/// Tensors that swap between one device, host memory, a disk and attached files.
 ///
-/// Cloning is cheap and names the same pool. All calls block; none holds a lock while it waits.
+/// Cloning is cheap and names the same pool. Calls block, and none holds a lock while it waits; what a task can await instead is
+/// a [`LeaseRequest`] or an [`Errand`].
 ///
 /// ```
 /// use backend_cpu::CpuDevice;
@@ -216,7 +217,7 @@ impl<T: Transfer> SwapPool<T> {
     /// iteration are the schedule of the next: what is needed farthest ahead leaves first, and what is needed next comes in just in
     /// time, without a [`prefetch`](Self::prefetch). Otherwise nothing happens.
     ///
-    /// The first schedule is there from the third iteration on at the latest: it is made by a thread of the pool. Where the program
+    /// The first schedule is made while the second iteration runs, by a thread of the pool, and followed as soon as it is there. Where the program
     /// leaves the order, the pool's policy decides, until the next call. See [`policy::schedule`](crate::policy::schedule).
     ///
     /// ```
@@ -255,7 +256,8 @@ impl<T: Transfer> SwapPool<T> {
         self.inner.lock().rule.state()
     }
 
-    /// Blocks until everything asked for by [`prefetch`](Self::prefetch) so far is on its way, or was given up.
+    /// Blocks until everything asked for by [`prefetch`](Self::prefetch) is on its way, or was given up, what other threads ask for
+    /// meanwhile included.
     pub fn wait_prefetch(&self) {
         self.inner.movers.wait_wishes();
     }
