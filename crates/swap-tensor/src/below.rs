@@ -180,6 +180,11 @@ impl<T: Transfer> Inner<T> {
         read
     }
 
+    /// Staging for one piece of the lower tier: all of it but the page that keeps it registered.
+    fn longest_read(&self) -> usize {
+        self.staging.max_slice(Lane::Upload) - PAGE as usize
+    }
+
     fn read_pieces(
         &self,
         copy: &LowerCopy,
@@ -187,8 +192,7 @@ impl<T: Transfer> Inner<T> {
         into: &mut [u8],
         until: Instant,
     ) -> Result<(), SwapError> {
-        // All of it but the page that keeps it registered.
-        let most = self.staging.max_slice(Lane::Upload) - PAGE as usize;
+        let most = self.longest_read();
         let mut rest = into;
         for piece in copy.pieces() {
             let slice = self.staging_slice(
@@ -227,8 +231,7 @@ impl<T: Transfer> Inner<T> {
         range: Range<u64>,
         until: Instant,
     ) -> Result<u64, SwapError> {
-        // All of it but the page that keeps it registered.
-        let most = self.staging.max_slice(Lane::Upload) - PAGE as usize;
+        let most = self.longest_read();
         let mut buffer = self.buffer.clone();
         let mut pieces = copy.pieces().iter();
         let mut reads: VecDeque<(Io<T::Event>, u64, Reading<T>)> = VecDeque::with_capacity(DEPTH);

@@ -209,7 +209,7 @@ impl<T: Transfer> Movers<T> {
         self.shared.work.notify_all();
     }
 
-    /// Blocks until every wish made so far, and what the schedule wants now, has been served or given up.
+    /// Blocks until every wish, those made meanwhile included, and what the schedule wants has been served or given up.
     pub(crate) fn wait_wishes(&self) {
         let mut state = self.shared.lock();
         while state.serving > 0 || !state.wishes.is_empty() || state.poked.is_some() {
@@ -258,21 +258,13 @@ impl<T: Transfer> Shared<T> {
     fn bring_in<'a>(&'a self, mut state: MutexGuard<'a, State<T>>) -> MutexGuard<'a, State<T>> {
         let work = if state.demanding() < MOST_DEMANDS { state.demands.pop_front() } else { None };
         if let Some(work) = work {
-            let _busy = Busy { shared: self, role: Role::In, wish: false };
-            state.busy[Role::In as usize] += 1;
-            drop(state);
+            let _busy = self.begin(state, Role::In, false);
             work();
         } else if let Some(wish) = state.wishes.pop_front() {
-            let _busy = Busy { shared: self, role: Role::In, wish: true };
-            state.busy[Role::In as usize] += 1;
-            state.serving += 1;
-            drop(state);
+            let _busy = self.begin(state, Role::In, true);
             wish.serve();
         } else if let Some(inner) = state.poked.take() {
-            let _busy = Busy { shared: self, role: Role::In, wish: true };
-            state.busy[Role::In as usize] += 1;
-            state.serving += 1;
-            drop(state);
+            let _busy = self.begin(state, Role::In, true);
             if let Some(inner) = inner.upgrade() {
                 while inner.fetch_scheduled() {}
             }
@@ -284,9 +276,7 @@ impl<T: Transfer> Shared<T> {
 
     fn write_out<'a>(&'a self, mut state: MutexGuard<'a, State<T>>) -> MutexGuard<'a, State<T>> {
         let Some((inner, batch)) = state.spills.pop_front() else { return self.wait(state) };
-        let busy = Busy { shared: self, role: Role::Out, wish: false };
-        state.busy[Role::Out as usize] += 1;
-        drop(state);
+        let busy = self.begin(state, Role::Out, false);
         inner.spill_now(batch);
         drop(inner);
         drop(busy); // takes the lock
@@ -306,6 +296,13 @@ impl<T: Transfer> Shared<T> {
             inner.wake(&books);
         }
         self.lock()
+    }
+
+    /// The calling thread is at work, for a wish or not, until what is returned goes.
+    fn begin<'a>(&'a self, mut state: MutexGuard<'_, State<T>>, role: Role, wish: bool) -> Busy<'a, T> {
+        state.busy[role as usize] += 1;
+        state.serving += usize::from(wish);
+        Busy { shared: self, role, wish }
     }
 
     fn wait<'a>(&'a self, state: MutexGuard<'a, State<T>>) -> MutexGuard<'a, State<T>> {

@@ -116,8 +116,10 @@ impl<T: Transfer> Inner<T> {
         let (mut books, found) = self.bring_in(books, at, Want::Contents, effort);
         let begun = match found {
             Ok(found) => {
-                books.counters.prefetches += u64::from(found == Found::Fetched);
-                self.probe.prefetched();
+                if found == Found::Fetched {
+                    books.counters.prefetches += 1;
+                    self.probe.prefetched();
+                }
                 true
             }
             Err(

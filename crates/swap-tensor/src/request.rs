@@ -271,8 +271,9 @@ impl<V> Promise<V> {
     }
 }
 
-/// A blocking call of the pool that one of its threads makes for a task.
-#[must_use = "futures do nothing unless polled"]
+/// A blocking call of the pool that one of its threads makes for a task. It has begun when this is made, and goes on to its end if
+/// this is dropped.
+#[must_use = "what the call came to is lost"]
 pub struct Errand<V> {
     promise: Arc<Promise<V>>,
 }

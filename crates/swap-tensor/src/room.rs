@@ -383,7 +383,7 @@ impl<T: Transfer> Inner<T> {
     pub(crate) fn spill_for(&self, books: &mut Books<T>, at: u32) -> bool {
         let padded = books.entry(at).padded;
         let fits = padded <= self.host.max_slice() as u64;
-        (fits && (books.spilling >= padded || self.spill_host(books, padded))) || self.spill_device(books, at)
+        (fits && (books.spilling >= padded || self.spill_host(books))) || self.spill_device(books, at)
     }
 
     /// Enqueues the copy of a valid device copy to the host tier.

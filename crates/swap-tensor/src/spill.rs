@@ -6,7 +6,7 @@
 use crate::{
     SlotState, SwapError, TensorSpec,
     books::Books,
-    flight::{DEPTH, Flight},
+    flight::{DEPTH, Flight, Settled},
     lower::{Lower, LowerCopy, Piece, Writing},
     observe::{Io, Kind, Reason},
     policy::Tier,
@@ -31,41 +31,33 @@ pub(crate) enum Spill {
 
 /// Tensors that are written to the lower tier together.
 pub(crate) enum Batch {
-    /// The host copy of one.
-    Host(u32),
-    /// The host copies of several small ones.
-    Pack(Vec<u32>),
+    /// The host copies of one or of several small ones.
+    Host(Vec<u32>),
     /// The device copy of one.
     Device(u32),
 }
 
 impl<T: Transfer> Inner<T> {
-    /// Begins to write the coldest host copies that nothing else holds to the lower tier, so that `wanted` bytes come free.
+    /// Begins to write the coldest host copy that nothing else holds to the lower tier, with others if it is small.
     /// `false`: there is no lower tier, or no such copy.
-    pub(crate) fn spill_host(&self, books: &mut Books<T>, wanted: u64) -> bool {
+    pub(crate) fn spill_host(&self, books: &mut Books<T>) -> bool {
         if self.lower.is_none() {
             return false;
         }
         // What is packed is read through staging in one piece.
         let batch = books.next_to_spill(SMALL.min(self.piece / 2));
-        let Some(&first) = batch.first() else { return false };
+        if batch.is_empty() {
+            return false;
+        }
         batch.iter().for_each(|&at| books.begin_host_spill(at));
-        debug_assert!(wanted > 0);
-        let sent = match batch.len() {
-            1 => self.send_out(Batch::Host(first)),
-            _ => self.send_out(Batch::Pack(batch)),
-        };
-        match sent {
-            Ok(()) => true,
-            Err(Batch::Pack(batch)) => {
-                batch.iter().for_each(|&at| books.end_host_spill(at));
-                false
-            }
-            Err(_) => {
-                books.end_host_spill(first);
-                false
+        let Err(back) = self.send_out(Batch::Host(batch)) else { return true };
+        if let Batch::Host(batch) = back {
+            for at in batch {
+                books.end_host_spill(at);
+                books.entry_mut(at).disk.give_up();
             }
         }
+        false
     }
 
     /// Begins to write a device copy that nobody uses to the lower tier; its room is given back after that, unless somebody uses
@@ -102,8 +94,10 @@ impl<T: Transfer> Inner<T> {
     pub(crate) fn spill_now(&self, batch: Batch) {
         let Some(lower) = &self.lower else { return };
         match batch {
-            Batch::Host(at) => self.write_host(lower, at),
-            Batch::Pack(batch) => self.write_pack(lower, &batch),
+            Batch::Host(batch) => match batch[..] {
+                [at] => self.write_host(lower, at),
+                _ => self.write_pack(lower, &batch),
+            },
             Batch::Device(at) => self.write_device(lower, at),
         }
     }
@@ -130,6 +124,8 @@ impl<T: Transfer> Inner<T> {
 
     fn write_pack(&self, lower: &Lower, batch: &[u32]) {
         let mut books = self.lock();
+        // In whose name the write goes to who listens.
+        let Some(first) = batch.first().map(|&at| Arc::clone(&books.entry(at).spec)) else { return };
         let mut slices: Vec<((u32, u64), u64, SliceOf<T>)> = Vec::with_capacity(batch.len());
         for &at in batch {
             let bytes = books.entry(at).spec.bytes();
@@ -139,7 +135,6 @@ impl<T: Transfer> Inner<T> {
         drop(books);
         let contents: Vec<_> =
             slices.iter().map(|(_, bytes, slice)| &slice.as_slice()[..*bytes as usize]).collect();
-        let Some(first) = batch.first().map(|&at| Arc::clone(&self.lock().entry(at).spec)) else { return };
         let total = contents.iter().map(|bytes| bytes.len() as u64).sum();
         let written = self.probe.io(Kind::DiskWrite, &first, total, || lower.write_pack(&contents));
         let mut copies = match written {
@@ -165,7 +160,7 @@ impl<T: Transfer> Inner<T> {
         (at, version): (u32, u64),
         written: Result<LowerCopy, SwapError>,
     ) {
-        books.end_host_spill_of(at);
+        books.end_host_spill(at);
         match written {
             Ok(copy) => {
                 let bytes = books.entry(at).spec.bytes();
@@ -198,12 +193,12 @@ impl<T: Transfer> Inner<T> {
         drop(books);
         let (written, settled) = match begun {
             Ok(range) => self.send_pieces(lower, &spec, range),
-            Err(error) => (Err(error), true),
+            Err(error) => (Err(error), Settled::Yes),
         };
         let mut books = self.lock();
         // What the copies read had been written before they ran: by now that is known to be good or bad.
         books.reap_changes();
-        if settled {
+        if settled == Settled::Yes {
             books.end_device_spill(at);
         } else {
             books.entry_mut(at).spill = Spill::No; // the block stays a wall
@@ -250,7 +245,7 @@ impl<T: Transfer> Inner<T> {
         lower: &Lower,
         spec: &Arc<TensorSpec>,
         range: Range<u64>,
-    ) -> (Result<LowerCopy, SwapError>, bool) {
+    ) -> (Result<LowerCopy, SwapError>, Settled) {
         let bytes = spec.bytes();
         let mut flight = Flight::new();
         let mut writes: VecDeque<Write<T>> = VecDeque::with_capacity(DEPTH);
@@ -264,7 +259,7 @@ impl<T: Transfer> Inner<T> {
                 Err(error) => result = result.and(Err(error)),
             }
         }
-        (result.map(|()| lower.copy(pieces)), settled == crate::flight::Settled::Yes)
+        (result.map(|()| lower.copy(pieces)), settled)
     }
 
     fn send_each(
@@ -358,19 +353,13 @@ impl<T: Transfer> Books<T> {
         self.spilling += padded;
     }
 
-    fn end_host_spill_of(&mut self, at: u32) {
+    fn end_host_spill(&mut self, at: u32) {
         let entry = self.entry_mut(at);
         entry.spill = Spill::No;
         entry.busy = false;
         let padded = entry.padded;
         self.spills -= 1;
         self.spilling -= padded;
-    }
-
-    /// A spill that could not be begun after all.
-    fn end_host_spill(&mut self, at: u32) {
-        self.end_host_spill_of(at);
-        self.entry_mut(at).disk.give_up();
     }
 
     fn end_device_spill(&mut self, at: u32) {
