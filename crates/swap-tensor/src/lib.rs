@@ -91,6 +91,7 @@ mod lower;
 mod meter;
 mod movers;
 pub mod observe;
+mod order;
 pub mod policy;
 mod pool;
 mod prefetch;
