@@ -1,8 +1,9 @@
 //! How a pool is described and made.
 
 use crate::{
-    OpenLease, SwapError, SwapPool, Timeline,
+    DeviceIndex, OpenLease, SwapError, SwapPool, Timeline,
     books::Books,
+    device::{Device, DeviceBooks, PerDevice},
     flight::DEPTH,
     lock::Tasks,
     lower::Lower,
@@ -27,6 +28,8 @@ use std::{
 pub struct PoolBuilder<T: Transfer> {
     device: T,
     arena: ArenaMemory<T::Buffer>,
+    /// The devices after the first.
+    more: Vec<(T, ArenaMemory<T::Buffer>)>,
     host_memory: u64,
     staging: Option<u64>,
     deadline: Duration,
@@ -54,6 +57,7 @@ impl<T: Transfer> PoolBuilder<T> {
         PoolBuilder {
             device,
             arena: ArenaMemory::Bytes(0),
+            more: Vec::new(),
             host_memory: 0,
             staging: None,
             deadline: Duration::from_secs(30),
@@ -85,6 +89,24 @@ impl<T: Transfer> PoolBuilder<T> {
     #[must_use]
     pub fn device_buffer(mut self, buffer: T::Buffer) -> Self {
         self.arena = ArenaMemory::Buffer(buffer);
+        self
+    }
+
+    /// Adds a device of the same kind, with an arena of `bytes` of its memory. It is the next [`DeviceIndex`]: the first one added is
+    /// `DeviceIndex::new(1)`.
+    ///
+    /// Each device has a copy of the [`policy`](Self::policy). Host memory and staging are of the first device's kind, and every other
+    /// device must reach them ([`Transfer::reaches`]).
+    #[must_use]
+    pub fn add_device(mut self, device: T, bytes: u64) -> Self {
+        self.more.push((device, ArenaMemory::Bytes(bytes)));
+        self
+    }
+
+    /// [`add_device`](Self::add_device) with a buffer of that device's as the arena, as [`device_buffer`](Self::device_buffer) has it.
+    #[must_use]
+    pub fn add_device_buffer(mut self, device: T, buffer: T::Buffer) -> Self {
+        self.more.push((device, ArenaMemory::Buffer(buffer)));
         self
     }
 
@@ -227,57 +249,60 @@ impl<T: Transfer> PoolBuilder<T> {
         self
     }
 
-    /// Allocates the arena, the staging and the host tier.
+    /// Allocates the arenas, the staging and the host tier.
     ///
     /// # Errors
-    /// No device memory given, or the device or the system refuses the memory; nothing stays allocated.
+    /// No device memory given, or a device or the system refuses the memory; [`SwapError::Unreachable`] when the devices cannot share
+    /// host memory. Nothing stays allocated.
     pub fn build(self) -> Result<SwapPool<T>, SwapError> {
-        if let ArenaMemory::Bytes(0) = self.arena {
-            return Err(SwapError::Config { what: "device memory", why: "no size given, or zero".into() });
-        }
-        let device = self.device;
-        let staging = stage(&device, self.staging, self.lower.is_some())?;
+        self.check()?;
+        let first = &self.device;
+        let staging = stage(first, self.staging, self.lower.is_some())?;
         let staged = staging.stats();
         // What may be locked besides what is: staging counts already.
-        let lockable = device.locker().allowance().unwrap_or(u64::MAX);
+        let lockable = first.locker().allowance().unwrap_or(u64::MAX);
         let tier = match self.host_memory {
             0 => Vec::new(),
-            bytes => tier(device.locker(), bytes, lockable)?,
+            bytes => tier(first.locker(), bytes, lockable)?,
         };
         let mut memory = Split { locked: staged.locked(), pageable: staged.pageable() };
         tier.iter().for_each(|region| memory.add(region));
         let side = staging.max_slice(Lane::Upload).min(staging.max_slice(Lane::Download)) as u64;
         let piece = (side / DEPTH as u64 / PAGE * PAGE).clamp(PAGE, PIECE);
 
-        let buffer = match self.arena {
-            ArenaMemory::Buffer(buffer) => buffer,
-            ArenaMemory::Bytes(bytes) => {
-                device.buffer(bytes).map_err(|e| SwapError::device("allocate the arena", e))?
-            }
-        };
-        let grain = buffer.grain().max(1);
+        let several = !self.more.is_empty();
+        let described = PerDevice::new((self.device, self.arena), self.more);
+        let devices = described.try_map(|on, (transfer, arena)| {
+            // What host memory holds is told once, with the first device.
+            let host = if on == DeviceIndex::FIRST { self.host_memory } else { 0 };
+            let listeners = (self.timeline.clone(), self.measure);
+            open(transfer, arena, |device| {
+                let budget = Levels { device, host, leased: 0 };
+                Probe::new(&self.name, several.then_some(on), listeners, budget)
+            })
+        })?;
+        let grain = devices.values().map(|device| device.buffer.grain().max(1)).fold(1, least_common);
         let host = HostPool::new(tier, grain).map_err(|e| host_error("the host tier", e))?;
-        let queue = buffer.queue().clone();
-        let origin = queue.record().map_err(|e| SwapError::device("record an event", e))?;
-        let budget = Levels { device: buffer.size(), host: self.host_memory, leased: 0 };
-        let probe = Probe::new(&self.name, self.timeline, self.measure, budget);
         if let Some(lower) = &self.lower {
             for lane in [Lane::Upload, Lane::Download] {
                 // A byte of the page that there is more of it.
                 staging.try_acquire(lane, 1).map(|slice| lower.register::<T>(slice)).ok();
             }
         }
-        let rule = Rule::new(self.policy, self.schedule, buffer.size());
-        let books = Mutex::new(Books::new(Arena::new(buffer.clone())?, probe.clone(), rule));
+        let books = devices.as_ref().try_map(|_, device| {
+            Ok::<_, SwapError>(DeviceBooks::new(Arena::new(device.buffer.clone())?, device.probe.clone()))
+        })?;
+        let rules = PerDevice::each(devices.len(), |on| {
+            Rule::new(self.policy.fresh(), self.schedule, devices[on].buffer.size())
+        });
+        let books = Mutex::new(Books::new(books, rules));
         let inner = Arc::new_cyclic(|me| Inner {
-            queue,
-            origin,
             books,
             changed: Condvar::new(),
             tasks: Tasks::default(),
             host,
             staging,
-            buffer,
+            grain,
             piece: piece.next_multiple_of(grain),
             deadline: self.deadline.min(FOR_EVER),
             patience: match self.lower {
@@ -290,13 +315,47 @@ impl<T: Transfer> PoolBuilder<T> {
             movers: Movers::new(),
             keep_below: self.keep_below,
             me: me.clone(),
-            probe,
             on_leak: self.on_leak,
-            device,
+            devices,
         });
         let last = Arc::new(Last(Arc::downgrade(&inner)));
         Ok(SwapPool { inner, last })
     }
+
+    /// Whether the description makes sense, before anything is allocated.
+    fn check(&self) -> Result<(), SwapError> {
+        let arenas = core::iter::once(&self.arena).chain(self.more.iter().map(|(_, arena)| arena));
+        if arenas.into_iter().any(|arena| matches!(arena, ArenaMemory::Bytes(0))) {
+            return Err(SwapError::Config { what: "device memory", why: "no size given, or zero".into() });
+        }
+        let devices = 1 + self.more.len();
+        if devices > DeviceIndex::MOST {
+            let why = format!("{devices} are more than the {} a pool can have", DeviceIndex::MOST);
+            return Err(SwapError::Config { what: "devices", why });
+        }
+        match self.more.iter().position(|(device, _)| !device.reaches(&self.device)) {
+            Some(at) => Err(SwapError::Unreachable { device: DeviceIndex::new(at as u8 + 1) }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A device with its arena's memory.
+fn open<T: Transfer>(
+    transfer: T,
+    arena: ArenaMemory<T::Buffer>,
+    probe: impl FnOnce(u64) -> Probe<T::Event>,
+) -> Result<Device<T>, SwapError> {
+    let buffer = match arena {
+        ArenaMemory::Buffer(buffer) => buffer,
+        ArenaMemory::Bytes(bytes) => {
+            transfer.buffer(bytes).map_err(|e| SwapError::device("allocate the arena", e))?
+        }
+    };
+    let queue = buffer.queue().clone();
+    let origin = queue.record().map_err(|e| SwapError::device("record an event", e))?;
+    let probe = probe(buffer.size());
+    Ok(Device { buffer, queue, origin, probe, transfer })
 }
 
 impl<T: Transfer> fmt::Debug for PoolBuilder<T> {
@@ -308,6 +367,7 @@ impl<T: Transfer> fmt::Debug for PoolBuilder<T> {
         f.debug_struct("PoolBuilder")
             .field("device_memory", &arena)
             .field("device_buffer", &given)
+            .field("devices", &(1 + self.more.len()))
             .field("host_memory", &self.host_memory)
             .field("staging", &self.staging)
             .field("deadline", &self.deadline)
@@ -320,6 +380,15 @@ impl<T: Transfer> fmt::Debug for PoolBuilder<T> {
             .field("timeline", &self.timeline)
             .finish_non_exhaustive()
     }
+}
+
+/// The least multiple of both, neither of which is 0.
+fn least_common(a: u64, b: u64) -> u64 {
+    let (mut x, mut y) = (a, b);
+    while y != 0 {
+        (x, y) = (y, x % y);
+    }
+    a / x * b
 }
 
 /// Bytes of host memory by kind.

@@ -76,9 +76,12 @@ mod claim;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod contiguous;
+mod device;
 #[cfg(all(feature = "disk", unix))]
 pub mod disk;
+mod down;
 mod dtype;
+mod entry;
 mod error;
 mod file;
 mod fill;
@@ -108,6 +111,7 @@ mod tiles;
 
 pub use builder::PoolBuilder;
 pub use contiguous::{ContiguousAllocator, ParamView, TensorId};
+pub use device::DeviceIndex;
 pub use dtype::{DType, Element};
 pub use error::{BoxedError, SwapError};
 pub use lease::{Lease, Mode, ReadLease, WriteLease};
@@ -118,6 +122,6 @@ pub use pool::SwapPool;
 pub use request::{Errand, LeaseRequest, Leasing};
 pub use slot::{Residency, SlotState};
 pub use spec::TensorSpec;
-pub use stats::Stats;
+pub use stats::{DeviceStats, Stats};
 pub use tensor::Tensor;
 pub use tiles::TiledTensor;

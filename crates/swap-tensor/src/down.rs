@@ -1,0 +1,116 @@
+//! Copying down what only devices have: because it is to leave them, or because another device wants it.
+
+use crate::{
+    SwapError,
+    device::Spot,
+    lock::Guard,
+    pool::Inner,
+    room::Effort,
+    spill::{Spill, Then},
+};
+use pinned_host::Transfer;
+use std::time::Instant;
+
+/// Tries to copy one tensor down, as far as they have come.
+pub(crate) struct Descent {
+    since: Instant,
+    /// Transfers that had failed before.
+    failures: u64,
+    /// A write-back was enqueued.
+    tried: bool,
+    /// What becomes of the device copy then.
+    then: Then,
+}
+
+impl Descent {
+    pub(crate) fn new(since: Instant, failures: u64, then: Then) -> Self {
+        Descent { since, failures, tried: false, then }
+    }
+}
+
+impl<T: Transfer> Inner<T> {
+    /// Has a tensor that only other devices have copied to host memory, or to the tier below where that has no room. Devices
+    /// wait for no event of one another's: when this returns `Ok`, the copy below has landed.
+    ///
+    /// The caller has made the tensor busy, so that the copy is not given up before it was used.
+    pub(crate) fn bring_down<'a>(
+        &'a self,
+        mut books: Guard<'a, T>,
+        spot: Spot,
+        effort: Effort,
+    ) -> (Guard<'a, T>, Result<(), SwapError>) {
+        let at = spot.at;
+        let patient = Instant::now() + self.patience;
+        let mut descent = Descent::new(Instant::now(), books.counters.failed_transfers, Then::Stay);
+        loop {
+            books.reap();
+            let entry = books.entry(at);
+            // A copy that another transfer has is not to be had before it ends.
+            let lent = entry.jobs > 0 && entry.host.slice.is_none();
+            if entry.valid_below() && !lent {
+                return (books, Ok(()));
+            }
+            if let Some(event) = books.job_of(at) {
+                books = self.wait_for(books, &event);
+                continue;
+            }
+            if entry.spill != Spill::No && Instant::now() < patient {
+                books = self.sleep(books, patient);
+                continue;
+            }
+            let from = match entry.device_with_it() {
+                // A hint is not worth the wait, and who was promised the tensor excludes writers.
+                Some(_) if entry.writer.is_some() || entry.spill != Spill::No => {
+                    let error = entry.leased(effort.since.elapsed());
+                    return (books, Err(error));
+                }
+                Some(on) => Spot { at, on },
+                None => {
+                    let error = entry.no_valid_copy();
+                    return (books, Err(error));
+                }
+            };
+            let (guard, step) = self.descend(books, from, &mut descent);
+            books = guard;
+            if let Err(error) = step {
+                return (books, Err(error));
+            }
+        }
+    }
+
+    /// The next step of copying a valid device copy down: enqueues it, or waits until there may be room for it. The caller looks
+    /// at what came of it, and calls again.
+    pub(crate) fn descend<'a>(
+        &'a self,
+        mut books: Guard<'a, T>,
+        from: Spot,
+        descent: &mut Descent,
+    ) -> (Guard<'a, T>, Result<(), SwapError>) {
+        let until = descent.since + self.patience;
+        if core::mem::replace(&mut descent.tried, true) {
+            if let Some(fault) = books.fault.take() {
+                return (books, Err(fault));
+            }
+            // Somebody else was told, or wrote to the tensor meanwhile: another try.
+            if Instant::now() >= until {
+                let waited = descent.since.elapsed();
+                return (books, Err(SwapError::Timeout { operation: "copy a tensor down", waited }));
+            }
+        }
+        match self.write_back(&mut books, from) {
+            Err(full @ SwapError::HostBudget { .. }) => {
+                if books.counters.failed_transfers > descent.failures {
+                    let error = books.fault.take().unwrap_or(full);
+                    return (books, Err(error));
+                }
+                if Instant::now() >= until || !self.spill_for(&mut books, from, descent.then) {
+                    return (books, Err(full));
+                }
+                // Host copies make way first, or the device copy goes below directly: another look when that is done.
+                descent.tried = books.entry(from.at).spill == Spill::Device(from.on);
+                (self.sleep(books, until), Ok(()))
+            }
+            sent => (books, sent),
+        }
+    }
+}
