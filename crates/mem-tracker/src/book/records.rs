@@ -1,0 +1,112 @@
+//! What is known of a module: its own bytes, and the states of its calls.
+
+use std::sync::Arc;
+
+use super::DeviceBook;
+use super::device::is_peak;
+use crate::{ModState, Peaks, Usage};
+
+/// One module.
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(crate) name: Arc<str>,
+    /// Whether it was entered since the module statistics were reset.
+    pub(crate) entered: bool,
+    pub(crate) parameters: u64,
+    pub(crate) buffers: u64,
+    pub(crate) inputs: u64,
+    pub(crate) outputs: u64,
+    /// The states it met, in the order in which it met them.
+    pub(crate) order: Vec<ModState>,
+    /// The call whose peak is the local one.
+    pub(crate) latest: Option<(ModState, usize)>,
+    calls: [Calls; 8],
+}
+
+/// What all devices held at one state, a row of devices for each call.
+#[derive(Debug, Default)]
+struct Calls {
+    rows: Vec<Usage>,
+    /// Devices in a row.
+    width: usize,
+    len: usize,
+}
+
+impl Record {
+    pub(crate) fn new(name: Arc<str>) -> Self {
+        Self {
+            name,
+            entered: false,
+            parameters: 0,
+            buffers: 0,
+            inputs: 0,
+            outputs: 0,
+            order: Vec::new(),
+            latest: None,
+            calls: Default::default(),
+        }
+    }
+
+    /// Forgets the calls; what the module owns stays.
+    pub(crate) fn reset(&mut self) {
+        (self.entered, self.inputs, self.outputs, self.latest) = (false, 0, 0, None);
+        self.order.clear();
+        self.calls.iter_mut().for_each(|calls| *calls = Calls::default());
+    }
+
+    /// Notes what the devices hold; the number of this call, from 0. O(devices).
+    pub(crate) fn note(&mut self, state: ModState, devices: &[DeviceBook]) -> usize {
+        let calls = &mut self.calls[state.index()];
+        if calls.len == 0 {
+            self.order.push(state);
+        }
+        calls.widen(devices.len());
+        calls.rows.extend(devices.iter().map(|device| device.now));
+        calls.len += 1;
+        // Without a device a row still has one, so that a call is a row.
+        calls.rows.resize(calls.len * calls.width, Usage::default());
+        calls.len - 1
+    }
+
+    /// A peak state's call saw this much on a device.
+    pub(crate) fn raise(&mut self, state: ModState, call: usize, device: usize, most: &Usage, peaks: Peaks) {
+        let calls = &mut self.calls[state.index()];
+        if call >= calls.len || most.is_empty() {
+            return;
+        }
+        calls.widen(device + 1);
+        let row = &mut calls.rows[call * calls.width + device];
+        if is_peak(peaks, most.total(), row.total()) {
+            *row = *most;
+        }
+    }
+
+    /// How many calls met a state.
+    pub(crate) fn len(&self, state: ModState) -> usize {
+        self.calls[state.index()].len
+    }
+
+    /// What the devices held at a call's state, by number of device.
+    pub(crate) fn row(&self, state: ModState, call: usize) -> &[Usage] {
+        let Calls { rows, width, .. } = &self.calls[state.index()];
+        rows.get(call * width..(call + 1) * width).unwrap_or_default()
+    }
+}
+
+impl Calls {
+    /// Makes the rows at least this wide. Happens once for each device, should it come after the first call.
+    fn widen(&mut self, width: usize) {
+        let width = width.max(1);
+        if width <= self.width {
+            return;
+        }
+        if self.len > 0 {
+            let wide = self
+                .rows
+                .chunks(self.width)
+                .flat_map(|row| row.iter().copied().chain((row.len()..width).map(|_| Usage::default())));
+            self.rows = wide.collect();
+        }
+        self.width = width;
+    }
+}
