@@ -30,11 +30,12 @@ impl Model {
         Model { root, tape: Tape::default() }
     }
 
-    /// Its output, and on its tape what backward needs.
+    /// Its output, and on its tape what backward needs. What an earlier forward saved is given back.
     ///
     /// # Errors
-    /// [`ModelError`]. What was saved before it is given back.
+    /// [`ModelError`]. Nothing stays saved.
     pub fn forward(&mut self, input: &Tensor) -> Result<Tensor, ModelError> {
+        self.tape = Tape::default();
         self.root.forward(input, &mut self.tape).inspect_err(|_| self.tape = Tape::default())
     }
 
@@ -49,7 +50,7 @@ impl Model {
     /// Adds to the parameters' gradients what follows from the gradient of the output of the last forward.
     ///
     /// # Errors
-    /// [`ModelError::NothingSaved`] and others. What was saved is given back.
+    /// [`ModelError::NothingSaved`] and others. What was saved is given back; some parameters may have their gradients.
     pub fn backward(&mut self, gradient: Tensor) -> Result<(), ModelError> {
         let mut tape = core::mem::take(&mut self.tape);
         self.root.backward(gradient, &mut tape).map(drop)
