@@ -53,7 +53,9 @@ fn best(mut run: impl FnMut() -> Result<f64>) -> Result<f64> {
 /// Blocks of an arena, as its observer hears of them.
 fn blocks() -> Result<Vec<Block>> {
     let mut offsets = OffsetAllocator::new(1 << 40)?;
-    (0..LIVE).map(|at| Ok(offsets.block(offsets.allocate(Request::new(4096 + 512 * at))?)?)).collect()
+    let handle = |at| offsets.allocate(Request::new(4096 + 512 * at));
+    let handles = (0..LIVE).map(handle).collect::<std::result::Result<Vec<_>, _>>()?;
+    Ok(handles.into_iter().map(|handle| offsets.block(handle)).collect::<std::result::Result<_, _>>()?)
 }
 
 /// Half of the events raise the peak of all that is open, on and on, and half are releases.

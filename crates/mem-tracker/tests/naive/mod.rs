@@ -8,33 +8,43 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use mem_tracker::{Category, ModState, Peaks};
 
 /// Bytes by category on each device, with `Total`.
-pub type Snap = HashMap<String, BTreeMap<&'static str, u64>>;
+pub(crate) type Snap = HashMap<String, BTreeMap<&'static str, u64>>;
 
 /// A module's calls by state.
 #[derive(Default)]
-pub struct ModStats {
-    pub snapshots: HashMap<ModState, Vec<Snap>>,
+pub(crate) struct ModStats {
+    pub(crate) snapshots: HashMap<ModState, Vec<Snap>>,
     /// The call whose peak is the local one.
-    pub latest: Option<(ModState, usize)>,
+    pub(crate) latest: Option<(ModState, usize)>,
 }
 
-pub struct Naive {
-    pub peaks: Peaks,
-    pub current: Snap,
-    pub peak: Snap,
-    pub modules: HashMap<String, ModStats>,
+/// An open scope.
+struct Open {
+    guard: u64,
+    module: String,
+    opened: ModState,
+    raises: Option<(ModState, usize)>,
+    /// Opened before the modules were reset.
+    stale: bool,
+}
+
+pub(crate) struct Naive {
+    pub(crate) peaks: Peaks,
+    pub(crate) current: Snap,
+    pub(crate) peak: Snap,
+    pub(crate) modules: HashMap<String, ModStats>,
     /// Storages: device, category, bytes.
-    pub storages: HashMap<u64, (String, Category, u64)>,
+    pub(crate) storages: HashMap<u64, (String, Category, u64)>,
     /// The storages at each device's peak.
-    pub at_peak: HashMap<String, HashMap<u64, (String, Category, u64)>>,
+    pub(crate) at_peak: HashMap<String, HashMap<u64, (String, Category, u64)>>,
     /// Keep `at_peak`: a copy at every peak.
-    pub keep: bool,
-    open: Vec<(u64, String, ModState, Option<(ModState, usize)>)>,
+    pub(crate) keep: bool,
+    open: Vec<Open>,
     parents: HashSet<String>,
 }
 
 impl Naive {
-    pub fn new(peaks: Peaks) -> Self {
+    pub(crate) fn new(peaks: Peaks) -> Self {
         Self {
             peaks,
             current: Snap::new(),
@@ -48,19 +58,19 @@ impl Naive {
         }
     }
 
-    pub fn add(&mut self, id: u64, device: &str, category: Category, bytes: u64) {
+    pub(crate) fn add(&mut self, id: u64, device: &str, category: Category, bytes: u64) {
         self.storages.insert(id, (device.to_owned(), category, bytes));
         self.change(device, category, bytes as i64);
         self.after_event();
     }
 
-    pub fn remove(&mut self, id: u64) {
+    pub(crate) fn remove(&mut self, id: u64) {
         let (device, category, bytes) = self.storages.remove(&id).unwrap();
         self.change(&device, category, -(bytes as i64));
         self.after_event();
     }
 
-    pub fn retag(&mut self, id: u64, to: Category) {
+    pub(crate) fn retag(&mut self, id: u64, to: Category) {
         let (device, category, bytes) = self.storages[&id].clone();
         self.storages.insert(id, (device.clone(), to, bytes));
         self.change(&device, category, -(bytes as i64));
@@ -70,7 +80,7 @@ impl Naive {
         }
     }
 
-    pub fn resize(&mut self, id: u64, to: u64) {
+    pub(crate) fn resize(&mut self, id: u64, to: u64) {
         let (device, category, bytes) = self.storages[&id].clone();
         self.storages.insert(id, (device.clone(), category, to));
         self.change(&device, category, to as i64 - bytes as i64);
@@ -78,25 +88,23 @@ impl Naive {
     }
 
     /// What follows an operation.
-    pub fn operation(&mut self) {
+    pub(crate) fn operation(&mut self) {
         self.look();
     }
 
-    pub fn reset_peak(&mut self) {
+    pub(crate) fn reset_peak(&mut self) {
         self.peak = self.current.clone();
         for device in self.current.keys() {
             self.at_peak.insert(device.clone(), self.storages.clone());
         }
     }
 
-    pub fn reset_modules(&mut self) {
+    pub(crate) fn reset_modules(&mut self) {
         self.modules.clear();
-        for (_, _, _, raises) in &mut self.open {
-            *raises = None;
-        }
+        self.open.iter_mut().for_each(|open| open.stale = true);
     }
 
-    pub fn open(&mut self, guard: u64, module: &str, opened: ModState) {
+    pub(crate) fn open(&mut self, guard: u64, module: &str, opened: ModState) {
         let now = self.current.clone();
         let stats = self.modules.entry(module.to_owned()).or_default();
         let peak = match opened {
@@ -112,18 +120,19 @@ impl Naive {
             stats.latest = raises;
         }
         stats.snapshots.entry(opened).or_default().push(now);
-        self.open.push((guard, module.to_owned(), opened, raises));
+        self.open.push(Open { guard, module: module.to_owned(), opened, raises, stale: false });
         self.parents.insert(module.to_owned());
+        self.after_event();
     }
 
     /// `end` is the state of its end, `None` when it has none.
-    pub fn close(&mut self, guard: u64, end: Option<ModState>) {
-        let at = self.open.iter().position(|(open, ..)| *open == guard).unwrap();
-        let (_, module, _, _) = self.open.remove(at);
-        if !self.open.iter().any(|(_, other, _, _)| *other == module) {
+    pub(crate) fn close(&mut self, guard: u64, end: Option<ModState>) {
+        let at = self.open.iter().position(|open| open.guard == guard).unwrap();
+        let Open { module, stale, .. } = self.open.remove(at);
+        if !self.open.iter().any(|other| other.module == module) {
             self.parents.remove(&module);
         }
-        if let Some(end) = end {
+        if let Some(end) = end.filter(|_| !stale) {
             let now = self.current.clone();
             self.modules.get_mut(&module).unwrap().snapshots.entry(end).or_default().push(now);
         }
@@ -162,12 +171,12 @@ impl Naive {
             if !self.parents.contains(name) {
                 continue;
             }
-            for (_, _, opened, raises) in self.open.iter().filter(|(_, module, _, _)| module == name) {
+            for open in self.open.iter().filter(|open| open.module == *name && !open.stale) {
                 // A recomputation counts to the latest backward call.
                 let last = || {
                     Some((ModState::PeakBackward, stats.snapshots.get(&ModState::PeakBackward)?.len() - 1))
                 };
-                let raises = if *opened == ModState::PreForwardAc { last() } else { *raises };
+                let raises = if open.opened == ModState::PreForwardAc { last() } else { open.raises };
                 let Some((state, call)) = raises else { continue };
                 let Some(peak) = stats.snapshots.get_mut(&state).and_then(|calls| calls.get_mut(call)) else {
                     continue;
