@@ -79,7 +79,7 @@ pub(crate) fn collect(book: &Book, device: u32, when: When, largest: usize) -> A
     let book_of = &book.devices[device as usize];
     Attribution {
         device: book_of.name.to_string(),
-        usage: if when == When::Current { book_of.now } else { book_of.peak },
+        usage: if when == When::Current { book_of.now } else { book_of.peak.usage },
         storages,
         modules: modules
             .into_iter()
@@ -93,7 +93,7 @@ pub(crate) fn collect(book: &Book, device: u32, when: When, largest: usize) -> A
 fn shares(book: &Book, device: u32, when: When) -> Vec<Share> {
     let here = &book.devices[device as usize];
     let then =
-        |born: u64, changed: u64| when == When::Current || (born <= here.peak_at && changed <= here.peak_at);
+        |born: u64, changed: u64| when == When::Current || (born <= here.peak.at && changed <= here.peak.at);
     let kept =
         book.blocks.iter().filter(|(_, block)| block.device == device && then(block.born, block.changed));
     let mut shares: Vec<Share> = kept

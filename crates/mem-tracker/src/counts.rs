@@ -13,39 +13,54 @@ pub struct Stat {
     /// The sum of all increases since [`reset_accumulated_memory_stats`](crate::Device::reset_accumulated_memory_stats), at most
     /// `u64::MAX`.
     pub allocated: u64,
-    /// The sum of all decreases since then, at most `u64::MAX`.
+    /// The sum of all decreases since then.
     pub freed: u64,
 }
 
-impl Stat {
+/// A figure as it is counted: what went is what came less what there is.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Count {
+    current: u64,
+    peak: u64,
+    /// The sum of all increases since the sums were reset.
+    came: u64,
+    /// What there was then.
+    base: u64,
+}
+
+impl Count {
     #[inline]
     pub(crate) fn up(&mut self, by: u64) {
         self.current = self.current.saturating_add(by);
         self.peak = self.peak.max(self.current);
-        self.allocated = self.allocated.saturating_add(by);
+        self.came = self.came.saturating_add(by);
     }
 
     #[inline]
     pub(crate) fn down(&mut self, by: u64) {
         self.current = self.current.saturating_sub(by);
-        self.freed = self.freed.saturating_add(by);
     }
 
-    pub(crate) fn reset_peak(&mut self) {
+    pub(crate) fn stat(&self) -> Stat {
+        let Self { current, peak, came, base } = *self;
+        Stat { current, peak, allocated: came, freed: came.saturating_add(base).saturating_sub(current) }
+    }
+
+    fn reset_peak(&mut self) {
         self.peak = self.current;
     }
 
-    pub(crate) fn reset_accumulated(&mut self) {
-        (self.allocated, self.freed) = (0, 0);
+    fn reset_accumulated(&mut self) {
+        (self.came, self.base) = (0, self.current);
     }
 }
 
 /// Storages, the bytes they occupy and the bytes that were asked for.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Three {
-    pub(crate) count: Stat,
-    pub(crate) allocated: Stat,
-    pub(crate) requested: Stat,
+    pub(crate) count: Count,
+    pub(crate) allocated: Count,
+    pub(crate) requested: Count,
 }
 
 impl Three {
@@ -63,7 +78,7 @@ impl Three {
         self.requested.down(bytes.requested);
     }
 
-    fn each(&mut self, run: fn(&mut Stat)) {
+    fn each(&mut self, run: fn(&mut Count)) {
         [&mut self.count, &mut self.allocated, &mut self.requested].into_iter().for_each(run);
     }
 }
@@ -76,8 +91,8 @@ pub(crate) struct Counts {
     pub(crate) large: Three,
     pub(crate) small: Three,
     /// Arenas, and the bytes they span.
-    pub(crate) segments: Stat,
-    pub(crate) reserved: Stat,
+    pub(crate) segments: Count,
+    pub(crate) reserved: Count,
     pub(crate) ooms: u64,
     /// Blocks that moved.
     pub(crate) moves: u64,
@@ -110,11 +125,11 @@ impl Counts {
     }
 
     pub(crate) fn reset_peak(&mut self) {
-        self.each(Stat::reset_peak);
+        self.each(Count::reset_peak);
     }
 
     pub(crate) fn reset_accumulated(&mut self) {
-        self.each(Stat::reset_accumulated);
+        self.each(Count::reset_accumulated);
         (self.ooms, self.moves, self.moved_bytes) = (0, 0, 0);
     }
 
@@ -123,7 +138,7 @@ impl Counts {
         if bytes.allocated <= SMALL { &mut self.small } else { &mut self.large }
     }
 
-    fn each(&mut self, run: fn(&mut Stat)) {
+    fn each(&mut self, run: fn(&mut Count)) {
         [&mut self.all, &mut self.large, &mut self.small].into_iter().for_each(|three| three.each(run));
         [&mut self.segments, &mut self.reserved].into_iter().for_each(run);
     }

@@ -81,7 +81,7 @@ impl Device {
     pub fn usage(&self, when: When) -> Usage {
         let book = self.tracker.book();
         let device = &book.devices[self.at as usize];
-        if when == When::Current { device.now } else { device.peak }
+        if when == When::Current { device.now } else { device.peak.usage }
     }
 
     /// Who holds it: by category, by module, and the `largest` largest storages. O(storages of the tracker).

@@ -95,8 +95,7 @@ impl Module {
     }
 
     fn open(&self, way: Way) -> Scope {
-        let thread = std::thread::current().id();
-        let (guard, opened) = self.tracker.book().open(self.at, way, thread);
+        let (guard, opened) = self.tracker.book().open(self.at, way, place::me());
         let doing = match opened {
             ModState::PreForward => Doing::Forward,
             ModState::PreForwardAc => Doing::Recompute,

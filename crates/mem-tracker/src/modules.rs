@@ -2,7 +2,8 @@
 
 use crate::book::Book;
 use crate::snapshot::{HEAD, cells, table};
-use crate::{ModState, Snapshot, Units, Usage};
+use crate::usage::Moment;
+use crate::{ModState, Snapshot, Units};
 
 /// What is known of a module that was entered.
 ///
@@ -59,7 +60,8 @@ impl ModuleStats {
 pub(crate) fn collect(book: &mut Book) -> Vec<ModuleStats> {
     book.settle();
     let names: Vec<String> = book.devices.iter().map(|device| device.name.to_string()).collect();
-    let snapshot = |row: &[Usage]| Snapshot::new(names.iter().cloned().zip(row.iter().copied()));
+    let usage = |moment: &Moment| moment.usage;
+    let snapshot = |row: &[Moment]| Snapshot::new(names.iter().cloned().zip(row.iter().map(usage)));
     let mut found: Vec<ModuleStats> = Vec::new();
     for record in book.modules.iter().filter(|record| record.entered) {
         let states = record.order.iter().map(|state| {

@@ -1,7 +1,8 @@
 //! Where a thread is: in which module, and doing what. This decides whose its allocations are.
 
 use std::cell::RefCell;
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
+use std::thread::{self, ThreadId};
 
 use crate::Category;
 use crate::book::{NONE, Shared};
@@ -40,8 +41,9 @@ struct Place {
 }
 
 thread_local! {
-    /// Of the trackers that have a guard open on this thread. Nearly always one or none, so a list is quickest.
+    /// Of the trackers that have had a guard open on this thread. Nearly always one or none, so a list is quickest.
     static PLACES: RefCell<Vec<Place>> = const { RefCell::new(Vec::new()) };
+    static ME: ThreadId = thread::current().id();
 }
 
 const OUTSIDE: Here = Here { module: NONE, category: Category::Activation };
@@ -49,10 +51,9 @@ const OUTSIDE: Here = Here { module: NONE, category: Category::Activation };
 /// Where this thread is, for a tracker. O(trackers with open guards on this thread).
 #[inline]
 pub(crate) fn here(tracker: u32) -> Here {
-    let found = PLACES.try_with(|places| match places.borrow().first() {
-        Some(place) if place.tracker == tracker => Some(place.here),
-        None => None,
-        Some(_) => places.borrow().iter().find(|place| place.tracker == tracker).map(|place| place.here),
+    let found = PLACES.try_with(|places| {
+        let places = places.borrow();
+        places.iter().find(|place| place.tracker == tracker).map(|place| place.here)
     });
     // A thread whose locals are gone already has no guard open.
     found.ok().flatten().unwrap_or(OUTSIDE)
@@ -63,17 +64,22 @@ pub(crate) fn in_backward(tracker: u32) -> bool {
     with(tracker, |place| place.any(Doing::Backward)).unwrap_or(false)
 }
 
+/// This thread.
+pub(crate) fn me() -> ThreadId {
+    ME.try_with(|me| *me).unwrap_or_else(|_| thread::current().id())
+}
+
 /// A guard was opened on this thread.
-pub(crate) fn push(shared: &std::sync::Arc<Shared>, guard: u64, doing: Doing, module: u32) {
+pub(crate) fn push(shared: &Arc<Shared>, guard: u64, doing: Doing, module: u32) {
     let frame = Frame { guard, doing, module };
     let _ = PLACES.try_with(|places| {
         let mut places = places.borrow_mut();
         let at = places.iter().position(|place| place.tracker == shared.number);
         let at = at.unwrap_or_else(|| {
-            let shared_weak = std::sync::Arc::downgrade(shared);
-            let place =
-                Place { tracker: shared.number, here: OUTSIDE, frames: Vec::new(), shared: shared_weak };
-            places.push(place);
+            // Those of trackers that are gone make way.
+            places.retain(|place| place.shared.strong_count() > 0);
+            let (tracker, shared) = (shared.number, Arc::downgrade(shared));
+            places.push(Place { tracker, here: OUTSIDE, frames: Vec::new(), shared });
             places.len() - 1
         });
         places[at].frames.push(frame);
@@ -83,16 +89,12 @@ pub(crate) fn push(shared: &std::sync::Arc<Shared>, guard: u64, doing: Doing, mo
 
 /// A guard of this thread was closed. Guards may be closed in any order.
 pub(crate) fn pop(tracker: u32, guard: u64) {
-    let emptied = with(tracker, |place| {
+    with(tracker, |place| {
         if let Some(at) = place.frames.iter().rposition(|frame| frame.guard == guard) {
             place.frames.remove(at);
             place.settle();
         }
-        place.frames.is_empty()
     });
-    if emptied == Some(true) {
-        let _ = PLACES.try_with(|places| places.borrow_mut().retain(|place| place.tracker != tracker));
-    }
 }
 
 fn with<R>(tracker: u32, run: impl FnOnce(&mut Place) -> R) -> Option<R> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::book::DeviceBook;
-use crate::counts::{Stat, Three};
+use crate::counts::{Count, Stat, Three};
 
 /// A device in PyTorch's figures: those that mean something for arenas and storages.
 ///
@@ -68,17 +68,17 @@ impl MemoryStats {
 
 pub(crate) fn collect(device: &DeviceBook) -> MemoryStats {
     let counts = &device.counts;
-    let pools = |of: fn(&Three) -> Stat| Pools {
-        all: of(&counts.all),
-        large_pool: of(&counts.large),
-        small_pool: of(&counts.small),
+    let pools = |of: fn(&Three) -> Count| Pools {
+        all: of(&counts.all).stat(),
+        large_pool: of(&counts.large).stat(),
+        small_pool: of(&counts.small).stat(),
     };
     MemoryStats {
         allocation: pools(|three| three.count),
         allocated_bytes: pools(|three| three.allocated),
         requested_bytes: pools(|three| three.requested),
-        segment: counts.segments,
-        reserved_bytes: counts.reserved,
+        segment: counts.segments.stat(),
+        reserved_bytes: counts.reserved.stat(),
         num_ooms: counts.ooms,
         num_moves: counts.moves,
         moved_bytes: counts.moved_bytes,

@@ -88,3 +88,56 @@ fn count(mut count: u64, like: u64) -> String {
 
 /// Columns between the bars.
 const WIDTH: usize = 75;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pools(all: [u64; 4], large: [u64; 4], small: [u64; 4], unit: [u64; 4]) -> Pools {
+        let stat = |of: [u64; 4]| Stat {
+            current: of[0] * unit[0],
+            peak: of[1] * unit[1],
+            allocated: of[2] * unit[2],
+            freed: of[3] * unit[3],
+        };
+        Pools { all: stat(all), large_pool: stat(large), small_pool: stat(small) }
+    }
+
+    /// The lines were printed by PyTorch.
+    #[test]
+    fn lines_are_pytorchs() {
+        let (mib, gib) = (1 << 20, 1 << 30);
+        let bytes =
+            pools([1250, 1875, 1220, 1219], [1237, 1856, 1208, 1207], [12, 18, 12, 12], [mib, mib, gib, gib]);
+        let count = pools([1234, 1851, 1234, 1232], [0; 4], [0; 4], [1, 1, 1000, 1000]);
+        let stats = MemoryStats {
+            allocation: count,
+            allocated_bytes: bytes,
+            requested_bytes: bytes,
+            segment: Stat::default(),
+            reserved_bytes: Stat::default(),
+            num_ooms: 0,
+            num_moves: 0,
+            moved_bytes: 0,
+        };
+        let text = text(&stats, 0, false);
+        assert!(text.lines().all(|line| line.len() == 77), "{text}");
+        let lines: Vec<&str> = text.lines().collect();
+        for (at, line) in [
+            (0, "|===========================================================================|"),
+            (1, "|                  PyTorch CUDA memory summary, device ID 0                 |"),
+            (2, "|---------------------------------------------------------------------------|"),
+            (3, "|            CUDA OOMs: 0            |        cudaMalloc retries: 0         |"),
+            (5, "|        Metric         | Cur Usage  | Peak Usage | Tot Alloc  | Tot Freed  |"),
+            (7, "| Allocated memory      |   1250 MiB |   1875 MiB |   1220 GiB |   1219 GiB |"),
+            (8, "|       from large pool |   1237 MiB |   1856 MiB |   1208 GiB |   1207 GiB |"),
+            (9, "|       from small pool |     12 MiB |     18 MiB |     12 GiB |     12 GiB |"),
+            (27, "| Allocations           |    1234    |    1851    |    1234 K  |    1232 K  |"),
+            (43, "| Oversize allocations  |       0    |       0    |       0    |       0    |"),
+            (45, "| Oversize GPU segments |       0    |       0    |       0    |       0    |"),
+        ] {
+            assert_eq!(lines[at], line);
+        }
+        assert_eq!(lines.len(), 47);
+    }
+}

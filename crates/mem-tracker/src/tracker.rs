@@ -168,7 +168,7 @@ impl Tracker {
     pub fn snapshot(&self, when: When) -> Snapshot {
         let book = self.book();
         let rows = book.devices.iter().map(|device| {
-            let usage = if when == When::Current { device.now } else { device.peak };
+            let usage = if when == When::Current { device.now } else { device.peak.usage };
             (device.name.to_string(), usage)
         });
         Snapshot::new(rows)

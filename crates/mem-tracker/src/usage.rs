@@ -1,6 +1,6 @@
 //! Bytes by category.
 
-use crate::Category;
+use crate::{Category, Peaks};
 
 /// Bytes held on one device, by category: what they occupy, and what was asked for.
 ///
@@ -77,5 +77,26 @@ impl Usage {
         self.total_requested -= bytes.requested;
         self.allocated[category.index()] -= bytes.allocated;
         self.requested[category.index()] -= bytes.requested;
+    }
+}
+
+/// What a device held at a moment.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Moment {
+    pub(crate) usage: Usage,
+    /// The clock then.
+    pub(crate) at: u64,
+}
+
+impl Moment {
+    /// Whether this one takes the place of `other` as the most: see [`Peaks`]. A total order, so it does not matter in which
+    /// order moments are compared.
+    #[inline]
+    pub(crate) fn beats(&self, other: &Self, peaks: Peaks) -> bool {
+        let (total, most) = (self.usage.total, other.usage.total);
+        match peaks {
+            Peaks::EveryEvent => total > most || (total == most && self.at >= other.at),
+            Peaks::AtOperations => total > most || (total == most && self.at < other.at),
+        }
     }
 }

@@ -6,7 +6,7 @@ use crate::{Device, OutOfMemoryReport, StorageId, TrackError, Tracker, place};
 
 /// A watched arena: from its handles to storages, and what to say when it is full.
 ///
-#[doc = "```"]
+/// ```
 /// use allocator_core::conformance::VecBuffer; // host memory, for examples
 /// use allocator_core::{Arena, Request};
 /// use mem_tracker::{Category, Tracker, When};
@@ -20,7 +20,7 @@ use crate::{Device, OutOfMemoryReport, StorageId, TrackError, Tracker, place};
 /// tracker.retag(watch.storage(weights)?, Category::Parameter)?;
 /// assert_eq!(watch.device().usage(When::Current).allocated(Category::Parameter), 4096);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-#[doc = "```"]
+/// ```
 #[derive(Debug, Clone)]
 pub struct Watch {
     pub(crate) tracker: Tracker,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Block;
 use crate::counts::Counts;
-use crate::usage::Bytes;
+use crate::usage::{Bytes, Moment};
 use crate::{Category, Peaks, Usage};
 
 /// A block as it was at the peak, which has changed or gone since.
@@ -25,10 +25,8 @@ pub(crate) struct DeviceBook {
     /// Storages without an arena occupy multiples of it.
     pub(crate) rounding: u64,
     pub(crate) now: Usage,
-    /// The usage when it was most.
-    pub(crate) peak: Usage,
-    /// The clock then.
-    pub(crate) peak_at: u64,
+    /// When it was most.
+    pub(crate) peak: Moment,
     /// What was held at the peak and has changed or gone since. Invariant: together with the blocks that are held since
     /// before the peak and have not changed since, these are the blocks of `peak`.
     pub(crate) past: Vec<AtPeak>,
@@ -37,14 +35,14 @@ pub(crate) struct DeviceBook {
 
 impl DeviceBook {
     pub(crate) fn new(name: Arc<str>, rounding: u64) -> Self {
-        let (now, peak) = (Usage::default(), Usage::default());
-        Self { name, rounding, now, peak, peak_at: 0, past: Vec::new(), counts: Counts::default() }
+        let (now, peak) = (Usage::default(), Moment::default());
+        Self { name, rounding, now, peak, past: Vec::new(), counts: Counts::default() }
     }
 
     /// Looks whether this is the peak.
     #[inline]
     pub(crate) fn look(&mut self, peaks: Peaks, clock: u64) {
-        if is_peak(peaks, self.now.total(), self.peak.total()) {
+        if is_more(peaks, self.now.total(), self.peak.usage.total()) {
             self.set_peak(clock);
         }
     }
@@ -52,24 +50,23 @@ impl DeviceBook {
     /// What is held now is the peak.
     #[inline]
     pub(crate) fn set_peak(&mut self, clock: u64) {
-        self.peak = self.now;
-        self.peak_at = clock;
+        self.peak = Moment { usage: self.now, at: clock };
         self.past.clear();
     }
 
     /// A block is about to change or go.
     #[inline]
     pub(crate) fn keep_as_it_was(&mut self, slot: u32, block: &Block) {
-        if block.born <= self.peak_at && block.changed <= self.peak_at {
+        if block.born <= self.peak.at && block.changed <= self.peak.at {
             let Block { born, bytes, module, label, category, .. } = *block;
             self.past.push(AtPeak { slot, born, bytes, module, label, category });
         }
     }
 }
 
-/// Whether `now` takes the place of the most there was so far: see [`Peaks`].
+/// Whether what is held now takes the place of the most so far: [`Moment::beats`] for a moment that is later.
 #[inline]
-pub(crate) fn is_peak(peaks: Peaks, now: u64, most: u64) -> bool {
+pub(crate) fn is_more(peaks: Peaks, now: u64, most: u64) -> bool {
     match peaks {
         Peaks::EveryEvent => now >= most,
         Peaks::AtOperations => now > most,

@@ -11,20 +11,24 @@ use crate::{Category, Peaks, StorageId, TrackError};
 impl Book {
     /// A storage comes.
     #[inline]
-    pub(crate) fn add(&mut self, device: u32, bytes: Bytes, here: Here) -> Result<u32, TrackError> {
+    pub(crate) fn add(&mut self, at: u32, bytes: Bytes, here: Here) -> Result<u32, TrackError> {
         let Here { module, category } = here;
-        if !self.devices[device as usize].now.add(category, bytes) {
-            return Err(self.overflow(device, bytes.allocated));
+        let device = &mut self.devices[at as usize];
+        if !device.now.add(category, bytes) {
+            return Err(self.overflow(at, bytes.allocated));
         }
         self.clock += 1;
         let born = self.clock;
-        let block = Block { born, changed: born, bytes, device, module, label: NONE, category };
+        let block = Block { born, changed: born, bytes, device: at, module, label: NONE, category };
         let Some(slot) = self.blocks.put(block) else {
-            self.devices[device as usize].now.sub(category, bytes);
+            device.now.sub(category, bytes);
             return Err(TrackError::TooMany { what: "storages", limit: u64::from(NONE) });
         };
-        self.devices[device as usize].counts.came(bytes);
-        self.look(device);
+        device.counts.came(bytes);
+        if self.peaks == Peaks::EveryEvent {
+            device.look(Peaks::EveryEvent, born);
+            self.levels.look(at as usize, &device.now, born);
+        }
         Ok(slot)
     }
 
@@ -90,7 +94,7 @@ impl Book {
     pub(crate) fn operation(&mut self) {
         for (at, device) in self.devices.iter_mut().enumerate() {
             device.look(Peaks::AtOperations, self.clock);
-            self.levels.look(at, &device.now);
+            self.levels.look(at, &device.now, self.clock);
         }
     }
 
@@ -130,7 +134,7 @@ impl Book {
         if self.peaks == Peaks::EveryEvent {
             let at = device as usize;
             self.devices[at].look(Peaks::EveryEvent, self.clock);
-            self.levels.look(at, &self.devices[at].now);
+            self.levels.look(at, &self.devices[at].now, self.clock);
         }
     }
 

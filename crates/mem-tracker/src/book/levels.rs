@@ -1,7 +1,8 @@
 //! Open scopes, and the most that was held while each was innermost.
 
 use super::Record;
-use super::device::is_peak;
+use super::device::is_more;
+use crate::usage::Moment;
 use crate::{ModState, Peaks, Usage};
 use std::thread::ThreadId;
 
@@ -29,7 +30,7 @@ pub(crate) struct Level {
     /// The peak state and the call of it that this scope may raise.
     pub(crate) raises: Option<(ModState, usize)>,
     /// The most of this stretch, by device; devices that came later have none yet.
-    most: Vec<Usage>,
+    most: Vec<Moment>,
 }
 
 /// The open scopes, the one opened first at the front.
@@ -37,7 +38,7 @@ pub(crate) struct Level {
 pub(crate) struct Levels {
     open: Vec<Level>,
     /// Emptied rows, to be used again: opening a scope allocates nothing once warm.
-    spare: Vec<Vec<Usage>>,
+    spare: Vec<Vec<Moment>>,
     peaks: Peaks,
 }
 
@@ -51,17 +52,17 @@ impl Levels {
         self.open.iter()
     }
 
-    /// A device holds this much. O(1).
+    /// A device holds this much now. O(1).
     #[inline]
-    pub(crate) fn look(&mut self, device: usize, now: &Usage) {
+    pub(crate) fn look(&mut self, device: usize, now: &Usage, clock: u64) {
         let Some(level) = self.open.last_mut() else { return };
-        match level.most.get_mut(device) {
-            Some(most) if is_peak(self.peaks, now.total(), most.total()) => *most = *now,
-            Some(_) => {}
-            None => {
-                level.most.resize(device + 1, Usage::default());
-                level.most[device] = *now;
-            }
+        let Some(most) = level.most.get_mut(device) else {
+            level.most.resize(device + 1, Moment::default());
+            level.most[device] = Moment { usage: *now, at: clock };
+            return;
+        };
+        if is_more(self.peaks, now.total(), most.usage.total()) {
+            *most = Moment { usage: *now, at: clock };
         }
     }
 
@@ -135,12 +136,12 @@ impl Levels {
 }
 
 /// Makes a later stretch part of an earlier one.
-fn join(peaks: Peaks, before: &mut Vec<Usage>, later: &[Usage]) {
+fn join(peaks: Peaks, before: &mut Vec<Moment>, later: &[Moment]) {
     if before.len() < later.len() {
-        before.resize(later.len(), Usage::default());
+        before.resize(later.len(), Moment::default());
     }
     for (most, later) in before.iter_mut().zip(later) {
-        if is_peak(peaks, later.total(), most.total()) {
+        if later.beats(most, peaks) {
             *most = *later;
         }
     }

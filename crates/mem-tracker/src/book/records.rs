@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::DeviceBook;
-use super::device::is_peak;
-use crate::{ModState, Peaks, Usage};
+use crate::usage::Moment;
+use crate::{ModState, Peaks};
 
 /// One module.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub(crate) struct Record {
 /// What all devices held at one state, a row of devices for each call.
 #[derive(Debug, Default)]
 struct Calls {
-    rows: Vec<Usage>,
+    rows: Vec<Moment>,
     /// Devices in a row.
     width: usize,
     len: usize,
@@ -51,32 +51,32 @@ impl Record {
     pub(crate) fn reset(&mut self) {
         (self.entered, self.inputs, self.outputs, self.latest) = (false, 0, 0, None);
         self.order.clear();
-        self.calls.iter_mut().for_each(|calls| *calls = Calls::default());
+        self.calls.iter_mut().for_each(Calls::clear);
     }
 
     /// Notes what the devices hold; the number of this call, from 0. O(devices).
-    pub(crate) fn note(&mut self, state: ModState, devices: &[DeviceBook]) -> usize {
+    pub(crate) fn note(&mut self, state: ModState, devices: &[DeviceBook], clock: u64) -> usize {
         let calls = &mut self.calls[state.index()];
         if calls.len == 0 {
             self.order.push(state);
         }
         calls.widen(devices.len());
-        calls.rows.extend(devices.iter().map(|device| device.now));
+        calls.rows.extend(devices.iter().map(|device| Moment { usage: device.now, at: clock }));
         calls.len += 1;
         // Without a device a row still has one, so that a call is a row.
-        calls.rows.resize(calls.len * calls.width, Usage::default());
+        calls.rows.resize(calls.len * calls.width, Moment::default());
         calls.len - 1
     }
 
     /// A peak state's call saw this much on a device.
-    pub(crate) fn raise(&mut self, state: ModState, call: usize, device: usize, most: &Usage, peaks: Peaks) {
+    pub(crate) fn raise(&mut self, state: ModState, call: usize, device: usize, most: &Moment, peaks: Peaks) {
         let calls = &mut self.calls[state.index()];
-        if call >= calls.len || most.is_empty() {
+        if call >= calls.len || most.usage.is_empty() {
             return;
         }
         calls.widen(device + 1);
         let row = &mut calls.rows[call * calls.width + device];
-        if is_peak(peaks, most.total(), row.total()) {
+        if most.beats(row, peaks) {
             *row = *most;
         }
     }
@@ -87,13 +87,19 @@ impl Record {
     }
 
     /// What the devices held at a call's state, by number of device.
-    pub(crate) fn row(&self, state: ModState, call: usize) -> &[Usage] {
+    pub(crate) fn row(&self, state: ModState, call: usize) -> &[Moment] {
         let Calls { rows, width, .. } = &self.calls[state.index()];
         rows.get(call * width..(call + 1) * width).unwrap_or_default()
     }
 }
 
 impl Calls {
+    /// Forgets the calls. The room they took stays for the next ones.
+    fn clear(&mut self) {
+        self.rows.clear();
+        self.len = 0;
+    }
+
     /// Makes the rows at least this wide. Happens once for each device, should it come after the first call.
     fn widen(&mut self, width: usize) {
         let width = width.max(1);
@@ -104,7 +110,7 @@ impl Calls {
             let wide = self
                 .rows
                 .chunks(self.width)
-                .flat_map(|row| row.iter().copied().chain((row.len()..width).map(|_| Usage::default())));
+                .flat_map(|row| row.iter().copied().chain((row.len()..width).map(|_| Moment::default())));
             self.rows = wide.collect();
         }
         self.width = width;

@@ -4,7 +4,7 @@ use std::thread::ThreadId;
 
 use super::Book;
 use super::levels::Level;
-use crate::{Category, ModState, StorageId, TrackError, Warning};
+use crate::{Category, ModState, Peaks, StorageId, TrackError, Warning};
 
 /// Which way a scope goes through its module.
 #[derive(Debug, Clone, Copy)]
@@ -39,7 +39,7 @@ impl Book {
         record.entered = true;
         let raises = match peak {
             Some(peak) => {
-                let call = record.note(peak, &self.devices);
+                let call = record.note(peak, &self.devices, self.clock);
                 record.latest = Some((peak, call));
                 Some((peak, call))
             }
@@ -47,11 +47,17 @@ impl Book {
                 record.len(ModState::PeakBackward).checked_sub(1).map(|last| (ModState::PeakBackward, last))
             }
         };
-        record.note(opened, &self.devices);
+        record.note(opened, &self.devices, self.clock);
         if let Some((ModState::PeakBackward, call)) = raises.filter(|_| peak.is_some()) {
             self.levels.retarget(module, call, &mut self.modules, self.era);
         }
         self.levels.push(guard, (module, self.era), opened, raises, thread);
+        if peak.is_none() && self.peaks == Peaks::EveryEvent {
+            // What is held already counts to the backward call that it raises; others have noted it just now.
+            for (at, device) in self.devices.iter().enumerate() {
+                self.levels.look(at, &device.now, self.clock);
+            }
+        }
         (guard, opened)
     }
 
@@ -66,7 +72,7 @@ impl Book {
         match end {
             End::Abandoned => {}
             End::Reached => {
-                record.note(after(level.opened), &self.devices);
+                record.note(after(level.opened), &self.devices, self.clock);
             }
         }
     }

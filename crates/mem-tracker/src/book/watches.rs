@@ -38,22 +38,6 @@ impl WatchBook {
         }
     }
 
-    /// Remembers a block's storage; whether its number was free.
-    #[inline]
-    fn put(&mut self, handle: Handle, slot: u32) -> bool {
-        let at = handle.index();
-        if at >= self.slots.len() {
-            self.slots.resize(at + 1, None);
-        }
-        let free = self.slots[at].is_none();
-        if free {
-            self.slots[at] = Some((handle, slot));
-        } else {
-            self.crowd.insert(handle, slot);
-        }
-        free
-    }
-
     #[inline]
     fn take(&mut self, handle: Handle) -> Option<u32> {
         match self.slots.get_mut(handle.index()) {
@@ -72,18 +56,27 @@ impl WatchBook {
 impl Book {
     /// A block was allocated.
     #[inline]
-    pub(crate) fn on_alloc(&mut self, watch: u32, block: &ArenaBlock, here: Here) {
-        let device = self.watches[watch as usize].device;
-        if self.watches[watch as usize].find(block.handle).is_some() {
-            return self.shared_observer(watch, block.handle);
+    pub(crate) fn on_alloc(&mut self, at: u32, block: &ArenaBlock, here: Here) {
+        let watch = &self.watches[at as usize];
+        let (device, index) = (watch.device, block.handle.index());
+        let vacant = watch.slots.get(index).is_none_or(Option::is_none);
+        if !vacant && watch.find(block.handle).is_some() {
+            return self.shared_observer(at, block.handle);
         }
-        match self.add(device, bytes_of(block), here) {
-            Ok(slot) => {
-                if !self.watches[watch as usize].put(block.handle, slot) {
-                    self.shared_observer(watch, block.handle);
-                }
+        let Ok(slot) = self.add(device, bytes_of(block), here) else {
+            return self.not_counted(device, block);
+        };
+        let watch = &mut self.watches[at as usize];
+        match watch.slots.get_mut(index) {
+            Some(place) if vacant => *place = Some((block.handle, slot)),
+            None => {
+                watch.slots.resize(index + 1, None);
+                watch.slots[index] = Some((block.handle, slot));
             }
-            Err(_) => self.not_counted(device, block),
+            Some(_) => {
+                watch.crowd.insert(block.handle, slot);
+                self.shared_observer(at, block.handle);
+            }
         }
     }
 
