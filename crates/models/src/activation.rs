@@ -6,7 +6,7 @@ use crate::{ModelError, Module, Tape, Tensor, kernels};
 #[derive(Debug, Default)]
 pub struct Relu;
 
-/// The Gaussian error linear unit. Saves its **input**, so both live until backward.
+/// The Gaussian error linear unit, by its approximation with tanh. Saves its **input**, so both live until backward.
 #[derive(Debug, Default)]
 pub struct Gelu;
 

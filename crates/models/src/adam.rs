@@ -1,6 +1,6 @@
 //! Adam, one operation over all parameters at a time.
 
-use crate::{Category, Float, ModelError, Optimizer, Parameter, Tensor};
+use crate::{Category, Float, ModelError, Optimizer, Parameter, Tensor, kernels};
 
 /// Adam (Kingma and Ba, 2015) in the order of PyTorch's `foreach` way: each operation over all parameters before the next
 /// one, so that its temporary tensors are there for all of them at once.
@@ -8,8 +8,8 @@ use crate::{Category, Float, ModelError, Optimizer, Parameter, Tensor};
 /// The state of a parameter ([`Category::Optstate`]) is two tensors like it and a count of steps, 4 bytes, made at the first
 /// step that finds a gradient. Temporary tensors are [`Category::Temp`]; the original calls them state too.
 ///
-/// [`F16`](Float::F16) has no number as small as epsilon or as the square of a small gradient: there it gives no numbers,
-/// there as here.
+/// [`F16`](Float::F16) has no number as small as epsilon or as the square of a small gradient: parameters of that type turn
+/// into no numbers, in the original as here.
 #[derive(Debug)]
 pub struct Adam {
     parameters: Vec<Parameter>,
@@ -114,7 +114,7 @@ impl Slot<'_> {
         let root = self.value.empty_like()?;
         let scale = 1.0 / (1.0 - DECAY_OF_SQUARE.powi(self.state.taken)).sqrt();
         root.device().compute([&self.state.square], &root, |[square], root| {
-            crate::kernels::map(square, root, |square| square.sqrt() * scale + EPSILON);
+            kernels::map(square, root, |square| square.sqrt() * scale + EPSILON);
         })?;
         Ok(root)
     }

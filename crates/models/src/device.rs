@@ -103,8 +103,13 @@ impl Device {
         self.store().stats()
     }
 
-    /// Computes the elements of `out` from those of `inputs`; `out` starts as zeros.
-    pub(crate) fn compute<const N: usize>(
+    /// Computes the elements of `out` from those of `inputs`, where this device computes; `out` starts as zeros.
+    ///
+    /// One operation to the tracker, computed or not. The closure sees every tensor as `f32`, an expanded one at full length.
+    ///
+    /// # Errors
+    /// [`ModelError::Device`]; [`ModelError::Shape`] for an expanded `out`.
+    pub fn compute<const N: usize>(
         &self,
         inputs: [&Tensor; N],
         out: &Tensor,
@@ -114,7 +119,10 @@ impl Device {
     }
 
     /// As [`compute`](Self::compute), but `out` starts as it is.
-    pub(crate) fn update<const N: usize>(
+    ///
+    /// # Errors
+    /// As [`compute`](Self::compute).
+    pub fn update<const N: usize>(
         &self,
         inputs: [&Tensor; N],
         out: &Tensor,

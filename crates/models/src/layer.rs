@@ -33,6 +33,16 @@ impl Layer {
         output
     }
 
+    fn back(&self, gradient: Tensor, tape: &mut Tape) -> Result<Option<Tensor>, ModelError> {
+        if !self.checkpointed {
+            return self.module.backward(gradient, tape);
+        }
+        let saved = tape.entry()?;
+        let mut replayed = self.replay(&saved.tensor, saved.saves)?;
+        drop(saved);
+        self.module.backward(gradient, &mut replayed)
+    }
+
     /// What forward would have saved.
     fn replay(&self, input: &Tensor, saves: Option<usize>) -> Result<Tape, ModelError> {
         let mut tape = Tape::replaying(saves);
@@ -57,15 +67,13 @@ impl Module for Layer {
 
     fn backward(&self, gradient: Tensor, tape: &mut Tape) -> Result<Option<Tensor>, ModelError> {
         let device = gradient.device().clone();
-        let tracking = device.tracking();
-        let _scope = tracking.map(|tracking| tracking.backward(&self.name)).transpose()?;
-        if !self.checkpointed {
-            return self.module.backward(gradient, tape);
+        let Some(tracking) = device.tracking() else { return self.back(gradient, tape) };
+        let scope = tracking.backward(&self.name)?;
+        let wanted = self.back(gradient, tape);
+        if wanted.is_err() {
+            scope.abandon();
         }
-        let saved = tape.entry()?;
-        let mut replayed = self.replay(&saved.tensor, saved.saves)?;
-        drop(saved);
-        self.module.backward(gradient, &mut replayed)
+        wanted
     }
 
     fn parameters(&self) -> Vec<Parameter> {

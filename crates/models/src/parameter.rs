@@ -1,6 +1,6 @@
 //! What a model learns, and the gradient for it.
 
-use crate::{Category, ModelError, Tensor};
+use crate::{Category, ModelError, Tensor, kernels};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A tensor that an optimizer changes, with room for its gradient. Cloning names the same parameter, so modules may share
@@ -44,11 +44,12 @@ impl Parameter {
     /// Adds to the gradient: the first one is kept as it comes, later ones are added to it and freed.
     ///
     /// # Errors
-    /// [`ModelError::Device`].
+    /// [`ModelError::Shape`] unless it has as many elements; [`ModelError::Device`].
     pub fn accumulate(&self, gradient: Tensor) -> Result<(), ModelError> {
+        gradient.must_have(self.value().elements(), "gradient of a parameter")?;
         let mut slot = self.slot();
         if let Some(sum) = &*slot {
-            return sum.device().update([&gradient], sum, |[more], sum| crate::kernels::add(more, sum));
+            return sum.device().update([&gradient], sum, |[more], sum| kernels::add(more, sum));
         }
         if let Some(tracking) = gradient.device().tracking() {
             tracking.retag(&gradient, Category::Gradient)?;

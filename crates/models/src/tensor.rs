@@ -84,14 +84,18 @@ impl Tensor {
         Err(ModelError::Shape { operation, expected, found: self.shape.clone() })
     }
 
-    /// The same tensor as one that backward computes a gradient for.
-    pub(crate) fn with_gradient(mut self) -> Self {
+    /// The same tensor as one that backward computes a gradient for: what an operation makes of one that does.
+    #[must_use]
+    pub fn with_gradient(mut self) -> Self {
         self.wants_gradient = true;
         self
     }
 
-    /// A tensor like this one, with other contents.
-    pub(crate) fn empty_like(&self) -> Result<Self, ModelError> {
+    /// A tensor of the same shape and type, whose contents are whatever was there.
+    ///
+    /// # Errors
+    /// As [`empty`](Self::empty).
+    pub fn empty_like(&self) -> Result<Self, ModelError> {
         Self::empty(self.device(), &self.shape, self.float())
     }
 

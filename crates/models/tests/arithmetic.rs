@@ -158,6 +158,21 @@ fn gradients_add_up_until_they_are_cleared() {
 }
 
 #[test]
+fn a_model_goes_to_another_thread() {
+    let device = device();
+    let mut model = cases::blocks(&device, 2, 16, Float::F32, true).unwrap();
+    let input = input(&device, &[2, 16], Float::F32);
+    learn(&mut model, &input);
+    let here = gradients(&model);
+    let there = std::thread::spawn(move || {
+        model.parameters().iter().for_each(Parameter::clear_gradient);
+        learn(&mut model, &input);
+        gradients(&model)
+    });
+    assert_eq!(there.join().unwrap(), here);
+}
+
+#[test]
 fn a_model_gives_everything_back() {
     let device = device();
     let mut model = cases::blocks(&device, 3, 16, Float::F32, true).unwrap();
@@ -183,6 +198,8 @@ fn what_does_not_fit_together_is_refused() {
     model.forward(&input(&device, &[4, 3], Float::F32)).unwrap();
     assert!(matches!(model.backward(odd), Err(ModelError::Shape { expected: 8, .. })));
     assert!(model.parameters().iter().all(|parameter| parameter.gradient().is_none()));
+    let refused = model.parameters()[0].accumulate(input(&device, &[4], Float::F32));
+    assert!(matches!(refused, Err(ModelError::Shape { expected: 15, .. })), "{refused:?}");
     for shape in [&[4, 0][..], &[usize::MAX, 2], &[1 << 40, 1 << 30]] {
         let refused = Tensor::empty(&device, shape, Float::F32);
         assert!(matches!(refused, Err(ModelError::NoTensor { .. })), "{refused:?}");
