@@ -155,27 +155,3 @@ impl Drop for Scope {
         self.tracker.book().close(self.guard, self.end);
     }
 }
-
-/// What this thread is doing beside modules, until it is dropped: a backward pass, an optimizer's step, a category.
-#[derive(Debug)]
-#[must_use = "the phase ends when this is dropped"]
-pub struct Phase {
-    tracker: Tracker,
-    guard: u64,
-    /// A phase belongs to the thread that began it.
-    here: PhantomData<*const ()>,
-}
-
-impl Phase {
-    pub(crate) fn new(tracker: &Tracker, doing: Doing) -> Self {
-        let guard = tracker.book().next_guard();
-        place::push(&tracker.shared, guard, doing, crate::book::NONE);
-        Self { tracker: tracker.clone(), guard, here: PhantomData }
-    }
-}
-
-impl Drop for Phase {
-    fn drop(&mut self) {
-        place::pop(self.tracker.shared.number, self.guard);
-    }
-}

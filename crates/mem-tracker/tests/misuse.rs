@@ -116,6 +116,24 @@ fn an_arena_that_is_dropped_takes_its_blocks_along() {
 }
 
 #[test]
+fn an_arena_that_gets_another_observer() {
+    let tracker = Tracker::new();
+    let device = tracker.device("cuda:0").unwrap();
+    let watch = device.watch(1 << 20).unwrap();
+    drop(watch.observer());
+    assert_eq!(device.memory_stats().segment.current, 0);
+    let mut arena = Arena::new(VecBuffer::new(1 << 20)).unwrap();
+    arena.set_observer(Box::new(watch.observer()));
+    arena.allocate(Request::new(1000)).unwrap();
+    // The second is there before the first goes, so nothing is lost.
+    arena.set_observer(Box::new(watch.observer()));
+    assert_eq!((total(&tracker), device.memory_stats().reserved_bytes.current), (1000, 1 << 20));
+    drop(arena);
+    watch.set_size(1 << 21);
+    assert_eq!((total(&tracker), device.memory_stats().reserved_bytes.current), (0, 0));
+}
+
+#[test]
 fn events_after_a_reset() {
     let tracker = Tracker::new();
     let device = tracker.device("cuda:0").unwrap();
