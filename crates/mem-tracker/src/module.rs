@@ -70,7 +70,6 @@ impl Module {
 
     /// A forward pass through the module, until the scope is dropped. Inside a backward pass of this thread, a module that was
     /// entered before computes its activations once more: [`ModState::PreForwardAc`].
-    #[must_use]
     pub fn forward(&self) -> Scope {
         self.open(Way::Forward { in_backward: place::in_backward(self.tracker.shared.number) })
     }
@@ -89,7 +88,6 @@ impl Module {
     }
 
     /// A backward pass through the module, until the scope is dropped.
-    #[must_use]
     pub fn backward(&self) -> Scope {
         self.open(Way::Backward)
     }

@@ -78,19 +78,16 @@ impl Tracker {
 
     /// This thread runs a backward pass until the guard is dropped: what it makes is [`Category::Temp`], and modules that run
     /// forward compute once more. A module's own [`backward`](Module::backward) scope says so too.
-    #[must_use]
     pub fn backward(&self) -> Phase {
         Phase::new(self, crate::place::Doing::Backward)
     }
 
     /// This thread runs an optimizer's step until the guard is dropped: what it makes is [`Category::Optstate`].
-    #[must_use]
     pub fn optimizer_step(&self) -> Phase {
         Phase::new(self, crate::place::Doing::Optimizer)
     }
 
     /// What this thread makes until the guard is dropped is of this category, whatever else it does.
-    #[must_use]
     pub fn category(&self, category: Category) -> Phase {
         Phase::new(self, crate::place::Doing::Holding(category))
     }

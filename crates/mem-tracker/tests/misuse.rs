@@ -1,5 +1,7 @@
 //! What is done wrong is an error or a warning with a name, and no figure is wrong because of it.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop where it stands")]
+
 use allocator_core::conformance::VecBuffer;
 use allocator_core::{Arena, Block, Observer, OffsetAllocator, Request};
 use mem_tracker::{Category, ModState, TrackError, Tracker, Warning, When};

@@ -1,10 +1,12 @@
 //! What programs do: train with frozen layers, checkpoint, share storages, run several iterations, use threads.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop where it stands")]
+
 use std::sync::mpsc::channel;
 
 use allocator_core::conformance::VecBuffer;
 use allocator_core::{Arena, Request};
-use mem_tracker::{Category, ModState, Peaks, Tracker, Units, When};
+use mem_tracker::{Category, ModState, Peaks, Snapshot, Tracker, Units, When};
 
 /// A scope is `Send` nowhere and a tracker everywhere.
 #[test]
@@ -105,8 +107,7 @@ fn iterations_follow_one_another_without_a_reset() {
     }
     let totals = |state| -> Vec<u64> {
         let stats = &tracker.modules()[0];
-        let total =
-            |snapshot: &mem_tracker::Snapshot| snapshot.device("cpu").map_or(0, |usage| usage.total());
+        let total = |snapshot: &Snapshot| snapshot.device("cpu").map_or(0, |usage| usage.total());
         stats.snapshots(state).iter().map(total).collect()
     };
     assert_eq!(totals(ModState::PeakForward), [100, 300, 200]);
