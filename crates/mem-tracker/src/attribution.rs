@@ -21,6 +21,18 @@ pub struct Attribution {
     pub largest: Vec<StorageShare>,
 }
 
+impl Attribution {
+    /// What a module holds with all modules below it: `Net.h` with `Net.h.0`, not with `Net.head`. O(modules).
+    #[must_use]
+    pub fn below(&self, module: &str) -> Usage {
+        let within = |name: &str| {
+            name.strip_prefix(module).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        let shares = self.modules.iter().filter(|share| share.module.as_deref().is_some_and(within));
+        shares.fold(Usage::default(), |sum, share| sum.with(&share.usage))
+    }
+}
+
 /// What a module holds, without modules below it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]

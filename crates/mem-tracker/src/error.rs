@@ -28,12 +28,6 @@ pub enum TrackError {
         /// The block.
         handle: Handle,
     },
-    /// The arena's observer is gone: the arena was dropped, or given another one.
-    #[error("the arena on device {device} is watched no more")]
-    ArenaGone {
-        /// Name of the device.
-        device: String,
-    },
     /// More than `u64` can count.
     #[error("{bytes} bytes more on device {device}, which holds {held}, cannot be counted")]
     Overflow {

@@ -70,7 +70,6 @@ impl Module {
 
     /// A forward pass through the module, until the scope is dropped. Inside a backward pass of this thread, a module that was
     /// entered before computes its activations once more: [`ModState::PreForwardAc`].
-    #[must_use]
     pub fn forward(&self) -> Scope {
         self.open(Way::Forward { in_backward: place::in_backward(self.tracker.shared.number) })
     }
@@ -89,7 +88,6 @@ impl Module {
     }
 
     /// A backward pass through the module, until the scope is dropped.
-    #[must_use]
     pub fn backward(&self) -> Scope {
         self.open(Way::Backward)
     }
@@ -153,29 +151,5 @@ impl Drop for Scope {
     fn drop(&mut self) {
         place::pop(self.tracker.shared.number, self.guard);
         self.tracker.book().close(self.guard, self.end);
-    }
-}
-
-/// What this thread is doing beside modules, until it is dropped: a backward pass, an optimizer's step, a category.
-#[derive(Debug)]
-#[must_use = "the phase ends when this is dropped"]
-pub struct Phase {
-    tracker: Tracker,
-    guard: u64,
-    /// A phase belongs to the thread that began it.
-    here: PhantomData<*const ()>,
-}
-
-impl Phase {
-    pub(crate) fn new(tracker: &Tracker, doing: Doing) -> Self {
-        let guard = tracker.book().next_guard();
-        place::push(&tracker.shared, guard, doing, crate::book::NONE);
-        Self { tracker: tracker.clone(), guard, here: PhantomData }
-    }
-}
-
-impl Drop for Phase {
-    fn drop(&mut self) {
-        place::pop(self.tracker.shared.number, self.guard);
     }
 }

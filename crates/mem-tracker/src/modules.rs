@@ -22,7 +22,15 @@ pub struct ModuleStats {
     /// The same for the outputs.
     pub output_mem: u64,
     local_peak: Vec<(String, u64)>,
-    states: Vec<(ModState, Vec<Snapshot>)>,
+    states: Vec<(ModState, Calls)>,
+}
+
+/// The calls that met a state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Calls {
+    /// How many came before those that are kept.
+    dropped: usize,
+    kept: Vec<Snapshot>,
 }
 
 impl ModuleStats {
@@ -43,10 +51,22 @@ impl ModuleStats {
         self.states.iter().map(|(state, _)| *state).collect()
     }
 
-    /// What the devices held at a state, for each call in order.
+    /// What the devices held at a state, for each call in order: all, or those that [`Tracker::keep_calls`] left.
+    ///
+    /// [`Tracker::keep_calls`]: crate::Tracker::keep_calls
     #[must_use]
     pub fn snapshots(&self, state: ModState) -> &[Snapshot] {
-        self.states.iter().find(|(met, _)| *met == state).map_or(&[], |(_, snapshots)| snapshots)
+        self.calls(state).map_or(&[], |calls| &calls.kept)
+    }
+
+    /// How many calls met a state before the first of [`snapshots`](Self::snapshots).
+    #[must_use]
+    pub fn dropped_calls(&self, state: ModState) -> usize {
+        self.calls(state).map_or(0, |calls| calls.dropped)
+    }
+
+    fn calls(&self, state: ModState) -> Option<&Calls> {
+        self.states.iter().find(|(met, _)| *met == state).map(|(_, calls)| calls)
     }
 
     /// Parts of its name.
@@ -65,7 +85,9 @@ pub(crate) fn collect(book: &mut Book) -> Vec<ModuleStats> {
     let mut found: Vec<ModuleStats> = Vec::new();
     for record in book.modules.iter().filter(|record| record.entered) {
         let states = record.order.iter().map(|state| {
-            (*state, (0..record.len(*state)).map(|call| snapshot(record.row(*state, call))).collect())
+            let dropped = record.dropped(*state);
+            let kept = (dropped..record.len(*state)).map(|call| snapshot(record.row(*state, call)));
+            (*state, Calls { dropped, kept: kept.collect() })
         });
         let peak = record.latest.map_or(&[][..], |(state, call)| record.row(state, call));
         found.push(ModuleStats {
@@ -95,10 +117,10 @@ pub(crate) fn display(modules: &[ModuleStats], depth: usize, units: Units, as_ta
 
 fn states_plain(stats: &ModuleStats, units: Units) -> String {
     let mut text = String::new();
-    for (state, snapshots) in &stats.states {
+    for (state, calls) in &stats.states {
         text += &format!("{state}\n");
-        for (call, snapshot) in snapshots.iter().enumerate() {
-            text += &format!("# {}:\n{}", call + 1, snapshot.plain(units));
+        for (call, snapshot) in (calls.dropped + 1..).zip(&calls.kept) {
+            text += &format!("# {call}:\n{}", snapshot.plain(units));
         }
     }
     text + "\n"
@@ -106,10 +128,10 @@ fn states_plain(stats: &ModuleStats, units: Units) -> String {
 
 fn states_table(stats: &ModuleStats, units: Units) -> String {
     let mut rows = Vec::new();
-    for (state, snapshots) in &stats.states {
-        for (call, snapshot) in snapshots.iter().enumerate() {
+    for (state, calls) in &stats.states {
+        for (call, snapshot) in (calls.dropped + 1..).zip(&calls.kept) {
             for (at, (device, usage)) in snapshot.shown(units).enumerate() {
-                let named = if at == 0 { format!("{state} # {}", call + 1) } else { String::new() };
+                let named = if at == 0 { format!("{state} # {call}") } else { String::new() };
                 rows.push(cells([named, device.to_owned()], usage, units));
             }
         }

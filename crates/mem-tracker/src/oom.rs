@@ -201,10 +201,10 @@ fn listed(parts: Vec<String>) -> String {
 /// An amount as PyTorch's message writes it.
 fn amount(bytes: u64) -> String {
     let float = bytes as f64;
-    match bytes {
-        0..=1024 => format!("{bytes} bytes"),
-        ..=0x10_0000 => format!("{:.2} KiB", float / 1024.0),
-        ..=0x4000_0000 => format!("{:.2} MiB", float / 1_048_576.0),
-        _ => format!("{:.2} GiB", float / 1_073_741_824.0),
+    match () {
+        () if bytes <= 1 << 10 => format!("{bytes} bytes"),
+        () if bytes <= 1 << 20 => format!("{:.2} KiB", float / 1024.0),
+        () if bytes <= 1 << 30 => format!("{:.2} MiB", float / 1_048_576.0),
+        () => format!("{:.2} GiB", float / 1_073_741_824.0),
     }
 }

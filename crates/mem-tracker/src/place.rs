@@ -8,7 +8,7 @@ use crate::Category;
 use crate::book::{NONE, Shared};
 
 /// What a block made now on this thread is: innermost module and category.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Here {
     pub(crate) module: u32,
     pub(crate) category: Category,
@@ -28,7 +28,7 @@ pub(crate) enum Doing {
 struct Frame {
     guard: u64,
     doing: Doing,
-    /// The module, of a scope.
+    /// The module, of a scope or a context.
     module: u32,
 }
 

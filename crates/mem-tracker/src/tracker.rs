@@ -6,8 +6,8 @@ use std::sync::{Arc, MutexGuard};
 use crate::book::{Book, Shared};
 use crate::usage::Bytes;
 use crate::{
-    Category, Device, Module, ModuleStats, OpenScope, Peaks, Phase, Snapshot, Storage, StorageId, TrackError,
-    Units, Warning, When,
+    Category, Context, Device, Module, ModuleStats, OpenScope, Peaks, Phase, Snapshot, Storage, StorageId,
+    TrackError, Units, Warning, When,
 };
 
 /// Knows who holds which bytes, on every device, now and at the peak.
@@ -78,19 +78,16 @@ impl Tracker {
 
     /// This thread runs a backward pass until the guard is dropped: what it makes is [`Category::Temp`], and modules that run
     /// forward compute once more. A module's own [`backward`](Module::backward) scope says so too.
-    #[must_use]
     pub fn backward(&self) -> Phase {
         Phase::new(self, crate::place::Doing::Backward)
     }
 
     /// This thread runs an optimizer's step until the guard is dropped: what it makes is [`Category::Optstate`].
-    #[must_use]
     pub fn optimizer_step(&self) -> Phase {
         Phase::new(self, crate::place::Doing::Optimizer)
     }
 
     /// What this thread makes until the guard is dropped is of this category, whatever else it does.
-    #[must_use]
     pub fn category(&self, category: Category) -> Phase {
         Phase::new(self, crate::place::Doing::Holding(category))
     }
@@ -209,8 +206,20 @@ impl Tracker {
         crate::modules::display(&self.modules(), depth, units, table)
     }
 
-    /// Forgets the calls of every module, not what is held. Needed only to bound the memory they take: iterations may follow one
-    /// another without it. Scopes that are open go on, and their end is not recorded.
+    /// Keeps at least the last `calls` calls of each module's state, at most twice as many, and drops those before: for programs
+    /// that run for long. Without it all are kept, 136 bytes for each device and state of a call.
+    pub fn keep_calls(&self, calls: usize) {
+        self.book().keep = calls.max(1);
+    }
+
+    /// What this thread is doing, to go on with it on another one.
+    #[must_use]
+    pub fn context(&self) -> Context {
+        Context::new(self)
+    }
+
+    /// Forgets the calls of every module, not what is held nor what they own. Iterations may follow one another without it.
+    /// Scopes that are open go on, and their end is not recorded: [`Warning::ScopeOutlivedReset`].
     pub fn reset_mod_stats(&self) {
         self.book().reset_modules();
     }

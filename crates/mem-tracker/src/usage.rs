@@ -59,6 +59,15 @@ impl Usage {
         Category::ALL.into_iter().zip(self.allocated)
     }
 
+    /// The sum of two that are parts of one, which fits.
+    pub(crate) fn with(mut self, other: &Self) -> Self {
+        for category in Category::ALL {
+            let (allocated, requested) = (other.allocated(category), other.requested(category));
+            self.add(category, Bytes { allocated, requested });
+        }
+        self
+    }
+
     /// Adds a block; `false`, and nothing changed, when the total would not fit.
     #[inline]
     pub(crate) fn add(&mut self, category: Category, bytes: Bytes) -> bool {

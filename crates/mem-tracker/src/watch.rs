@@ -28,10 +28,11 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// What the arena is to be given ([`Arena::set_observer`](allocator_core::Arena::set_observer)). When it is dropped, the
-    /// arena is taken as gone, and its blocks with it.
+    /// What the arena is to be given ([`Arena::set_observer`](allocator_core::Arena::set_observer)). When it is dropped, with
+    /// the arena or because that got another one, the arena is taken as gone, and its blocks with it.
     #[must_use]
     pub fn observer(&self) -> ArenaObserver {
+        self.tracker.book().listen(self.at);
         ArenaObserver { tracker: self.tracker.clone(), at: self.at }
     }
 
@@ -117,6 +118,6 @@ impl Observer for ArenaObserver {
 
 impl Drop for ArenaObserver {
     fn drop(&mut self) {
-        self.tracker.book().unwatch(self.at);
+        self.tracker.book().unlisten(self.at);
     }
 }

@@ -1,5 +1,7 @@
 //! Printed forms against what PyTorch printed: `tests/data/display_sample.txt`.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop where it stands")]
+
 use std::collections::HashMap;
 
 use mem_tracker::{Category, Device, Module, Peaks, Scope, StorageId, Tracker, Units, When};
@@ -44,8 +46,7 @@ fn amounts(lines: &mut impl Iterator<Item = &'static str>) -> Vec<u64> {
         let unit: Units = unit.parse().unwrap();
         (number.parse::<f64>().unwrap() * unit.bytes() as f64).round() as u64
     };
-    let found = lines.take(7).map(amount).collect();
-    found
+    lines.take(7).map(amount).collect()
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! What is done wrong is an error or a warning with a name, and no figure is wrong because of it.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop where it stands")]
+
 use allocator_core::conformance::VecBuffer;
 use allocator_core::{Arena, Block, Observer, OffsetAllocator, Request};
 use mem_tracker::{Category, ModState, TrackError, Tracker, Warning, When};
@@ -113,6 +115,24 @@ fn an_arena_that_is_dropped_takes_its_blocks_along() {
     assert_eq!(tracker.storage(storage), Err(TrackError::StaleStorage { storage }));
     assert!(watch.storage(block).is_err());
     assert_eq!(tracker.warnings(), []);
+}
+
+#[test]
+fn an_arena_that_gets_another_observer() {
+    let tracker = Tracker::new();
+    let device = tracker.device("cuda:0").unwrap();
+    let watch = device.watch(1 << 20).unwrap();
+    drop(watch.observer());
+    assert_eq!(device.memory_stats().segment.current, 0);
+    let mut arena = Arena::new(VecBuffer::new(1 << 20)).unwrap();
+    arena.set_observer(Box::new(watch.observer()));
+    arena.allocate(Request::new(1000)).unwrap();
+    // The second is there before the first goes, so nothing is lost.
+    arena.set_observer(Box::new(watch.observer()));
+    assert_eq!((total(&tracker), device.memory_stats().reserved_bytes.current), (1000, 1 << 20));
+    drop(arena);
+    watch.set_size(1 << 21);
+    assert_eq!((total(&tracker), device.memory_stats().reserved_bytes.current), (0, 0));
 }
 
 #[test]

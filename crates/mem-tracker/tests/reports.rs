@@ -1,5 +1,7 @@
 //! Statistics and texts under PyTorch's names.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop where it stands")]
+
 use allocator_core::conformance::VecBuffer;
 use allocator_core::{Arena, Compaction, Handle, Request};
 use mem_tracker::{Category, Stat, Tracker, Watch, When};

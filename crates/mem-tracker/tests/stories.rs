@@ -1,10 +1,12 @@
 //! What programs do: train with frozen layers, checkpoint, share storages, run several iterations, use threads.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop where it stands")]
+
 use std::sync::mpsc::channel;
 
 use allocator_core::conformance::VecBuffer;
 use allocator_core::{Arena, Request};
-use mem_tracker::{Category, ModState, Peaks, Tracker, When};
+use mem_tracker::{Category, ModState, Peaks, Snapshot, Tracker, Units, When};
 
 /// A scope is `Send` nowhere and a tracker everywhere.
 #[test]
@@ -105,8 +107,7 @@ fn iterations_follow_one_another_without_a_reset() {
     }
     let totals = |state| -> Vec<u64> {
         let stats = &tracker.modules()[0];
-        let total =
-            |snapshot: &mem_tracker::Snapshot| snapshot.device("cpu").map_or(0, |usage| usage.total());
+        let total = |snapshot: &Snapshot| snapshot.device("cpu").map_or(0, |usage| usage.total());
         stats.snapshots(state).iter().map(total).collect()
     };
     assert_eq!(totals(ModState::PeakForward), [100, 300, 200]);
@@ -116,6 +117,48 @@ fn iterations_follow_one_another_without_a_reset() {
     assert!(tracker.modules().is_empty());
     drop(module.forward());
     assert_eq!(totals(ModState::PeakForward), [0]);
+}
+
+/// The numbers of calls stay what they are when the first are dropped.
+#[test]
+fn long_runs_keep_the_last_calls() {
+    let tracker = Tracker::new();
+    let module = tracker.module("Net").unwrap();
+    tracker.keep_calls(3);
+    let device = tracker.device("cpu").unwrap();
+    for bytes in 1..=100 {
+        let _held = device.hold(bytes).unwrap();
+        let _scope = module.forward();
+        drop(device.hold(1000).unwrap());
+    }
+    let stats = &tracker.modules()[0];
+    for (state, more) in [(ModState::PeakForward, 1000), (ModState::PostForward, 0)] {
+        let (kept, dropped) = (stats.snapshots(state), stats.dropped_calls(state));
+        assert!((3..=6).contains(&kept.len()) && kept.len() + dropped == 100);
+        for (call, snapshot) in (dropped as u64 + 1..).zip(kept) {
+            assert_eq!(snapshot.device("cpu").unwrap().total(), call + more);
+        }
+    }
+    assert_eq!(stats.local_peak("cpu"), 1100);
+    let text = tracker.display_modulewise_snapshots(1, Units::B, true);
+    assert!(text.contains("Post-Forward # 100  cpu"), "{text}");
+}
+
+/// What a model holds, with its parts and without its namesakes.
+#[test]
+fn modules_and_what_is_below_them() {
+    let tracker = Tracker::new();
+    let device = tracker.device("cpu").unwrap();
+    for (name, bytes) in [("Net", 1), ("Net.h", 2), ("Net.h.0", 4), ("Net.head", 8)] {
+        let _scope = tracker.module(name).unwrap().forward();
+        device.add(bytes).unwrap();
+    }
+    device.add(16).unwrap();
+    let found = device.attribution(When::Current, 0);
+    let below = ["Net", "Net.h", "Net.h.0", "Net.head", "Ne"].map(|name| found.below(name).total());
+    assert_eq!(below, [15, 6, 4, 8, 0]);
+    let names: Vec<_> = found.modules.iter().map(|share| share.module.as_deref()).collect();
+    assert_eq!(names, [None, Some("Net.head"), Some("Net.h.0"), Some("Net.h"), Some("Net")]);
 }
 
 /// Any number of parameters, views and names of one block: its bytes are there once.
@@ -167,6 +210,7 @@ fn threads() {
     let forward = tracker.module("A").unwrap();
     let scope = forward.forward();
     let (go, ready) = channel::<()>();
+    let (made, seen) = channel::<()>();
     let there = tracker.clone();
     let other = std::thread::spawn(move || {
         let device = there.device("cuda:0").unwrap();
@@ -175,12 +219,11 @@ fn threads() {
         let own = device.add(1000).unwrap();
         assert_eq!(there.storage(own).unwrap().category, Category::Temp);
         assert_eq!(there.storage(own).unwrap().module.as_deref(), Some("B"));
+        made.send(()).unwrap();
         ready.recv().unwrap();
         there.remove(own).unwrap();
     });
-    while device.usage(When::Current).total() < 1000 {
-        std::thread::yield_now();
-    }
+    seen.recv().unwrap();
     let own = device.add(10).unwrap();
     assert_eq!(tracker.storage(own).unwrap().category, Category::Activation);
     assert_eq!(tracker.storage(own).unwrap().module.as_deref(), Some("A"));

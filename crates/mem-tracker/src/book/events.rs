@@ -117,7 +117,7 @@ impl Book {
         }
         for watch in &mut self.watches {
             watch.drain();
-            if watch.alive {
+            if !watch.gone {
                 self.devices[watch.device as usize].counts.segment_came(watch.size);
             }
         }

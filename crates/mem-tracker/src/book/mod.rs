@@ -71,6 +71,8 @@ pub(crate) struct Book {
     next_guard: u64,
     /// Rises when module statistics are reset.
     era: u32,
+    /// Calls of a module's state that are kept at least.
+    pub(crate) keep: usize,
 }
 
 impl Book {
@@ -90,6 +92,7 @@ impl Book {
             warnings: Warnings::default(),
             next_guard: 0,
             era: 0,
+            keep: usize::MAX,
         }
     }
 

@@ -29,7 +29,9 @@ struct Calls {
     rows: Vec<Moment>,
     /// Devices in a row.
     width: usize,
+    /// Calls so far, and how many of the first are dropped. Invariant: `rows` has `len - dropped` rows.
     len: usize,
+    dropped: usize,
 }
 
 impl Record {
@@ -54,8 +56,8 @@ impl Record {
         self.calls.iter_mut().for_each(Calls::clear);
     }
 
-    /// Notes what the devices hold; the number of this call, from 0. O(devices).
-    pub(crate) fn note(&mut self, state: ModState, devices: &[DeviceBook], clock: u64) -> usize {
+    /// Notes what the devices hold, and keeps the last `keep` calls at least; the number of this call, from 0. O(devices).
+    pub(crate) fn note(&mut self, state: ModState, devices: &[DeviceBook], clock: u64, keep: usize) -> usize {
         let calls = &mut self.calls[state.index()];
         if calls.len == 0 {
             self.order.push(state);
@@ -64,18 +66,19 @@ impl Record {
         calls.rows.extend(devices.iter().map(|device| Moment { usage: device.now, at: clock }));
         calls.len += 1;
         // Without a device a row still has one, so that a call is a row.
-        calls.rows.resize(calls.len * calls.width, Moment::default());
+        calls.rows.resize((calls.len - calls.dropped) * calls.width, Moment::default());
+        calls.trim(keep);
         calls.len - 1
     }
 
     /// A peak state's call saw this much on a device.
     pub(crate) fn raise(&mut self, state: ModState, call: usize, device: usize, most: &Moment, peaks: Peaks) {
         let calls = &mut self.calls[state.index()];
-        if call >= calls.len || most.usage.is_empty() {
+        if !(calls.dropped..calls.len).contains(&call) || most.usage.is_empty() {
             return;
         }
         calls.widen(device + 1);
-        let row = &mut calls.rows[call * calls.width + device];
+        let row = &mut calls.rows[(call - calls.dropped) * calls.width + device];
         if most.beats(row, peaks) {
             *row = *most;
         }
@@ -86,10 +89,16 @@ impl Record {
         self.calls[state.index()].len
     }
 
-    /// What the devices held at a call's state, by number of device.
+    /// How many of the first of them are dropped.
+    pub(crate) fn dropped(&self, state: ModState) -> usize {
+        self.calls[state.index()].dropped
+    }
+
+    /// What the devices held at a call's state, by number of device. Nothing for a call that is dropped.
     pub(crate) fn row(&self, state: ModState, call: usize) -> &[Moment] {
-        let Calls { rows, width, .. } = &self.calls[state.index()];
-        rows.get(call * width..(call + 1) * width).unwrap_or_default()
+        let Calls { rows, width, dropped, .. } = &self.calls[state.index()];
+        let row = call.checked_sub(*dropped).and_then(|at| rows.get(at * width..(at + 1) * width));
+        row.unwrap_or_default()
     }
 }
 
@@ -97,7 +106,17 @@ impl Calls {
     /// Forgets the calls. The room they took stays for the next ones.
     fn clear(&mut self) {
         self.rows.clear();
-        self.len = 0;
+        (self.len, self.dropped) = (0, 0);
+    }
+
+    /// Drops the first calls once there are twice as many as are to be kept: O(1) a call.
+    fn trim(&mut self, keep: usize) {
+        let kept = self.len - self.dropped;
+        if kept / 2 >= keep {
+            let drop = kept - keep;
+            self.rows.drain(..drop * self.width);
+            self.dropped += drop;
+        }
     }
 
     /// Makes the rows at least this wide. Happens once for each device, should it come after the first call.

@@ -39,7 +39,7 @@ impl Book {
         record.entered = true;
         let raises = match peak {
             Some(peak) => {
-                let call = record.note(peak, &self.devices, self.clock);
+                let call = record.note(peak, &self.devices, self.clock, self.keep);
                 record.latest = Some((peak, call));
                 Some((peak, call))
             }
@@ -47,7 +47,7 @@ impl Book {
                 record.len(ModState::PeakBackward).checked_sub(1).map(|last| (ModState::PeakBackward, last))
             }
         };
-        record.note(opened, &self.devices, self.clock);
+        record.note(opened, &self.devices, self.clock, self.keep);
         if let Some((ModState::PeakBackward, call)) = raises.filter(|_| peak.is_some()) {
             self.levels.retarget(module, call, &mut self.modules, self.era);
         }
@@ -72,7 +72,7 @@ impl Book {
         match end {
             End::Abandoned => {}
             End::Reached => {
-                record.note(after(level.opened), &self.devices, self.clock);
+                record.note(after(level.opened), &self.devices, self.clock, self.keep);
             }
         }
     }

@@ -15,8 +15,10 @@ pub(crate) struct WatchBook {
     pub(crate) device: u32,
     /// Bytes the arena spans.
     pub(crate) size: u64,
-    /// Whether its observer lives.
-    pub(crate) alive: bool,
+    /// Observers of it that live.
+    observers: u32,
+    /// Whether it had an observer and has none any more: then it is taken as gone, and not counted.
+    pub(crate) gone: bool,
     /// Slot of the storage of the block with each number.
     slots: Vec<Option<(Handle, u32)>>,
     /// Blocks whose number another live block has: only where two arenas share an observer.
@@ -25,7 +27,7 @@ pub(crate) struct WatchBook {
 
 impl WatchBook {
     pub(crate) fn new(device: u32, size: u64) -> Self {
-        Self { device, size, alive: true, slots: Vec::new(), crowd: HashMap::new() }
+        Self { device, size, observers: 0, gone: false, slots: Vec::new(), crowd: HashMap::new() }
     }
 
     /// The slot of a block's storage.
@@ -117,22 +119,35 @@ impl Book {
     /// A watched arena is longer or shorter.
     pub(crate) fn set_size(&mut self, watch: u32, size: u64) {
         let watch = &mut self.watches[watch as usize];
-        let reserved = &mut self.devices[watch.device as usize].counts.reserved;
-        reserved.down(watch.size.saturating_sub(size));
-        reserved.up(size.saturating_sub(watch.size));
+        if !watch.gone {
+            let reserved = &mut self.devices[watch.device as usize].counts.reserved;
+            reserved.down(watch.size.saturating_sub(size));
+            reserved.up(size.saturating_sub(watch.size));
+        }
         watch.size = size;
     }
 
-    /// The arena is gone, and its blocks with it. O(blocks).
-    pub(crate) fn unwatch(&mut self, watch: u32) {
-        let gone = &mut self.watches[watch as usize];
-        if !std::mem::replace(&mut gone.alive, false) {
+    /// One more observer of an arena.
+    pub(crate) fn listen(&mut self, watch: u32) {
+        let watch = &mut self.watches[watch as usize];
+        watch.observers += 1;
+        if std::mem::replace(&mut watch.gone, false) {
+            self.devices[watch.device as usize].counts.segment_came(watch.size);
+        }
+    }
+
+    /// One observer less. With the last one the arena is taken as gone, and its blocks with it. O(blocks).
+    pub(crate) fn unlisten(&mut self, watch: u32) {
+        let watch = &mut self.watches[watch as usize];
+        watch.observers -= 1;
+        if watch.observers > 0 {
             return;
         }
-        let counts = &mut self.devices[gone.device as usize].counts;
+        watch.gone = true;
+        let counts = &mut self.devices[watch.device as usize].counts;
         counts.segments.down(1);
-        counts.reserved.down(gone.size);
-        for slot in gone.drain() {
+        counts.reserved.down(watch.size);
+        for slot in watch.drain() {
             self.remove(slot);
         }
     }

@@ -3,6 +3,8 @@
 //! It shares no code with the tracker. Two things differ from the original, as they do in the tracker: a peak belongs to the
 //! call during which it was reached, not to the latest call of the module; and peaks may be looked for after every event.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop where it stands")]
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use mem_tracker::{Category, ModState, Peaks};

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use mem_tracker::{Category, ModState, Peaks, Phase, Scope, Snapshot, StorageId, Tracker, When};
+use mem_tracker::{Category, ModState, Phase, Scope, Snapshot, StorageId, Tracker, When};
 use serde_json::Value;
 
 use crate::case::Case;
@@ -175,10 +175,6 @@ impl<P: Place> Program<'_, P> {
         assert_eq!(crate::compare::json(&self.tracker.snapshot(When::Current)), mark["snapshot"], "{at}");
         self.marks += 1;
     }
-}
-
-pub(crate) fn tracker(peaks: Peaks) -> Tracker {
-    Tracker::with_peaks(peaks)
 }
 
 fn category(event: &Value, key: &str) -> Category {

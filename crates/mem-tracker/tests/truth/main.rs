@@ -1,6 +1,8 @@
 //! The tracker against PyTorch's own: recorded streams of events go in through the public interface, and every figure and every
 //! printed table that came out of PyTorch 2.15 must come out here. `tests/data/README.md` describes the recordings.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop where it stands")]
+
 mod case;
 mod compare;
 mod feed;
@@ -8,11 +10,11 @@ mod place;
 
 use case::Case;
 use feed::Fed;
-use mem_tracker::{ModState, Peaks, Units, When};
+use mem_tracker::{ModState, Peaks, Snapshot, Tracker, Units, When};
 use place::{InArena, Told};
 
 fn told(case: &Case, peaks: Peaks) -> Fed {
-    let tracker = feed::tracker(peaks);
+    let tracker = Tracker::with_peaks(peaks);
     let device = tracker.device_rounding("cpu", case.rounding()).unwrap();
     feed::run(case, tracker.clone(), Told(tracker, device))
 }
@@ -50,7 +52,7 @@ fn every_figure_is_pytorchs_when_an_arena_tells() {
         if case.events.iter().any(|event| event["e"] == "SIZE" || event["mem"] == 0) {
             continue;
         }
-        let tracker = feed::tracker(Peaks::AtOperations);
+        let tracker = Tracker::with_peaks(Peaks::AtOperations);
         let device = tracker.device("cpu").unwrap();
         let arena = InArena::new(&tracker, &device, case.rounding());
         compare(&case, &feed::run(&case, tracker, arena));
@@ -88,14 +90,13 @@ fn looking_after_every_event_finds_the_same_peaks_here() {
     for case in case::all() {
         let [often, seldom] =
             [Peaks::EveryEvent, Peaks::AtOperations].map(|peaks| told(&case, peaks).tracker);
-        let total =
-            |tracker: &mem_tracker::Tracker| tracker.snapshot(When::Peak).device("cpu").unwrap().total();
+        let total = |tracker: &Tracker| tracker.snapshot(When::Peak).device("cpu").unwrap().total();
         assert_eq!(total(&often), total(&seldom), "{}", case.name);
         for (often, seldom) in often.modules().iter().zip(seldom.modules()) {
             assert_eq!(often.states(), seldom.states());
             for state in [ModState::PeakForward, ModState::PeakBackward] {
                 for (often, seldom) in often.snapshots(state).iter().zip(seldom.snapshots(state)) {
-                    let total = |snapshot: &mem_tracker::Snapshot| snapshot.device("cpu").unwrap().total();
+                    let total = |snapshot: &Snapshot| snapshot.device("cpu").unwrap().total();
                     assert_eq!(total(often), total(seldom), "{}", case.name);
                 }
             }
