@@ -25,7 +25,12 @@ pub(crate) const BACKENDS: &[Backend] = &[
     Backend { name: "sim", features: &[], absent: || None, install: "nothing to install" },
     Backend {
         name: "vulkan",
-        features: &["backend-vulkan/vulkan", "swap-tensor/vulkan", "swap-tensor-cli/vulkan"],
+        features: &[
+            "backend-vulkan/vulkan",
+            "swap-tensor/vulkan",
+            "swap-tensor-cli/vulkan",
+            "swap-models/vulkan",
+        ],
         absent: setup::vulkan_absent,
         install: "cargo xtask setup vulkan",
     },
@@ -39,7 +44,7 @@ pub(crate) const BACKENDS: &[Backend] = &[
     // On Vulkan; its tests on wgpu's own `noop` backend run with them.
     Backend {
         name: "wgpu",
-        features: &["backend-vulkan/wgpu", "swap-tensor/wgpu", "swap-tensor-cli/wgpu"],
+        features: &["backend-vulkan/wgpu", "swap-tensor/wgpu", "swap-tensor-cli/wgpu", "swap-models/wgpu"],
         absent: setup::vulkan_absent,
         install: "cargo xtask setup vulkan",
     },

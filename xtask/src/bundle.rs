@@ -56,7 +56,7 @@ pub(crate) fn run(options: &Options) -> bool {
 /// Everything in one build, so that the programs share what they are made of.
 fn build() -> Result<Artifacts, String> {
     let mut args = vec!["build", "--release"];
-    for package in ["backend-cuda", "swap-tensor", "swap-tensor-cli"] {
+    for package in ["backend-cuda", "swap-tensor", "swap-tensor-cli", "swap-models"] {
         args.extend(["-p", package]);
     }
     args.extend(["--features", FEATURES]);
@@ -250,6 +250,12 @@ const PROGRAMS: &[Program] = &[
         source: "crates/swap-tensor/tests/cuda_conformance.rs",
     },
     Program {
+        name: "models_conformance",
+        kind: "--test",
+        target: "cuda_conformance",
+        source: "crates/models/tests/cuda_conformance.rs",
+    },
+    Program {
         name: "kernel_on_view",
         kind: "--example",
         target: "kernel_on_view",
@@ -282,7 +288,7 @@ const SCRIPTS: [(&str, &str); 2] = [
 ];
 
 /// The suites for the machine's own driver, and the backend in the command.
-const FEATURES: &str = "backend-cuda/gpu-tests,swap-tensor/cuda,swap-tensor/conformance,swap-tensor/gpu-tests,swap-tensor-cli/cuda";
+const FEATURES: &str = "backend-cuda/gpu-tests,swap-tensor/cuda,swap-tensor/conformance,swap-tensor/gpu-tests,swap-tensor-cli/cuda,swap-models/gpu-tests";
 /// Built beside the tests, and no part of the folder.
 const SIMULATOR: &str = "crates/driver-sim/src/lib.rs";
 /// The file that says what was built.

@@ -1,9 +1,10 @@
 //! How fast a backend copies between host and device, against plain `memcpy` of the same blocks in the same run.
 //!
-//! `cargo run --release -p swap-tensor --example copy_rate -- [--quick] [BACKEND]`, with the backend's feature. Both sides
+//! `cargo run --release -p swap-tensor --example copy_rate -- [--quick] [--no-small] [BACKEND]`, with the backend's feature. Both sides
 //! walk buffers larger than four times a usual last-level cache, touched beforehand. Rounds alternate and the median of five
 //! counts, so that a slow minute of the machine strikes both. `deep` keeps eight transfers in flight, `alone` waits for each.
-//! `--quick` walks a 64th of it: that shows that it works, and no figure means anything.
+//! `--quick` walks a 64th of it: that shows that it works, and no figure means anything. `--no-small` leaves out blocks of
+//! 4 KiB, which take minutes where a submission takes long.
 
 use pinned_host::{HostPool, HostRegion, OsLocker, OsRegion, PageLocker, SliceOf, Ticket, Transfer};
 use std::collections::VecDeque;
@@ -18,29 +19,33 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (flags, names): (Vec<_>, Vec<_>) = std::env::args().skip(1).partition(|arg| arg.starts_with('-'));
     let quick = flags.iter().any(|flag| flag == "--quick");
     let backend = names.first().map_or("cpu", String::as_str);
+    let least = if flags.iter().any(|flag| flag == "--no-small") { 64 << 10 } else { 4 << 10 };
     println!("backend {backend}");
-    backends::open(backend, Rates { set: if quick { WORKING_SET / 64 } else { WORKING_SET } })?
+    backends::open(backend, Rates { set: if quick { WORKING_SET / 64 } else { WORKING_SET }, least })?
 }
 
 /// Measures and prints.
 struct Rates {
     /// Bytes that one walk copies.
     set: usize,
+    /// Bytes of the smallest blocks.
+    least: usize,
 }
 
 impl Visitor for Rates {
     type Output = Result<(), Box<dyn Error>>;
 
     fn visit<T: Transfer>(self, device: T) -> Self::Output {
-        rates(&device, self.set)
+        rates(&device, self.least, self.set)
     }
 }
 
-fn rates<T: Transfer>(device: &T, set: usize) -> Result<(), Box<dyn Error>> {
+fn rates<T: Transfer>(device: &T, least: usize, set: usize) -> Result<(), Box<dyn Error>> {
     let mut buffer = device.buffer(set as u64)?;
     let (from, to) = (touched(set)?, touched(set)?);
     println!("{:>8} {:>10} {:>7} {:>12} {:>9}", "block", "direction", "depth", "GB/s", "/ memcpy");
-    for block in [4 << 10, 64 << 10, 2 << 20, 64 << 20].into_iter().filter(|block| *block <= set) {
+    let blocks = [4 << 10, 64 << 10, 2 << 20, 64 << 20].into_iter();
+    for block in blocks.filter(|block| (least..=set).contains(block)) {
         let region = device.locker().lock(set)?;
         region.prepare(0, set);
         let pool = HostPool::new(vec![region], 4096)?;

@@ -136,8 +136,8 @@ impl<T: Transfer> PoolBuilder<T> {
     /// Dirty tensors are written there when host memory is full, the one used longest ago first, or straight from the device where
     /// `host_memory` could not hold them at all. A store may serve several pools, and its room is shared by them; it keeps the staging
     /// of each, which it has registered with the kernel, until it goes itself. Tensors smaller than 256 KiB are written in packs of
-    /// about 1 MiB, whose room comes back when the last of a pack is rewritten or dropped: give a store of small tensors that
-    /// change four times their size.
+    /// about 1 MiB; what is alive in packs that are mostly dead moves together, so that small tensors that change take no more than
+    /// twice their size, and some MiB.
     ///
     /// ```
     /// use backend_cpu::CpuDevice;

@@ -6,6 +6,8 @@
 mod disk;
 #[cfg(not(all(feature = "disk", unix)))]
 mod none;
+#[cfg(all(feature = "disk", unix))]
+mod packs;
 
 #[cfg(all(feature = "disk", unix))]
 pub(crate) use disk::{Lower, LowerCopy, Piece, Reading, Writing};

@@ -107,7 +107,10 @@ impl<T: Transfer> Inner<T> {
         match batch {
             Batch::Host(batch) => match batch[..] {
                 [at] => self.write_host(lower, at),
-                _ => self.write_pack(lower, &batch),
+                _ => {
+                    self.write_pack(lower, &batch);
+                    lower.tidy();
+                }
             },
             Batch::Device(spot) => self.write_device(lower, spot),
         }

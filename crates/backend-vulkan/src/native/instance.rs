@@ -4,8 +4,9 @@ use super::{DeviceInfo, DeviceKind, ValidationLog, VulkanError};
 use ash::{ext, khr, vk};
 use std::any::Any;
 use std::ffi::{CStr, c_char};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
-/// An instance of ours, or the one a caller's device belongs to.
+/// The process's instance, one of a device's own, or the one a caller's device belongs to.
 pub(super) struct Instance {
     raw: ash::Instance,
     /// What is ours to destroy.
@@ -15,54 +16,22 @@ pub(super) struct Instance {
 }
 
 struct Owned {
-    /// Keeps the loader's library open.
-    _entry: ash::Entry,
     messenger: Option<(ext::debug_utils::Instance, vk::DebugUtilsMessengerEXT)>,
-    log: Option<ValidationLog>,
+    log: ValidationLog,
 }
 
 impl Instance {
-    /// Opens the loader and makes an instance; with `validation`, under the validation layer.
+    /// The process's instance; with `validation`, one of the caller's own under the validation layer.
     pub(super) fn open(validation: bool) -> Result<Self, VulkanError> {
-        // SAFETY: the library of that name is the Vulkan loader, whose initialisers are safe to run.
-        let entry = unsafe { ash::Entry::load() }.map_err(|source| VulkanError::NoLoader { source })?;
-        let log = if validation { Some(validation_log(&entry)?) } else { None };
-
-        let portability = has_extension(&entry, khr::portability_enumeration::NAME);
-        let mut extensions: Vec<*const c_char> = Vec::new();
-        let mut flags = vk::InstanceCreateFlags::empty();
-        if portability {
-            extensions.push(khr::portability_enumeration::NAME.as_ptr());
-            flags |= vk::InstanceCreateFlags::ENUMERATE_PORTABILITY_KHR;
+        let process = process()?;
+        if !validation {
+            return Ok(Instance { raw: process.plain.clone(), owned: None, _keep: None });
         }
-        let mut layers: Vec<*const c_char> = Vec::new();
-        if validation {
-            extensions.push(ext::debug_utils::NAME.as_ptr());
-            layers.push(LAYER.as_ptr());
-        }
-        let app = vk::ApplicationInfo::default()
-            .application_name(c"swap-tensor")
-            .engine_name(c"backend-vulkan")
-            .api_version(vk::API_VERSION_1_2);
-        let mut messenger = log.as_ref().map(ValidationLog::create_info).unwrap_or_default();
-        let mut features = vk::ValidationFeaturesEXT::default().enabled_validation_features(SYNCHRONIZATION);
-        let mut info = vk::InstanceCreateInfo::default()
-            .flags(flags)
-            .application_info(&app)
-            .enabled_extension_names(&extensions)
-            .enabled_layer_names(&layers);
-        if validation {
-            info = info.push_next(&mut messenger).push_next(&mut features);
-        }
-        // SAFETY: everything `info` points to lives until the call returns; the log's address, which the messenger
-        // keeps, lives as long as `Owned`.
-        let raw = unsafe { entry.create_instance(&info, None) }.map_err(|result| match result {
-            vk::Result::ERROR_INCOMPATIBLE_DRIVER => VulkanError::NoDriver { result },
-            result => VulkanError::Driver { call: "vkCreateInstance", result },
-        })?;
-        let mut instance =
-            Instance { raw, owned: Some(Owned { _entry: entry, messenger: None, log }), _keep: None };
-        instance.listen()?;
+        let log = validation_log(&process.entry)?;
+        // SAFETY: the log lives as long as the messenger, both being `Owned`'s.
+        let raw = unsafe { make(&process.entry, Some(&log)) }?;
+        let mut instance = Instance { raw, owned: Some(Owned { messenger: None, log }), _keep: None };
+        instance.listen(&process.entry)?;
         Ok(instance)
     }
 
@@ -77,17 +46,15 @@ impl Instance {
 
     /// What the validation layer said, if it was asked for.
     pub(super) fn log(&self) -> Option<&ValidationLog> {
-        self.owned.as_ref()?.log.as_ref()
+        Some(&self.owned.as_ref()?.log)
     }
 
     /// Makes the messenger for what happens after creation.
-    fn listen(&mut self) -> Result<(), VulkanError> {
-        if let Some(owned) = &mut self.owned
-            && let Some(log) = &owned.log
-        {
-            let utils = ext::debug_utils::Instance::new(&owned._entry, &self.raw);
+    fn listen(&mut self, entry: &ash::Entry) -> Result<(), VulkanError> {
+        if let Some(owned) = &mut self.owned {
+            let utils = ext::debug_utils::Instance::new(entry, &self.raw);
             // SAFETY: the log lives as long as the messenger, both being `Owned`'s.
-            let messenger = unsafe { utils.create_debug_utils_messenger(&log.create_info(), None) };
+            let messenger = unsafe { utils.create_debug_utils_messenger(&owned.log.create_info(), None) };
             let messenger = messenger.map_err(VulkanError::call("vkCreateDebugUtilsMessengerEXT"))?;
             owned.messenger = Some((utils, messenger));
         }
@@ -194,7 +161,7 @@ impl Drop for Instance {
                 }
                 self.raw.destroy_instance(None);
             }
-            owned.log.iter().for_each(ValidationLog::close);
+            owned.log.close();
         }
     }
 }
@@ -210,6 +177,72 @@ impl Budget {
     pub(super) fn left(&self) -> u64 {
         self.budget.saturating_sub(self.used)
     }
+}
+
+/// What the process has of Vulkan, from its first use to its end.
+struct Process {
+    entry: ash::Entry,
+    /// An instance without layers.
+    plain: ash::Instance,
+}
+
+/// The loader, opened once, and an instance that keeps the drivers loaded and that all devices without the layer share.
+///
+/// It is never destroyed. A driver does not stand being loaded and unloaded time and again: NVIDIA's (580) takes static
+/// thread-local storage each time, of which a process has little and gets none back, so that after some thirty devices, one
+/// after the other, the loader finds no driver any more.
+fn process() -> Result<&'static Process, VulkanError> {
+    static PROCESS: OnceLock<Process> = OnceLock::new();
+    static MAKING: Mutex<()> = Mutex::new(());
+    let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(process) = PROCESS.get() {
+        return Ok(process);
+    }
+    // What failed is tried anew the next time: a driver may have been installed.
+    // SAFETY: the library of that name is the Vulkan loader, whose initialisers are safe to run.
+    let entry = unsafe { ash::Entry::load() }.map_err(|source| VulkanError::NoLoader { source })?;
+    // SAFETY: no log.
+    let plain = unsafe { make(&entry, None) }?;
+    Ok(PROCESS.get_or_init(|| Process { entry, plain }))
+}
+
+/// An instance; with a log, under the validation layer.
+///
+/// # Safety
+/// The log stays where it is until the instance is destroyed.
+unsafe fn make(entry: &ash::Entry, log: Option<&ValidationLog>) -> Result<ash::Instance, VulkanError> {
+    let portability = has_extension(entry, khr::portability_enumeration::NAME);
+    let mut extensions: Vec<*const c_char> = Vec::new();
+    let mut flags = vk::InstanceCreateFlags::empty();
+    if portability {
+        extensions.push(khr::portability_enumeration::NAME.as_ptr());
+        flags |= vk::InstanceCreateFlags::ENUMERATE_PORTABILITY_KHR;
+    }
+    let mut layers: Vec<*const c_char> = Vec::new();
+    if log.is_some() {
+        extensions.push(ext::debug_utils::NAME.as_ptr());
+        layers.push(LAYER.as_ptr());
+    }
+    let app = vk::ApplicationInfo::default()
+        .application_name(c"swap-tensor")
+        .engine_name(c"backend-vulkan")
+        .api_version(vk::API_VERSION_1_2);
+    let mut messenger = log.map(ValidationLog::create_info).unwrap_or_default();
+    let mut features = vk::ValidationFeaturesEXT::default().enabled_validation_features(SYNCHRONIZATION);
+    let mut info = vk::InstanceCreateInfo::default()
+        .flags(flags)
+        .application_info(&app)
+        .enabled_extension_names(&extensions)
+        .enabled_layer_names(&layers);
+    if log.is_some() {
+        info = info.push_next(&mut messenger).push_next(&mut features);
+    }
+    // SAFETY: everything `info` points to lives until the call returns, and the log as long as the instance.
+    let made = unsafe { entry.create_instance(&info, None) };
+    made.map_err(|result| match result {
+        vk::Result::ERROR_INCOMPATIBLE_DRIVER => VulkanError::NoDriver { result },
+        result => VulkanError::Driver { call: "vkCreateInstance", result },
+    })
 }
 
 fn validation_log(entry: &ash::Entry) -> Result<ValidationLog, VulkanError> {

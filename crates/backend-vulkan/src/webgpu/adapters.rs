@@ -3,6 +3,7 @@
 use super::WgpuError;
 use super::native::ready;
 use std::fmt;
+use std::sync::OnceLock;
 
 /// An adapter of this machine, as wgpu describes it.
 #[derive(Debug, Clone)]
@@ -128,12 +129,29 @@ fn enumerate(backends: wgpu::Backends, flags: wgpu::InstanceFlags) -> Vec<wgpu::
     if wgpu::Instance::enabled_backend_features().is_empty() {
         return Vec::new();
     }
-    let descriptor = wgpu::InstanceDescriptor {
+    let compiled = wgpu::Instance::enabled_backend_features() & backends;
+    if compiled.contains(wgpu::Backends::VULKAN) {
+        let adapters = ready(kept().enumerate_adapters(wgpu::Backends::VULKAN));
+        if flags.is_empty() && compiled == wgpu::Backends::VULKAN && !adapters.is_empty() {
+            return adapters;
+        }
+    }
+    ready(instance(backends, flags).enumerate_adapters(backends))
+}
+
+/// An instance over Vulkan that is never dropped, so that its drivers stay loaded: one that is loaded and unloaded time and
+/// again runs out of thread-local storage (NVIDIA's 580, after some thirty devices, one after the other).
+fn kept() -> &'static wgpu::Instance {
+    static KEPT: OnceLock<wgpu::Instance> = OnceLock::new();
+    KEPT.get_or_init(|| instance(wgpu::Backends::VULKAN, wgpu::InstanceFlags::empty()))
+}
+
+fn instance(backends: wgpu::Backends, flags: wgpu::InstanceFlags) -> wgpu::Instance {
+    wgpu::Instance::new(wgpu::InstanceDescriptor {
         backends,
         flags,
         ..wgpu::InstanceDescriptor::new_without_display_handle()
-    };
-    ready(wgpu::Instance::new(descriptor).enumerate_adapters(backends))
+    })
 }
 
 /// The backends that were looked at, in words.

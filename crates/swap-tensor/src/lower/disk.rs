@@ -1,8 +1,9 @@
 //! The disk store as the lower tier.
 
+use super::packs::{Packs, Place};
 use crate::{
     SwapError,
-    disk::{DiskBuf, DiskError, DiskStore, Extent, Failed, IoBuf, IoTicket},
+    disk::{DiskError, DiskStore, Extent, Failed, IoBuf, IoTicket},
 };
 use core::ops::Range;
 use pinned_host::{SliceOf, Transfer};
@@ -13,7 +14,10 @@ use std::{
 
 /// The tier.
 #[derive(Debug, Clone)]
-pub(crate) struct Lower(DiskStore);
+pub(crate) struct Lower {
+    store: DiskStore,
+    packs: Arc<Packs>,
+}
 
 /// A tensor's bytes in the tier: pieces in order, each read by itself and checked. Clones share the room, which goes with the
 /// last.
@@ -22,12 +26,8 @@ pub(crate) struct LowerCopy {
     pieces: Arc<[Piece]>,
 }
 
-/// A part of an extent.
-pub(crate) struct Piece {
-    store: DiskStore,
-    extent: Extent,
-    part: usize,
-}
+/// What is read at once.
+pub(crate) struct Piece(Arc<Place>);
 
 /// A read under way, which owns its memory.
 pub(crate) struct Reading<T: Transfer>(IoTicket<SliceOf<T>>);
@@ -48,25 +48,18 @@ impl Piece {
     /// Bytes of the buffer to read it with, at most `most`: whole units of I/O, from the start of a page, where there is room for
     /// that; else the piece's own, rounded up to a device's grain.
     pub(crate) fn buffer_bytes(&self, most: usize, grain: u64) -> usize {
-        let whole = self.extent.read_len(self.part).unwrap_or_default() as usize;
+        let whole = self.0.read_len() as usize;
         let own = self.bytes() as usize;
         if whole <= most { whole.max(PAGED.min(most)) } else { own.max(1).next_multiple_of(grain as usize) }
     }
 
     /// Bytes of it.
     pub(crate) fn bytes(&self) -> u64 {
-        self.extent.part(self.part).map_or(0, |part| part.end - part.start)
+        self.0.bytes()
     }
 
     pub(crate) fn read<T: Transfer>(&self, slice: SliceOf<T>) -> Reading<T> {
-        Reading(self.store.read(&self.extent, self.part, slice))
-    }
-}
-
-impl Drop for Piece {
-    fn drop(&mut self) {
-        // A part of a pack: its bytes are dead from now on. Fails only for an extent that was never written.
-        let _ = self.extent.discard(self.part);
+        Reading(self.0.read(slice))
     }
 }
 
@@ -101,12 +94,12 @@ impl<T: Transfer> Writing<T> {
 
 impl Lower {
     pub(crate) fn new(store: DiskStore) -> Self {
-        Lower(store)
+        Lower { store, packs: Arc::default() }
     }
 
     /// Much I/O will use the mapping that `slice` is a piece of.
     pub(crate) fn register<T: Transfer>(&self, slice: SliceOf<T>) {
-        self.0.register(slice);
+        self.store.register(slice);
     }
 
     /// Writes the first `bytes` bytes of `slice`, so that they can be read in pieces of `piece`.
@@ -122,29 +115,30 @@ impl Lower {
             Ok(extent) => extent,
             Err(error) => return (Some(slice), Err(error)),
         };
-        match wait(self.0.write_parts(&extent, slice, &parts)) {
-            Ok(slice) => (Some(slice), Ok(self.copy(self.pieces(&extent, parts.len()).collect()))),
+        match wait(self.store.write_parts(&extent, slice, &parts)) {
+            Ok(slice) => {
+                let places = Place::parts(&self.store, &extent);
+                (Some(slice), Ok(self.copy(places.into_iter().map(Piece).collect())))
+            }
             Err(failed) => (failed.buffer, Err(disk_error(WRITE, failed.error))),
         }
     }
 
     /// Writes several tensors into one extent.
     pub(crate) fn write_pack(&self, contents: &[&[u8]]) -> Result<Vec<LowerCopy>, SwapError> {
-        let mut parts = Vec::with_capacity(contents.len());
-        let mut end = 0;
-        for bytes in contents {
-            parts.push(end..end + bytes.len() as u64);
-            end += bytes.len() as u64;
-        }
-        let extent = self.reserve(end)?;
-        let whole = (end as usize).next_multiple_of(PAGED);
-        let mut buffer = DiskBuf::zeroed(whole).map_err(|error| disk_error(WRITE, error))?;
-        for (part, bytes) in parts.iter().zip(contents) {
-            buffer.as_mut_slice()[part.start as usize..part.end as usize].copy_from_slice(bytes);
-        }
-        wait(self.0.write_parts(&extent, buffer, &parts))
-            .map_err(|failed| disk_error(WRITE, failed.error))?;
-        Ok(self.pieces(&extent, parts.len()).map(|piece| self.copy(vec![piece])).collect())
+        let write = || self.packs.write(&self.store, contents);
+        let written = match write() {
+            // What is dead in older packs may be all that is missing.
+            Err(DiskError::Full { .. }) if self.packs.squeeze(&self.store) => write(),
+            written => written,
+        };
+        let places = written.map_err(|source| full_or(WRITE, bytes_of(contents), source))?;
+        Ok(places.into_iter().map(|place| self.copy(vec![Piece(place)])).collect())
+    }
+
+    /// Moves what is alive in packs that are mostly dead together, once more is dead than alive. I/O, so no lock may be held.
+    pub(crate) fn tidy(&self) {
+        self.packs.tidy(&self.store);
     }
 
     /// Begins to write the first `bytes` bytes of `slice`, one piece.
@@ -154,8 +148,8 @@ impl Lower {
         bytes: u64,
     ) -> Result<Writing<T>, SwapError> {
         let extent = self.reserve(bytes)?;
-        let ticket = self.0.write(&extent, slice, bytes);
-        Ok(Writing { ticket, piece: Piece { store: self.0.clone(), extent, part: 0 } })
+        let ticket = self.store.write(&extent, slice, bytes);
+        Ok(Writing { ticket, piece: Piece(Place::new(&self.store, extent, bytes)) })
     }
 
     /// The copy that these pieces are, in this order.
@@ -165,24 +159,34 @@ impl Lower {
 
     /// Bytes that are taken.
     pub(crate) fn bytes(&self) -> u64 {
-        self.0.stats().reserved
-    }
-
-    fn pieces(&self, extent: &Extent, count: usize) -> impl Iterator<Item = Piece> {
-        (0..count).map(|part| Piece { store: self.0.clone(), extent: extent.clone(), part })
+        self.store.stats().reserved
     }
 
     fn reserve(&self, bytes: u64) -> Result<Extent, SwapError> {
-        self.0.reserve(bytes).map_err(|source| match source {
-            DiskError::Full { .. } => SwapError::DiskBudget { requested: bytes, source: Box::new(source) },
-            other => disk_error("take room on disk", other),
-        })
+        let reserve = || self.store.reserve(bytes);
+        let reserved = match reserve() {
+            Err(DiskError::Full { .. }) if self.packs.squeeze(&self.store) => reserve(),
+            reserved => reserved,
+        };
+        reserved.map_err(|source| full_or("take room on disk", bytes, source))
+    }
+}
+
+fn bytes_of(contents: &[&[u8]]) -> u64 {
+    contents.iter().map(|bytes| bytes.len() as u64).sum()
+}
+
+/// The error of a write of `requested` bytes.
+fn full_or(operation: &'static str, requested: u64, source: DiskError) -> SwapError {
+    match source {
+        DiskError::Full { .. } => SwapError::DiskBudget { requested, source: Box::new(source) },
+        other => disk_error(operation, other),
     }
 }
 
 /// Waits for a write for as long as it takes: only a thread of the pool does, which has nothing else to do, and the tensor's other
 /// copy is as good as before.
-fn wait<B: IoBuf>(ticket: IoTicket<B>) -> Result<B, Failed<B>> {
+pub(super) fn wait<B: IoBuf>(ticket: IoTicket<B>) -> Result<B, Failed<B>> {
     while !ticket.wait_until(Instant::now() + AGAIN) {}
     ticket.wait(Instant::now())
 }
@@ -197,7 +201,7 @@ fn disk_error(operation: &'static str, source: DiskError) -> SwapError {
 
 const WRITE: &str = "write a tensor to disk";
 /// Slices of so many bytes begin with a page, as direct I/O wants them to.
-const PAGED: usize = 32 << 10;
+pub(super) const PAGED: usize = 32 << 10;
 const AGAIN: Duration = Duration::from_secs(1);
 
 impl From<DiskError> for SwapError {

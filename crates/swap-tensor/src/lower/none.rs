@@ -67,6 +67,10 @@ impl Lower {
         match self.0 {}
     }
 
+    pub(crate) fn tidy(&self) {
+        match self.0 {}
+    }
+
     pub(crate) fn write_piece<T: Transfer>(
         &self,
         _slice: SliceOf<T>,

@@ -1,0 +1,81 @@
+//! What a thread is doing beside modules, and how another thread goes on with it.
+
+use std::marker::PhantomData;
+
+use crate::Tracker;
+use crate::book::NONE;
+use crate::place::{self, Doing, Here};
+
+/// What this thread is doing beside modules, until it is dropped: a backward pass, an optimizer's step, a category.
+///
+/// Phases may be dropped in any order, and not on another thread. An explicit category ([`Tracker::category`]) comes before an
+/// optimizer's step, and that before a backward pass.
+#[derive(Debug)]
+#[must_use = "the phase ends when this is dropped"]
+pub struct Phase {
+    tracker: Tracker,
+    guard: u64,
+    /// A phase belongs to the thread that began it.
+    here: PhantomData<*const ()>,
+}
+
+impl Phase {
+    pub(crate) fn new(tracker: &Tracker, doing: Doing) -> Self {
+        Self::within(tracker, doing, NONE)
+    }
+
+    fn within(tracker: &Tracker, doing: Doing, module: u32) -> Self {
+        let guard = tracker.book().next_guard();
+        place::push(&tracker.shared, guard, doing, module);
+        Self { tracker: tracker.clone(), guard, here: PhantomData }
+    }
+}
+
+impl Drop for Phase {
+    fn drop(&mut self) {
+        place::pop(self.tracker.shared.number, self.guard);
+    }
+}
+
+/// What a thread was doing when this was made: its innermost module, and the category of what it makes. A thread that works for
+/// it enters this, and what it makes counts as if the first one had made it.
+///
+/// ```
+/// use mem_tracker::{Category, Tracker};
+///
+/// let tracker = Tracker::new();
+/// let layer = tracker.module("Net.0")?;
+/// let _backward = layer.backward();
+/// let context = tracker.context();
+/// let made = std::thread::spawn(move || {
+///     let _working = context.enter();
+///     let device = context.tracker().device("cpu")?;
+///     let scratch = device.add(64)?;
+///     context.tracker().storage(scratch)
+/// });
+/// let made = made.join().unwrap()?;
+/// assert_eq!((made.category, made.module.as_deref()), (Category::Temp, Some("Net.0")));
+/// # Ok::<(), mem_tracker::TrackError>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Context {
+    tracker: Tracker,
+    here: Here,
+}
+
+impl Context {
+    pub(crate) fn new(tracker: &Tracker) -> Self {
+        Self { tracker: tracker.clone(), here: place::here(tracker.shared.number) }
+    }
+
+    /// The tracker.
+    #[must_use]
+    pub fn tracker(&self) -> &Tracker {
+        &self.tracker
+    }
+
+    /// This thread works for the one that made this, until the guard is dropped. No scope is opened by it.
+    pub fn enter(&self) -> Phase {
+        Phase::within(&self.tracker, Doing::Holding(self.here.category), self.here.module)
+    }
+}
