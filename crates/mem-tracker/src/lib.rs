@@ -97,6 +97,7 @@
 //! | `memory_summary(device, abbreviated)` | [`Device::memory_summary`] |
 //! | `reset_peak_memory_stats`, `reset_accumulated_memory_stats` | [`Device::reset_peak_memory_stats`], [`Device::reset_accumulated_memory_stats`] |
 //! | `OutOfMemoryError` | [`Watch::out_of_memory`] |
+//! | `FSDPMemTracker` | nothing: its categories are of PyTorch's sharding |
 //!
 //! What differs on purpose: a second iteration is not an error; a peak belongs to the call during which it was reached, also where
 //! a module calls itself, when the original gives it to the module's latest call; a module is its name, where the original tells
