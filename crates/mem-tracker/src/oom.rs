@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use allocator_core::{Explanation, OffsetAllocator, Placement, Request, Stats, Verdict};
+use allocator_core::{Block, Explanation, OffsetAllocator, Placement, Request, Stats, Verdict};
 
 use crate::book::Book;
 use crate::usage::Bytes;
@@ -40,7 +40,7 @@ use crate::{Attribution, StorageShare, Usage, Watch, When};
 ///      by module: 2.00 MiB Net.0, 2.00 MiB outside of modules\n\
 ///      largest: 2.00 MiB Activation of Net.0, 2.00 MiB Activation\n\
 ///      free: 1 holes, the largest has 2.00 MiB; moving blocks reaches 2.00 MiB\n\
-///      missing: 2.00 MiB; swapping out what is not leased frees 2.00 MiB (2.00 MiB Activation), which is enough"
+///      missing: 2.00 MiB; swapping out what is idle frees 2.00 MiB (2.00 MiB Activation), which is enough"
 /// );
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -55,7 +55,7 @@ pub struct OutOfMemoryReport {
     pub explanation: Explanation,
     /// Who holds the device's memory, in this arena and beside it.
     pub holders: Attribution,
-    /// What in this arena nobody leases and the tracker knows: it could be swapped out.
+    /// What in this arena is idle, that is, not leased and free to leave, and known to the tracker: it could be swapped out.
     pub swappable: Usage,
 }
 
@@ -66,9 +66,11 @@ pub(crate) fn collect<P: Placement>(
     watch: &Watch,
     allocator: &OffsetAllocator<P>,
     request: Request,
+    mut may_leave: impl FnMut(&Block) -> bool,
 ) -> OutOfMemoryReport {
-    // Looking for a plan takes time, so not under the lock.
+    // Looking for a plan takes time, and `may_leave` is not ours: neither under the lock.
     let (arena, explanation) = (allocator.stats(), allocator.explain(request));
+    let idle: Vec<Block> = allocator.blocks().filter(|block| block.leases == 0 && may_leave(block)).collect();
     let mut book = watch.tracker.book();
     let device = book.watches[watch.at as usize].device;
     let counts = &mut book.devices[device as usize].counts;
@@ -78,14 +80,14 @@ pub(crate) fn collect<P: Placement>(
         arena,
         explanation,
         holders: crate::attribution::collect(&book, device, When::Current, NAMED),
-        swappable: swappable(&book, watch.at, allocator),
+        swappable: held_by(&book, watch.at, &idle),
     }
 }
 
-/// What the blocks without leases hold.
-fn swappable<P>(book: &Book, watch: u32, allocator: &OffsetAllocator<P>) -> Usage {
+/// What blocks of a watched arena hold, as far as the tracker knows them.
+fn held_by(book: &Book, watch: u32, blocks: &[Block]) -> Usage {
     let mut usage = Usage::default();
-    for block in allocator.blocks().filter(|block| block.leases == 0) {
+    for block in blocks {
         if let Some(slot) = book.watches[watch as usize].find(block.handle) {
             let bytes = Bytes { allocated: block.range.end - block.range.start, requested: block.requested };
             usage.add(book.blocks.get(slot).category, bytes);
@@ -104,7 +106,7 @@ impl OutOfMemoryReport {
         }
     }
 
-    /// Whether swapping out what nobody leases makes room, as far as bytes tell: alignment and leased blocks can still be in the
+    /// Whether swapping out what is idle makes room, as far as bytes tell: alignment and leased blocks can still be in the
     /// way.
     #[must_use]
     pub fn swapping_helps(&self) -> bool {
@@ -159,7 +161,7 @@ impl OutOfMemoryReport {
             Verdict::Full { missing } => {
                 let (frees, enough) =
                     (self.swappable.total(), if self.swapping_helps() { "enough" } else { "not enough" });
-                write!(f, "missing: {}; swapping out what is not leased frees ", amount(missing))?;
+                write!(f, "missing: {}; swapping out what is idle frees ", amount(missing))?;
                 write!(f, "{} ({}), which is {enough}", amount(frees), by_category(&self.swappable))
             }
             // Its own text says all there is.
