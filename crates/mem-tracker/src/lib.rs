@@ -144,7 +144,7 @@ pub use state::{ModState, Peaks, When};
 pub use stats::{MemoryStats, Pools};
 pub use storage::{Held, Storage, StorageId};
 pub use tracker::Tracker;
-pub use units::Units;
+pub use units::{Amount, Units};
 pub use usage::Usage;
 pub use warning::Warning;
 pub use watch::{ArenaObserver, Watch};
