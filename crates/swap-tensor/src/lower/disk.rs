@@ -162,6 +162,12 @@ impl Lower {
         self.store.stats().reserved
     }
 
+    /// Bytes there are.
+    #[cfg(feature = "track")]
+    pub(crate) fn capacity(&self) -> u64 {
+        self.store.stats().capacity
+    }
+
     fn reserve(&self, bytes: u64) -> Result<Extent, SwapError> {
         let reserve = || self.store.reserve(bytes);
         let reserved = match reserve() {
