@@ -37,8 +37,8 @@ pub(crate) struct Books<T: Transfer> {
     /// Tensors being written to the lower tier, and bytes of host memory that will be free after it.
     pub(crate) spills: u32,
     pub(crate) spilling: u64,
-    /// The first write-back failure nobody has been told of yet.
-    pub(crate) fault: Option<SwapError>,
+    /// The first write-back failure nobody has been told of yet, and the device whose copy was written; `None`: the host's.
+    pub(crate) fault: Option<(Option<DeviceIndex>, SwapError)>,
     /// Threads that sleep until something changes.
     pub(crate) sleepers: u32,
     pub(crate) counters: Counters,
@@ -348,6 +348,25 @@ impl<T: Transfer> Books<T> {
             self.spoil(Spot { at: *at, on });
         }
         self.devices[on].writers = writers;
+    }
+
+    /// A transfer down failed, of a device's copy or of the host's; its source is as good as before.
+    pub(crate) fn fail(&mut self, on: Option<DeviceIndex>, error: SwapError) {
+        match on {
+            Some(on) => self.devices[on].counters.failed_transfers += 1,
+            None => self.counters.failed_transfers += 1,
+        }
+        self.fault.get_or_insert((on, error));
+    }
+
+    /// How many transfers failed that have to do with a device.
+    pub(crate) fn failures(&self, on: DeviceIndex) -> u64 {
+        self.devices[on].counters.failed_transfers + self.counters.failed_transfers
+    }
+
+    /// The failure that nobody has been told of yet, if it has to do with a device.
+    pub(crate) fn take_fault(&mut self, on: DeviceIndex) -> Option<SwapError> {
+        self.fault.take_if(|(of, _)| of.is_none_or(|of| of == on)).map(|(_, error)| error)
     }
 
     /// The range of a copy on its device.

@@ -2,6 +2,7 @@
 
 use crate::{
     SwapError,
+    books::Books,
     device::Spot,
     lock::Guard,
     pool::Inner,
@@ -14,17 +15,26 @@ use std::time::Instant;
 /// Tries to copy one tensor down, as far as they have come.
 pub(crate) struct Descent {
     since: Instant,
-    /// Transfers that had failed before.
+    /// What becomes of the device copy then.
+    then: Then,
+    /// The copy that was tried last.
+    from: Option<Spot>,
+    /// Transfers of its device that had failed before.
     failures: u64,
     /// A write-back was enqueued.
     tried: bool,
-    /// What becomes of the device copy then.
-    then: Then,
 }
 
 impl Descent {
-    pub(crate) fn new(since: Instant, failures: u64, then: Then) -> Self {
-        Descent { since, failures, tried: false, then }
+    pub(crate) fn new(since: Instant, then: Then) -> Self {
+        Descent { since, then, from: None, failures: 0, tried: false }
+    }
+
+    /// Goes on with this copy.
+    fn go_on<T: Transfer>(&mut self, books: &Books<T>, from: Spot) {
+        if self.from.replace(from) != Some(from) {
+            (self.failures, self.tried) = (books.failures(from.on), false);
+        }
     }
 }
 
@@ -41,7 +51,7 @@ impl<T: Transfer> Inner<T> {
     ) -> (Guard<'a, T>, Result<(), SwapError>) {
         let at = spot.at;
         let patient = Instant::now() + self.patience;
-        let mut descent = Descent::new(Instant::now(), books.counters.failed_transfers, Then::Stay);
+        let mut descent = Descent::new(Instant::now(), Then::Stay);
         loop {
             books.reap();
             let entry = books.entry(at);
@@ -72,8 +82,11 @@ impl<T: Transfer> Inner<T> {
             };
             let (guard, step) = self.descend(books, from, &mut descent);
             books = guard;
-            if let Err(error) = step {
-                return (books, Err(error));
+            match step {
+                // The copy that was to be read is gone with its device: another look.
+                Err(error) if error.is_device_lost() => {}
+                Err(error) => return (books, Err(error)),
+                Ok(()) => {}
             }
         }
     }
@@ -87,8 +100,9 @@ impl<T: Transfer> Inner<T> {
         descent: &mut Descent,
     ) -> (Guard<'a, T>, Result<(), SwapError>) {
         let until = descent.since + self.patience;
+        descent.go_on(&books, from);
         if core::mem::replace(&mut descent.tried, true) {
-            if let Some(fault) = books.fault.take() {
+            if let Some(fault) = books.take_fault(from.on) {
                 return (books, Err(fault));
             }
             // Somebody else was told, or wrote to the tensor meanwhile: another try.
@@ -99,8 +113,8 @@ impl<T: Transfer> Inner<T> {
         }
         match self.write_back(&mut books, from) {
             Err(full @ SwapError::HostBudget { .. }) => {
-                if books.counters.failed_transfers > descent.failures {
-                    let error = books.fault.take().unwrap_or(full);
+                if books.failures(from.on) > descent.failures {
+                    let error = books.take_fault(from.on).unwrap_or(full);
                     return (books, Err(error));
                 }
                 if Instant::now() >= until || !self.spill_for(&mut books, from, descent.then) {

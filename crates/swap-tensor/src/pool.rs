@@ -492,7 +492,7 @@ impl<T: Transfer> Inner<T> {
             if let Some(event) = books.job_in_flight(DeviceIndex::FIRST) {
                 books = self.wait_for(books, &event);
             } else if books.spills == 0 {
-                return books.fault.take().map_or(Ok(()), Err);
+                return books.fault.take().map_or(Ok(()), |(_, error)| Err(error));
             } else {
                 if core::mem::replace(&mut left, books.spills) != left {
                     since = Instant::now();
@@ -515,13 +515,10 @@ impl<T: Transfer> Inner<T> {
             schedule.set_device_bytes(budget);
         }
         self.wake(&books);
-        let (since, failures) = (Instant::now(), books.counters.failed_transfers);
+        let (since, failures) = (Instant::now(), books.failures(on));
         let (mut books, left) = self.shrink(books, on, Effort { wait_until: None, since, why: Why::Lease });
-        let failed = books.counters.failed_transfers > failures;
-        match books.fault.take_if(|_| failed) {
-            Some(fault) => Err(fault),
-            None => left,
-        }
+        let fault = if books.failures(on) > failures { books.take_fault(on) } else { None };
+        fault.map_or(left, Err)
     }
 
     /// Tells what is held now on a device. What host memory holds goes with the first one's.

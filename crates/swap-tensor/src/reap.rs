@@ -108,7 +108,7 @@ impl<T: Transfer> Books<T> {
                 if self.entry(spot.at).host.state == SlotState::Lost {
                     self.leave_host(spot.at);
                 }
-                self.counters.failed_transfers += 1;
+                self.devices[spot.on].counters.failed_transfers += 1;
                 let error = SwapError::device("upload", failed.error);
                 self.devices[spot.on].probe.failed(Kind::Upload, &self.entry(spot.at).spec, &error);
                 self.note(spot.on, &error);
@@ -149,11 +149,10 @@ impl<T: Transfer> Books<T> {
                 drop(failed.slice);
                 self.entry_mut(at).host.state.step(SlotState::Absent);
                 self.leave_host(at);
-                self.counters.failed_transfers += 1;
                 let error = SwapError::device("write a tensor back", failed.error);
                 self.devices[on].probe.failed(Kind::Download, &self.entry(at).spec, &error);
                 self.note(on, &error);
-                self.fault.get_or_insert(error);
+                self.fail(Some(on), error);
             }
         }
     }

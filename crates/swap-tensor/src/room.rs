@@ -69,7 +69,7 @@ impl<T: Transfer> Inner<T> {
     ) -> (Guard<'a, T>, Result<Handle, SwapError>) {
         let request = Request::new(bytes);
         let prefetch = effort.why != Why::Lease;
-        let mut failures = books.counters.failed_transfers;
+        let mut failures = books.failures(on);
         let patient = Instant::now() + self.patience;
         loop {
             books.reap();
@@ -91,18 +91,18 @@ impl<T: Transfer> Inner<T> {
                     Err(error) => return (books, Err(error)),
                 }
             }
-            if books.counters.failed_transfers > failures {
+            if books.failures(on) > failures {
                 // Nobody listens to a fetch: it gives up, and the failure is kept for who does.
                 if prefetch {
                     let error = self.full(&books, on, (bytes, free), effort);
                     return (books, Err(error));
                 }
                 // What could not be written out stays; what need not be may still go.
-                failures = books.counters.failed_transfers;
+                failures = books.failures(on);
                 if self.evict_clean(&mut books, on, effort.why) {
                     continue;
                 }
-                if let Some(fault) = books.fault.take() {
+                if let Some(fault) = books.take_fault(on) {
                     return (books, Err(fault));
                 }
             }
@@ -145,12 +145,12 @@ impl<T: Transfer> Inner<T> {
         on: DeviceIndex,
         effort: Effort,
     ) -> (Guard<'a, T>, Result<u64, SwapError>) {
-        let failures = books.counters.failed_transfers;
+        let failures = books.failures(on);
         loop {
             books.reap();
             let device = &books.devices[on];
             let over = device.taken().saturating_sub(device.budget);
-            if over == 0 || books.counters.failed_transfers > failures {
+            if over == 0 || books.failures(on) > failures {
                 return (books, Ok(over));
             }
             if over > device.leaving {

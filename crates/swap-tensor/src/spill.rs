@@ -187,7 +187,7 @@ impl<T: Transfer> Inner<T> {
             }
             Err(error) => {
                 books.entry_mut(at).disk.give_up();
-                books.fail(error);
+                books.fail(None, error);
             }
         }
         books.dispose_if_done(at);
@@ -243,7 +243,7 @@ impl<T: Transfer> Inner<T> {
             Err(error) => {
                 books.entry_mut(at).disk.give_up();
                 books.note(on, &error);
-                books.fail(error);
+                books.fail(Some(on), error);
             }
         }
         books.recover(spot);
@@ -383,12 +383,6 @@ impl<T: Transfer> Books<T> {
         if let Some(block) = self.slot(spot).block {
             let _ = self.devices[spot.on].arena.unlease(block);
         }
-    }
-
-    /// A transfer down failed; its source is as good as before.
-    pub(crate) fn fail(&mut self, error: SwapError) {
-        self.counters.failed_transfers += 1;
-        self.fault.get_or_insert(error);
     }
 }
 

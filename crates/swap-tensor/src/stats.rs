@@ -75,6 +75,8 @@ pub struct DeviceStats {
     pub write_backs: u64,
     /// Tensors fetched there ahead of a lease.
     pub prefetches: u64,
+    /// Transfers to and from it that were enqueued and failed.
+    pub failed_transfers: u64,
     /// Bytes copied to it.
     pub uploaded_bytes: u64,
     /// Bytes copied from it.
@@ -115,6 +117,7 @@ pub(crate) struct DeviceCounters {
     pub(crate) evictions: u64,
     pub(crate) write_backs: u64,
     pub(crate) prefetches: u64,
+    pub(crate) failed_transfers: u64,
     pub(crate) uploaded_bytes: u64,
     pub(crate) downloaded_bytes: u64,
     pub(crate) moved_bytes: u64,
@@ -165,6 +168,7 @@ impl Stats {
         self.evictions += device.evictions;
         self.write_backs += device.write_backs;
         self.prefetches += device.prefetches;
+        self.failed_transfers += device.failed_transfers;
         self.uploaded_bytes += device.uploaded_bytes;
         self.downloaded_bytes += device.downloaded_bytes;
         self.moved_bytes += device.moved_bytes;
@@ -187,6 +191,7 @@ impl<T: Transfer> DeviceBooks<T> {
             evictions: c.evictions,
             write_backs: c.write_backs,
             prefetches: c.prefetches,
+            failed_transfers: c.failed_transfers,
             uploaded_bytes: c.uploaded_bytes,
             downloaded_bytes: c.downloaded_bytes,
             moved_bytes: c.moved_bytes,

@@ -214,7 +214,7 @@ impl<T: Transfer> Tensor<T> {
     pub fn swap_out(&self) -> Result<(), SwapError> {
         let (inner, at) = (self.inner(), self.at());
         let (since, mut books) = (Instant::now(), inner.lock());
-        let mut descent = Descent::new(since, books.counters.failed_transfers, Then::Leave);
+        let mut descent = Descent::new(since, Then::Leave);
         loop {
             books.reap();
             let entry = books.entry(at);
