@@ -69,8 +69,8 @@ impl<T: Transfer> Inner<T> {
                 continue;
             }
             let from = match entry.device_with_it() {
-                // A hint is not worth the wait, and who was promised the tensor excludes writers.
-                Some(_) if entry.writer.is_some() || entry.spill != Spill::No => {
+                // Only a hint comes while somebody writes elsewhere, and it is not worth the wait: a lease excludes all other writers.
+                Some(_) if entry.writer.is_some_and(|on| on != spot.on) || entry.spill != Spill::No => {
                     let error = entry.leased(effort.since.elapsed());
                     return (books, Err(error));
                 }

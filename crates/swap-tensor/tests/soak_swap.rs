@@ -322,14 +322,11 @@ impl World {
     fn drop_tensor(&mut self) {
         if let Some(at) = self.pick() {
             // Leases keep their tensor alive.
-            for held in &mut self.held {
-                if held.tensor == at {
-                    return;
-                }
-                if held.tensor == self.tensors.len() - 1 {
-                    held.tensor = at;
-                }
+            if self.held.iter().any(|held| held.tensor == at) {
+                return;
             }
+            let last = self.tensors.len() - 1;
+            self.held.iter_mut().filter(|held| held.tensor == last).for_each(|held| held.tensor = at);
             self.tensors.swap_remove(at);
         }
     }
@@ -537,6 +534,9 @@ impl World {
     fn refused_on(&mut self, on: DeviceIndex, at: usize, error: &SwapError) {
         let fair = !self.faulty.contains(&on);
         assert!(!fair || !error.is_device_lost(), "device {on} is well: {error}");
+        if self.disk.is_none() && matches!(error, SwapError::Leased { .. }) {
+            assert!(self.held.iter().any(|held| held.tensor == at), "by whom? {error}");
+        }
         self.refused(at, error);
     }
 
