@@ -128,3 +128,32 @@ impl<T: Transfer> Inner<T> {
         }
     }
 }
+
+#[cfg(all(test, feature = "cpu"))]
+mod tests {
+    use crate::{
+        DType, DeviceIndex, SwapError, SwapPool, TensorSpec,
+        device::Spot,
+        room::{Effort, Why},
+    };
+    use backend_cpu::CpuDevice;
+    use std::time::Instant;
+
+    /// A fetch that was begun before the writer came: whatever it waited for, it does not read under the writer's hands.
+    #[test]
+    fn what_is_being_written_is_not_brought_down_for_another_device() {
+        let builder = SwapPool::builder(CpuDevice::new().unwrap()).device_memory(1 << 16);
+        let builder = builder.add_device(CpuDevice::new().unwrap(), 1 << 16).host_memory(1 << 20);
+        let pool = builder.build().unwrap();
+        let tensor = pool.create(TensorSpec::new("t", DType::U8, [4096]).unwrap(), &[1; 4096]).unwrap();
+        let lease = tensor.write().unwrap();
+        let effort = Effort { wait_until: None, since: Instant::now(), why: Why::Wish };
+        let spot = Spot { at: tensor.at(), on: DeviceIndex::new(1) };
+        let (books, down) = pool.inner.bring_down(pool.inner.lock(), spot, effort);
+        assert!(matches!(down, Err(SwapError::Leased { writer: true, .. })), "{down:?}");
+        drop(books);
+        drop(lease);
+        let (books, down) = pool.inner.bring_down(pool.inner.lock(), spot, effort);
+        assert!(down.is_ok() && books.entry(tensor.at()).valid_below());
+    }
+}

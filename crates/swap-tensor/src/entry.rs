@@ -201,3 +201,29 @@ impl<T: Transfer> Entry<T> {
         }
     }
 }
+
+#[cfg(all(test, feature = "cpu"))]
+mod tests {
+    use super::*;
+    use crate::DType;
+    use backend_cpu::CpuDevice;
+
+    #[test]
+    fn a_fetch_keeps_others_from_fetching_but_not_from_a_copy_that_is_there() {
+        let spec = TensorSpec::new("t", DType::U8, [8]).unwrap();
+        let mut entry: Entry<CpuDevice> = Entry::new(spec, 8, 2);
+        let (first, second) = (DeviceIndex::FIRST, DeviceIndex::new(1));
+        let busy = |entry: &Entry<CpuDevice>| [first, second].map(|on| entry.is_busy_for(on));
+        assert_eq!(busy(&entry), [false, false]);
+        entry.busy = Busy::Fetch(second);
+        assert_eq!(busy(&entry), [true, true], "the first has nothing to lease");
+        entry.devices[first].state = SlotState::Valid;
+        assert_eq!(busy(&entry), [false, true]);
+        entry.devices[first].state = SlotState::Filling;
+        assert_eq!(busy(&entry), [true, true]);
+        entry.devices[first].ordered = true;
+        assert_eq!(busy(&entry), [false, true]);
+        entry.busy = Busy::Host;
+        assert_eq!(busy(&entry), [true, true]);
+    }
+}

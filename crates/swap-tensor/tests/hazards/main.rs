@@ -16,7 +16,7 @@
 //! | future dropped mid-transfer | [`work::future_dropped_mid_transfer`] | `request.rs` `ask`: the job drops the promise and the lease in it | promise leaked: the lease never ends |
 //! | double swap-in | [`work::double_swap_in`], [`work::double_swap_in_without_room`] | `fill.rs` `bring_in`: `busy` | not looked at: "a slot cannot go from filling to reserved" in the second; the first holds by the wall that a fill makes |
 //! | | [`work::double_swap_in_given_up`] | `claim.rs` `occupy` spoils only what it took | spoils what is Filling: "its copy was spoilt" |
-//! | evict while in use | [`room::evict_while_in_use`] | `idle` in `tensor.rs` `evict` and `room.rs` `victim` | not asked: the pinned tensor is evicted; is the victim |
+//! | evict while in use | [`room::evict_while_in_use`] | `is_idle` in `tensor.rs` `evict`, `is_idle_on` in `room.rs` `victim` | not asked: the pinned tensor is evicted; is the victim |
 //! | lookup-then-pin gap | [`room::lookup_then_pin_gap`] | `claim.rs` `claim_now` counts before it looks | counted in `seat`: what was found is evicted for the other lease, no hit |
 //! | partial batch returned as full | [`work::partial_batch_is_no_batch`] | `below.rs` `end_fill`; `spill.rs` `send_pieces` | errors taken for success: served without its third piece; believed to be on disk without one |
 //! | | [`work::partial_batch_of_leases_is_no_batch`] | `claim.rs` `occupy_all` gives the rest back | not given back: bytes stay held |
