@@ -120,7 +120,7 @@ impl<T: Transfer> Books<T> {
         };
         let name = spec.name().to_owned();
         let owner = self.ledger.owner(&spec)?;
-        let entry = Entry::new(spec, padded, self.devices.len(), owner);
+        let entry = Entry { owner, ..Entry::new(spec, padded, self.devices.len()) };
         let at = match self.vacant.pop() {
             Some(at) => {
                 self.entries[at as usize] = entry;

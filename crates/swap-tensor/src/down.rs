@@ -69,8 +69,8 @@ impl<T: Transfer> Inner<T> {
                 continue;
             }
             let from = match entry.device_with_it() {
-                // A hint is not worth the wait, and who was promised the tensor excludes writers.
-                Some(_) if entry.writer.is_some() || entry.spill != Spill::No => {
+                // Only a hint comes while somebody writes elsewhere, and it is not worth the wait: a lease excludes all other writers.
+                Some(_) if entry.writer.is_some_and(|on| on != spot.on) || entry.spill != Spill::No => {
                     let error = entry.leased(effort.since.elapsed());
                     return (books, Err(error));
                 }
@@ -126,5 +126,34 @@ impl<T: Transfer> Inner<T> {
             }
             sent => (books, sent),
         }
+    }
+}
+
+#[cfg(all(test, feature = "cpu"))]
+mod tests {
+    use crate::{
+        DType, DeviceIndex, SwapError, SwapPool, TensorSpec,
+        device::Spot,
+        room::{Effort, Why},
+    };
+    use backend_cpu::CpuDevice;
+    use std::time::Instant;
+
+    /// A fetch that was begun before the writer came: whatever it waited for, it does not read under the writer's hands.
+    #[test]
+    fn what_is_being_written_is_not_brought_down_for_another_device() {
+        let builder = SwapPool::builder(CpuDevice::new().unwrap()).device_memory(1 << 16);
+        let builder = builder.add_device(CpuDevice::new().unwrap(), 1 << 16).host_memory(1 << 20);
+        let pool = builder.build().unwrap();
+        let tensor = pool.create(TensorSpec::new("t", DType::U8, [4096]).unwrap(), &[1; 4096]).unwrap();
+        let lease = tensor.write().unwrap();
+        let effort = Effort { wait_until: None, since: Instant::now(), why: Why::Wish };
+        let spot = Spot { at: tensor.at(), on: DeviceIndex::new(1) };
+        let (books, down) = pool.inner.bring_down(pool.inner.lock(), spot, effort);
+        assert!(matches!(down, Err(SwapError::Leased { writer: true, .. })), "{down:?}");
+        drop(books);
+        drop(lease);
+        let (books, down) = pool.inner.bring_down(pool.inner.lock(), spot, effort);
+        assert!(down.is_ok() && books.entry(tensor.at()).valid_below());
     }
 }

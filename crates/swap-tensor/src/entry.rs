@@ -87,7 +87,7 @@ pub(crate) struct HostSlot<T: Transfer> {
 
 impl<T: Transfer> Entry<T> {
     /// A tensor without copies.
-    pub(crate) fn new(spec: TensorSpec, padded: u64, devices: usize, owner: Owner) -> Self {
+    pub(crate) fn new(spec: TensorSpec, padded: u64, devices: usize) -> Self {
         Entry {
             spec: Arc::new(spec),
             aliases: Vec::new(),
@@ -102,7 +102,7 @@ impl<T: Transfer> Entry<T> {
             file: None,
             busy: Busy::No,
             jobs: 0,
-            owner,
+            owner: Owner::NOBODY,
             token: Weak::new(),
         }
     }
@@ -205,5 +205,31 @@ impl<T: Transfer> Entry<T> {
             waited,
             holders: Vec::new(),
         }
+    }
+}
+
+#[cfg(all(test, feature = "cpu"))]
+mod tests {
+    use super::*;
+    use crate::DType;
+    use backend_cpu::CpuDevice;
+
+    #[test]
+    fn a_fetch_keeps_others_from_fetching_but_not_from_a_copy_that_is_there() {
+        let spec = TensorSpec::new("t", DType::U8, [8]).unwrap();
+        let mut entry: Entry<CpuDevice> = Entry::new(spec, 8, 2);
+        let (first, second) = (DeviceIndex::FIRST, DeviceIndex::new(1));
+        let busy = |entry: &Entry<CpuDevice>| [first, second].map(|on| entry.is_busy_for(on));
+        assert_eq!(busy(&entry), [false, false]);
+        entry.busy = Busy::Fetch(second);
+        assert_eq!(busy(&entry), [true, true], "the first has nothing to lease");
+        entry.devices[first].state = SlotState::Valid;
+        assert_eq!(busy(&entry), [false, true]);
+        entry.devices[first].state = SlotState::Filling;
+        assert_eq!(busy(&entry), [true, true]);
+        entry.devices[first].ordered = true;
+        assert_eq!(busy(&entry), [false, true]);
+        entry.busy = Busy::Host;
+        assert_eq!(busy(&entry), [true, true]);
     }
 }

@@ -240,7 +240,7 @@ fn program(seed: u64, devices: usize, file: &Path, contents: &[Vec<u8>]) -> Tota
     // A hang takes all of the disk's deadline.
     let patience = Duration::from_millis(if weather == Weather::Storm { 5 } else { 5000 });
     let builder = builder.deadline(Duration::ZERO).disk_deadline(patience);
-    let tracker = (seed % 2 == 0).then(Tracker::new);
+    let tracker = seed.is_multiple_of(2).then(Tracker::new);
     let builder = match &tracker {
         Some(tracker) => builder.tracker(tracker.clone()),
         None => builder,
@@ -336,14 +336,11 @@ impl World {
     fn drop_tensor(&mut self) {
         if let Some(at) = self.pick() {
             // Leases keep their tensor alive.
-            for held in &mut self.held {
-                if held.tensor == at {
-                    return;
-                }
-                if held.tensor == self.tensors.len() - 1 {
-                    held.tensor = at;
-                }
+            if self.held.iter().any(|held| held.tensor == at) {
+                return;
             }
+            let last = self.tensors.len() - 1;
+            self.held.iter_mut().filter(|held| held.tensor == last).for_each(|held| held.tensor = at);
             self.tensors.swap_remove(at);
         }
     }
@@ -450,8 +447,8 @@ impl World {
 
     fn prefetch(&mut self) {
         let wanted: Vec<usize> = (0..3).filter_map(|_| self.pick()).collect();
+        let on = self.device();
         let tensors: Vec<&Tensor<SimDevice>> = wanted.iter().map(|&at| &self.tensors[at].tensor).collect();
-        let on = self.devices[if self.devices.len() > 1 { self.rng.below(2) } else { 0 }];
         self.pool.prefetch_at(on, &tensors).unwrap();
         // The program goes on only when the fetching thread rests: the seed alone decides what happens.
         self.pool.wait_prefetch();
@@ -492,7 +489,7 @@ impl World {
         wanted.dedup();
         let modes: Vec<Mode> =
             wanted.iter().map(|_| if self.rng.below(2) == 0 { Mode::Read } else { Mode::Write }).collect();
-        let places: Vec<_> = wanted.iter().map(|_| self.place().0).collect();
+        let places: Vec<_> = wanted.iter().map(|_| self.device()).collect();
         let asked = wanted.iter().zip(&modes).zip(&places);
         let asked: Vec<_> = asked.map(|((&at, &mode), &on)| (&self.tensors[at].tensor, mode, on)).collect();
         match self.pool.lease_many_at(&asked).wait() {
@@ -521,7 +518,7 @@ impl World {
 
     fn pin(&mut self) {
         let Some(at) = self.pick() else { return };
-        let on = self.devices[if self.devices.len() > 1 { self.rng.below(2) } else { 0 }];
+        let on = self.device();
         if self.tensors[at].tensor.unpin_at(on) {
             return;
         }
@@ -551,6 +548,9 @@ impl World {
     fn refused_on(&mut self, on: DeviceIndex, at: usize, error: &SwapError) {
         let fair = !self.faulty.contains(&on);
         assert!(!fair || !error.is_device_lost(), "device {on} is well: {error}");
+        if self.disk.is_none() && matches!(error, SwapError::Leased { .. }) {
+            assert!(self.held.iter().any(|held| held.tensor == at), "by whom? {error}");
+        }
         self.refused(at, error);
     }
 
@@ -641,7 +641,8 @@ impl World {
             let mut into = vec![0; self.tensors[at].bytes.len()];
             // The first try may still meet a failure that was under way.
             let mut read = tensor.copy_to(&mut into).or_else(|_| tensor.copy_to(&mut into));
-            for _ in 0..1000 {
+            // In a storm staging may be gone for good: it is not worth the wait.
+            for _ in 0..if self.weather.keeps_everything() { 1000 } else { 50 } {
                 // The deadline is shorter than a read that the machine has no time for.
                 let late = matches!(
                     read,
@@ -692,8 +693,12 @@ impl World {
 
     /// A device, and one of its queues.
     fn place(&mut self) -> (DeviceIndex, SimQueue) {
-        let at = if self.devices.len() > 1 { self.rng.below(self.devices.len()) } else { 0 };
-        (self.devices[at], self.queues[at][self.rng.below(3)].clone())
+        let on = self.device();
+        (on, self.queues[on.index()][self.rng.below(3)].clone())
+    }
+
+    fn device(&mut self) -> DeviceIndex {
+        self.devices[if self.devices.len() > 1 { self.rng.below(self.devices.len()) } else { 0 }]
     }
 
     fn pick(&mut self) -> Option<usize> {

@@ -46,6 +46,10 @@ pub(super) struct Tiers<T: Transfer> {
     look: bool,
 }
 
+impl Owner {
+    pub(crate) const NOBODY: Owner = Owner(None);
+}
+
 impl<T: Transfer> Ledger<T> {
     /// Makes the tracker hear every device's arena.
     pub(crate) fn open(
@@ -85,7 +89,7 @@ impl<T: Transfer> Ledger<T> {
 
     /// Who a tensor's copies belong to: the module is what its name has before the last dot.
     pub(crate) fn owner(&self, spec: &TensorSpec) -> Result<Owner, SwapError> {
-        let Some(tiers) = &self.0 else { return Ok(Owner(None)) };
+        let Some(tiers) = &self.0 else { return Ok(Owner::NOBODY) };
         let (module, label) = match spec.name().rsplit_once('.') {
             Some((module, label)) => (Some(module), label),
             None => (None, spec.name()),
