@@ -20,6 +20,12 @@ pub enum TrackError {
         /// The storage.
         storage: StorageId,
     },
+    /// The storage is a block of a watched arena: what happens to it is what the arena tells.
+    #[error("storage {storage} is a block of a watched arena, which says how long it is and when it goes")]
+    InArena {
+        /// The storage.
+        storage: StorageId,
+    },
     /// The owner is another tracker's.
     #[error("the owner is another tracker's")]
     ForeignOwner,

@@ -88,7 +88,7 @@ pub(crate) fn collect<P: Placement>(
 fn held_by(book: &Book, watch: u32, blocks: &[Block]) -> Usage {
     let mut usage = Usage::default();
     for block in blocks {
-        if let Some(slot) = book.watches[watch as usize].find(block.handle) {
+        if let Some(slot) = book.block(watch, block.handle) {
             let bytes = Bytes { allocated: block.range.end - block.range.start, requested: block.requested };
             usage.add(book.blocks.get(slot).category, bytes);
         }

@@ -100,20 +100,21 @@ impl Tracker {
     /// Ends a storage; the bytes it occupied. O(1).
     ///
     /// # Errors
-    /// A stale or foreign storage.
+    /// A stale or foreign storage; [`TrackError::InArena`] for a block of a watched arena, whose release ends it.
     pub fn remove(&self, storage: StorageId) -> Result<u64, TrackError> {
         let mut book = self.book();
-        let slot = book.blocks.find(self.shared.number, storage)?;
+        let slot = book.blocks.find_own(self.shared.number, storage)?;
         Ok(book.remove(slot).bytes.allocated)
     }
 
     /// Makes a storage longer or shorter, with 0 bytes too; its category stays. O(1).
     ///
     /// # Errors
-    /// A stale or foreign storage; [`TrackError::Overflow`].
+    /// A stale or foreign storage; [`TrackError::Overflow`]; [`TrackError::InArena`] for a block of a watched arena, which
+    /// occupies what that says.
     pub fn resize(&self, storage: StorageId, bytes: u64) -> Result<(), TrackError> {
         let mut book = self.book();
-        let slot = book.blocks.find(self.shared.number, storage)?;
+        let slot = book.blocks.find_own(self.shared.number, storage)?;
         let device = book.blocks.get(slot).device;
         let bytes = rounded(&book, device, bytes)?;
         book.resize(slot, bytes)

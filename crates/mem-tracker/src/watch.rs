@@ -49,7 +49,7 @@ impl Watch {
     /// [`TrackError::UnknownBlock`].
     pub fn storage(&self, handle: Handle) -> Result<StorageId, TrackError> {
         let book = self.tracker.book();
-        match book.watches[self.at as usize].find(handle) {
+        match book.block(self.at, handle) {
             Some(slot) => Ok(book.id(slot)),
             None => Err(TrackError::UnknownBlock { device: book.watched_device(self.at), handle }),
         }
@@ -62,7 +62,7 @@ impl Watch {
     pub fn assign(&self, handle: Handle, owner: &Owner) -> Result<(), TrackError> {
         let mut book = self.tracker.book();
         owner.check(&book)?;
-        match book.watches[self.at as usize].find(handle) {
+        match book.block(self.at, handle) {
             Some(slot) => {
                 book.assign(slot, owner.here, owner.label);
                 Ok(())
@@ -79,7 +79,7 @@ impl Watch {
         let mut book = self.tracker.book();
         let mut adopted = 0;
         for block in blocks {
-            if book.watches[self.at as usize].find(block.handle).is_none() {
+            if book.block(self.at, block.handle).is_none() {
                 book.on_alloc(self.at, &block, here);
                 adopted += 1;
             }

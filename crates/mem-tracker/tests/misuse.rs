@@ -84,6 +84,29 @@ fn blocks_that_were_never_told_of() {
     assert_eq!((total(&tracker), tracker.warnings()[0].1), (0, 2));
 }
 
+/// What happens to a block is the arena's word: nobody else ends its storage or says how long it is.
+#[test]
+fn blocks_are_their_arenas() {
+    let tracker = Tracker::new();
+    let device = tracker.device("cuda:0").unwrap();
+    let watch = device.watch(1 << 20).unwrap();
+    let mut arena = Arena::new(VecBuffer::new(1 << 20)).unwrap();
+    arena.set_observer(Box::new(watch.observer()));
+    let block = arena.allocate(Request::new(4096)).unwrap();
+    let storage = watch.storage(block).unwrap();
+    assert_eq!(tracker.remove(storage), Err(TrackError::InArena { storage }));
+    assert_eq!(tracker.resize(storage, 1), Err(TrackError::InArena { storage }));
+    let other = device.add_as(100, Category::Parameter).unwrap();
+    assert_eq!((total(&tracker), watch.storage(block).unwrap()), (4196, storage));
+    arena.release(block).unwrap();
+    assert_eq!((total(&tracker), tracker.storage(other).unwrap().allocated), (100, 100));
+    assert_eq!(tracker.remove(storage), Err(TrackError::StaleStorage { storage }));
+    assert_eq!(tracker.warnings(), []);
+    // The slot of a block is a storage's of the program's own next, which may go.
+    let [one, two] = [1, 2].map(|bytes| device.add(bytes).unwrap());
+    assert_eq!((tracker.remove(one), tracker.remove(two)), (Ok(1), Ok(2)));
+}
+
 #[test]
 fn two_arenas_on_one_observer_are_counted_and_said() {
     let tracker = Tracker::new();

@@ -19,7 +19,8 @@ impl Book {
         }
         self.clock += 1;
         let born = self.clock;
-        let block = Block { born, changed: born, bytes, device: at, module, label: NONE, category };
+        let block =
+            Block { born, changed: born, bytes, device: at, module, label: NONE, category, watched: false };
         let Some(slot) = self.blocks.put(block) else {
             device.now.sub(category, bytes);
             return Err(TrackError::TooMany { what: "storages", limit: u64::from(NONE) });
@@ -123,7 +124,7 @@ impl Book {
             *device = DeviceBook::new(Arc::clone(&device.name), device.rounding);
         }
         for watch in &mut self.watches {
-            watch.drain();
+            watch.forget();
             if !watch.gone {
                 self.devices[watch.device as usize].counts.segment_came(watch.size);
             }

@@ -20,9 +20,18 @@ pub(crate) struct WatchBook {
     /// Whether it had an observer and has none any more: then it is taken as gone, and not counted.
     pub(crate) gone: bool,
     /// Slot of the storage of the block with each number.
-    slots: Vec<Option<(Handle, u32)>>,
+    slots: Vec<Option<Tenant>>,
     /// Blocks whose number another live block has: only where two arenas share an observer.
-    crowd: HashMap<Handle, u32>,
+    crowd: HashMap<Handle, Tenant>,
+}
+
+/// A block of a watched arena, and the storage that stands for it.
+#[derive(Debug, Clone, Copy)]
+struct Tenant {
+    handle: Handle,
+    slot: u32,
+    /// When the storage was made. A slot alone could be somebody else's by now.
+    born: u64,
 }
 
 impl WatchBook {
@@ -30,28 +39,31 @@ impl WatchBook {
         Self { device, size, observers: 0, gone: false, slots: Vec::new(), crowd: HashMap::new() }
     }
 
-    /// The slot of a block's storage.
     #[inline]
-    pub(crate) fn find(&self, handle: Handle) -> Option<u32> {
+    fn find(&self, handle: Handle) -> Option<&Tenant> {
         match self.slots.get(handle.index()) {
-            Some(Some((held, slot))) if *held == handle => Some(*slot),
+            Some(Some(tenant)) if tenant.handle == handle => Some(tenant),
             _ if self.crowd.is_empty() => None,
-            _ => self.crowd.get(&handle).copied(),
+            _ => self.crowd.get(&handle),
         }
     }
 
     #[inline]
-    fn take(&mut self, handle: Handle) -> Option<u32> {
+    fn take(&mut self, handle: Handle) -> Option<Tenant> {
         match self.slots.get_mut(handle.index()) {
-            Some(held) if held.is_some_and(|(held, _)| held == handle) => held.take().map(|(_, slot)| slot),
+            Some(tenant) if tenant.is_some_and(|tenant| tenant.handle == handle) => tenant.take(),
             _ => self.crowd.remove(&handle),
         }
     }
 
-    /// Forgets every block and returns their slots.
-    pub(crate) fn drain(&mut self) -> Vec<u32> {
-        let slots = self.slots.drain(..).flatten().map(|(_, slot)| slot);
-        slots.chain(self.crowd.drain().map(|(_, slot)| slot)).collect()
+    /// Forgets every block.
+    pub(crate) fn forget(&mut self) {
+        self.slots.clear();
+        self.crowd.clear();
+    }
+
+    fn drain(&mut self) -> Vec<Tenant> {
+        self.slots.drain(..).flatten().chain(self.crowd.drain().map(|(_, tenant)| tenant)).collect()
     }
 }
 
@@ -62,21 +74,24 @@ impl Book {
         let watch = &self.watches[at as usize];
         let (device, index) = (watch.device, block.handle.index());
         let vacant = watch.slots.get(index).is_none_or(Option::is_none);
-        if !vacant && watch.find(block.handle).is_some() {
+        if !vacant && self.block(at, block.handle).is_some() {
             return self.shared_observer(at, block.handle);
         }
         let Ok(slot) = self.add(device, bytes_of(block), here) else {
             return self.not_counted(device, block);
         };
+        let storage = self.blocks.get_mut(slot);
+        storage.watched = true;
+        let tenant = Tenant { handle: block.handle, slot, born: storage.born };
         let watch = &mut self.watches[at as usize];
         match watch.slots.get_mut(index) {
-            Some(place) if vacant => *place = Some((block.handle, slot)),
+            Some(place) if vacant => *place = Some(tenant),
             None => {
                 watch.slots.resize(index + 1, None);
-                watch.slots[index] = Some((block.handle, slot));
+                watch.slots[index] = Some(tenant);
             }
             Some(_) => {
-                watch.crowd.insert(block.handle, slot);
+                watch.crowd.insert(block.handle, tenant);
                 self.shared_observer(at, block.handle);
             }
         }
@@ -85,17 +100,25 @@ impl Book {
     /// A block was released.
     #[inline]
     pub(crate) fn on_free(&mut self, watch: u32, block: &ArenaBlock) {
-        match self.watches[watch as usize].take(block.handle) {
-            Some(slot) => {
-                self.remove(slot);
+        let tenant = self.watches[watch as usize].take(block.handle);
+        match tenant.filter(|tenant| self.blocks.is(tenant.slot, tenant.born)) {
+            Some(tenant) => {
+                self.remove(tenant.slot);
             }
             None => self.unknown(watch, block.handle),
         }
     }
 
+    /// The slot of the storage that stands for a block.
+    #[inline]
+    pub(crate) fn block(&self, watch: u32, handle: Handle) -> Option<u32> {
+        let tenant = self.watches[watch as usize].find(handle);
+        tenant.filter(|tenant| self.blocks.is(tenant.slot, tenant.born)).map(|tenant| tenant.slot)
+    }
+
     /// A block became longer or shorter.
     pub(crate) fn on_resize(&mut self, watch: u32, after: &ArenaBlock) {
-        match self.watches[watch as usize].find(after.handle) {
+        match self.block(watch, after.handle) {
             Some(slot) => {
                 if self.resize(slot, bytes_of(after)).is_err() {
                     // It is not what it was: it leaves the figures rather than staying at a size that it has no more.
@@ -147,8 +170,10 @@ impl Book {
         let counts = &mut self.devices[watch.device as usize].counts;
         counts.segments.down(1);
         counts.reserved.down(watch.size);
-        for slot in watch.drain() {
-            self.remove(slot);
+        for Tenant { slot, born, .. } in watch.drain() {
+            if self.blocks.is(slot, born) {
+                self.remove(slot);
+            }
         }
     }
 
@@ -178,4 +203,39 @@ impl Book {
 #[inline]
 fn bytes_of(block: &ArenaBlock) -> Bytes {
     Bytes { allocated: block.range.end - block.range.start, requested: block.requested }
+}
+
+#[cfg(test)]
+mod tests {
+    use allocator_core::{OffsetAllocator, Request};
+
+    use super::*;
+    use crate::book::NONE;
+    use crate::{Category, Peaks};
+
+    /// A storage that went without its arena's word is not taken a second time: its slot is somebody else's by then.
+    #[test]
+    fn a_slot_alone_names_nobody() -> Result<(), Box<dyn std::error::Error>> {
+        for way in 0..3 {
+            let mut book = Book::new(0, Peaks::EveryEvent);
+            let device = book.device("cuda:0", None)?;
+            let watch = book.watch(device, 4096)?;
+            book.listen(watch);
+            let mut offsets = OffsetAllocator::new(4096)?;
+            let handle = offsets.allocate(Request::new(1000))?;
+            let (block, here) = (offsets.block(handle)?, Here { module: NONE, category: Category::Temp });
+            book.on_alloc(watch, &block, here);
+            let slot = book.block(watch, handle).ok_or("not counted")?;
+            book.remove(slot);
+            assert_eq!(book.add(device, Bytes { allocated: 7, requested: 7 }, here), Ok(slot));
+            assert_eq!(book.block(watch, handle), None);
+            match way {
+                0 => book.on_free(watch, &block),
+                1 => book.on_resize(watch, &block),
+                _ => book.unlisten(watch),
+            }
+            assert_eq!(book.devices[0].now.total(), 7, "way {way}");
+        }
+        Ok(())
+    }
 }
