@@ -96,6 +96,58 @@ fn checkpointing() {
     assert_eq!(stats[1].snapshots(ModState::PeakBackward), []);
 }
 
+/// A module within a checkpointed block computes again before its own backward pass begins. What is held meanwhile is no business
+/// of its backward pass of the iteration before.
+#[test]
+fn a_recomputation_leaves_earlier_iterations_alone() {
+    let tracker = Tracker::new();
+    let device = tracker.device("cuda:0").unwrap();
+    let (block, inner) = (tracker.module("B").unwrap(), tracker.module("B.0").unwrap());
+    let peaks = |name: &str| -> Vec<u64> {
+        let stats = tracker.modules().into_iter().find(|stats| stats.name == name).unwrap();
+        let total = |snapshot: &Snapshot| snapshot.device("cuda:0").map_or(0, |usage| usage.total());
+        stats.snapshots(ModState::PeakBackward).iter().map(total).collect()
+    };
+    for (iteration, bytes) in [100, 1000, 10].into_iter().enumerate() {
+        {
+            let _block = block.forward();
+            drop(inner.forward());
+        }
+        let _backward = block.backward();
+        let kept = {
+            let _again = block.forward();
+            let _inner = inner.forward();
+            drop(device.hold(7 * bytes).unwrap());
+            device.hold(bytes).unwrap()
+        };
+        assert_eq!(peaks("B.0"), [100, 1000][..iteration]);
+        drop(inner.backward());
+        drop(kept);
+        assert_eq!(peaks("B.0"), [100, 1000, 10][..=iteration]);
+        assert_eq!(peaks("B"), [700, 7000, 70][..=iteration]);
+    }
+}
+
+/// What an open backward pass computes again is its own, also when a forward pass has begun meanwhile.
+#[test]
+fn a_recomputation_within_an_open_backward_pass() {
+    let tracker = Tracker::new();
+    let device = tracker.device("cuda:0").unwrap();
+    let module = tracker.module("A").unwrap();
+    drop(module.forward());
+    let backward = module.backward();
+    let there = tracker.clone();
+    std::thread::spawn(move || drop(there.module("A").unwrap().forward())).join().unwrap();
+    {
+        let again = module.forward();
+        assert_eq!(again.opened(), ModState::PreForwardAc);
+        drop(backward);
+        drop(device.hold(500).unwrap());
+    }
+    let stats = &tracker.modules()[0];
+    assert_eq!(stats.snapshots(ModState::PeakBackward)[0].device("cuda:0").unwrap().total(), 500);
+}
+
 #[test]
 fn iterations_follow_one_another_without_a_reset() {
     let tracker = Tracker::new();

@@ -20,6 +20,8 @@ pub(crate) struct Record {
     pub(crate) order: Vec<ModState>,
     /// The call whose peak is the local one.
     pub(crate) latest: Option<(ModState, usize)>,
+    /// The backward call that began after the latest forward call: the one that a recomputation is for.
+    backward: Option<usize>,
     calls: [Calls; 8],
 }
 
@@ -45,15 +47,29 @@ impl Record {
             outputs: 0,
             order: Vec::new(),
             latest: None,
+            backward: None,
             calls: Default::default(),
         }
     }
 
     /// Forgets the calls; what the module owns stays.
     pub(crate) fn reset(&mut self) {
-        (self.entered, self.inputs, self.outputs, self.latest) = (false, 0, 0, None);
+        (self.entered, self.inputs, self.outputs, self.latest, self.backward) = (false, 0, 0, None, None);
         self.order.clear();
         self.calls.iter_mut().for_each(Calls::clear);
+    }
+
+    /// A pass begins whose peak is a state of its own; the number of the call.
+    pub(crate) fn begin(&mut self, peak: ModState, devices: &[DeviceBook], clock: u64, keep: usize) -> usize {
+        let call = self.note(peak, devices, clock, keep);
+        self.latest = Some((peak, call));
+        self.backward = (peak == ModState::PeakBackward).then_some(call);
+        call
+    }
+
+    /// The backward call that began after the latest forward call.
+    pub(crate) fn backward(&self) -> Option<usize> {
+        self.backward
     }
 
     /// Notes what the devices hold, and keeps the last `keep` calls at least; the number of this call, from 0. O(devices).

@@ -38,14 +38,12 @@ impl Book {
         };
         record.entered = true;
         let raises = match peak {
-            Some(peak) => {
-                let call = record.note(peak, &self.devices, self.clock, self.keep);
-                record.latest = Some((peak, call));
-                Some((peak, call))
-            }
-            None => {
-                record.len(ModState::PeakBackward).checked_sub(1).map(|last| (ModState::PeakBackward, last))
-            }
+            Some(peak) => Some((peak, record.begin(peak, &self.devices, self.clock, self.keep))),
+            // Of the pass that it is for, and of no earlier one: while none has begun there is nothing to raise.
+            None => record
+                .backward()
+                .or_else(|| self.levels.backward(module, self.era))
+                .map(|call| (ModState::PeakBackward, call)),
         };
         record.note(opened, &self.devices, self.clock, self.keep);
         if let Some((ModState::PeakBackward, call)) = raises.filter(|_| peak.is_some()) {
