@@ -76,6 +76,8 @@ impl Watch {
     /// are. How many it did not know.
     pub fn adopt(&self, blocks: impl IntoIterator<Item = Block>) -> usize {
         let here = place::here(self.tracker.shared.number);
+        // The iterator is not ours, and may ask the tracker: it runs before the lock is taken.
+        let blocks: Vec<Block> = blocks.into_iter().collect();
         let mut book = self.tracker.book();
         let mut adopted = 0;
         for block in blocks {

@@ -107,6 +107,23 @@ fn blocks_are_their_arenas() {
     assert_eq!((tracker.remove(one), tracker.remove(two)), (Ok(1), Ok(2)));
 }
 
+/// Blocks may come from something that asks the tracker meanwhile.
+#[test]
+fn adopting_calls_out_without_the_lock() {
+    let tracker = Tracker::new();
+    let watch = tracker.device("cuda:0").unwrap().watch(1 << 20).unwrap();
+    let block = block(&mut OffsetAllocator::new(1 << 20).unwrap(), 100);
+    let (done, adopted) = std::sync::mpsc::channel();
+    let asked = watch.clone();
+    std::thread::spawn(move || {
+        let blocks = [block].into_iter().inspect(|_| assert_eq!(asked.device().name(), "cuda:0"));
+        done.send(watch.adopt(blocks)).unwrap();
+    });
+    // Only to end a test that hangs.
+    assert_eq!(adopted.recv_timeout(std::time::Duration::from_secs(60)), Ok(1));
+    assert_eq!(total(&tracker), 100);
+}
+
 #[test]
 fn two_arenas_on_one_observer_are_counted_and_said() {
     let tracker = Tracker::new();
