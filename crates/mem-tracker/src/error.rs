@@ -42,9 +42,9 @@ pub enum TrackError {
     Overflow {
         /// Name of the device.
         device: String,
-        /// Bytes asked for.
+        /// Bytes asked for, of a storage or of an arena.
         bytes: u64,
-        /// Bytes the device holds.
+        /// Bytes the device holds, or its arenas span.
         held: u64,
     },
     /// A rounding is a number of bytes, and a device keeps the one it was made with.

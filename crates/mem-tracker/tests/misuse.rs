@@ -114,7 +114,7 @@ fn adopting_calls_out_without_the_lock() {
     let watch = tracker.device("cuda:0").unwrap().watch(1 << 20).unwrap();
     let block = block(&mut OffsetAllocator::new(1 << 20).unwrap(), 100);
     let (done, adopted) = std::sync::mpsc::channel();
-    let asked = watch.clone();
+    let (asked, _kept) = (watch.clone(), watch.clone());
     std::thread::spawn(move || {
         let blocks = [block].into_iter().inspect(|_| assert_eq!(asked.device().name(), "cuda:0"));
         done.send(watch.adopt(blocks)).unwrap();
@@ -140,43 +140,43 @@ fn two_arenas_on_one_observer_are_counted_and_said() {
     assert_eq!(total(&tracker), 200);
     observer.on_free(&two);
     assert_eq!(total(&tracker), 0);
-    // The same block once more is one block.
     observer.on_alloc(&one);
-    observer.on_alloc(&one);
-    assert_eq!((total(&tracker), tracker.warnings()[0].1), (100, 2));
+    observer.on_alloc(&two);
+    assert_eq!((total(&tracker), tracker.warnings()[0].1), (300, 1));
+    drop(observer);
+    assert_eq!(total(&tracker), 0);
 }
 
 #[test]
-fn an_arena_that_is_dropped_takes_its_blocks_along() {
+fn a_block_that_is_told_of_twice_is_one_block() {
     let tracker = Tracker::new();
     let watch = tracker.device("cuda:0").unwrap().watch(1 << 20).unwrap();
-    let mut arena = Arena::new(VecBuffer::new(1 << 20)).unwrap();
-    arena.set_observer(Box::new(watch.observer()));
-    let block = arena.allocate(Request::new(1000)).unwrap();
-    let storage = watch.storage(block).unwrap();
-    drop(arena);
-    assert_eq!((total(&tracker), watch.device().usage(When::Peak).total()), (0, 1000));
-    assert_eq!(tracker.storage(storage), Err(TrackError::StaleStorage { storage }));
-    assert!(watch.storage(block).is_err());
-    assert_eq!(tracker.warnings(), []);
+    let mut observer = watch.observer();
+    let [mut first, mut second] = [0; 2].map(|_| OffsetAllocator::new(1 << 20).unwrap());
+    let (one, two) = (block(&mut first, 100), block(&mut second, 200));
+    [&one, &two].into_iter().for_each(|block| observer.on_alloc(block));
+    observer.on_free(&one);
+    observer.on_alloc(&two);
+    let twice = Warning::ToldTwice { device: "cuda:0".to_owned(), handle: two.handle };
+    assert_eq!((total(&tracker), tracker.warnings()[1].clone()), (200, (twice, 1)));
 }
 
+/// A number that another block has says that the one before is gone.
 #[test]
-fn an_arena_that_gets_another_observer() {
+fn a_release_that_was_not_heard() {
     let tracker = Tracker::new();
-    let device = tracker.device("cuda:0").unwrap();
-    let watch = device.watch(1 << 20).unwrap();
-    drop(watch.observer());
-    assert_eq!(device.memory_stats().segment.current, 0);
-    let mut arena = Arena::new(VecBuffer::new(1 << 20)).unwrap();
-    arena.set_observer(Box::new(watch.observer()));
-    arena.allocate(Request::new(1000)).unwrap();
-    // The second is there before the first goes, so nothing is lost.
-    arena.set_observer(Box::new(watch.observer()));
-    assert_eq!((total(&tracker), device.memory_stats().reserved_bytes.current), (1000, 1 << 20));
-    drop(arena);
-    watch.set_size(1 << 21);
-    assert_eq!((total(&tracker), device.memory_stats().reserved_bytes.current), (0, 0));
+    let watch = tracker.device("cuda:0").unwrap().watch(1 << 20).unwrap();
+    let mut observer = watch.observer();
+    let mut offsets = OffsetAllocator::new(1 << 20).unwrap();
+    let one = block(&mut offsets, 100);
+    observer.on_alloc(&one);
+    offsets.free(one.handle).unwrap();
+    let two = block(&mut offsets, 30);
+    assert_eq!(one.handle.index(), two.handle.index());
+    observer.on_alloc(&two);
+    let missed = Warning::ReleaseMissed { device: "cuda:0".to_owned(), handle: one.handle };
+    assert_eq!((total(&tracker), tracker.warnings()), (30, vec![(missed, 1)]));
+    assert!(watch.storage(one.handle).is_err() && watch.storage(two.handle).is_ok());
 }
 
 #[test]

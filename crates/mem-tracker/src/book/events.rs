@@ -123,12 +123,7 @@ impl Book {
         for device in &mut self.devices {
             *device = DeviceBook::new(Arc::clone(&device.name), device.rounding);
         }
-        for watch in &mut self.watches {
-            watch.forget();
-            if !watch.gone {
-                self.devices[watch.device as usize].counts.segment_came(watch.size);
-            }
-        }
+        self.forget_blocks();
     }
 
     /// What is held now is the peak.

@@ -8,6 +8,7 @@ mod events;
 mod levels;
 mod records;
 mod scopes;
+mod tenants;
 mod watches;
 
 use std::collections::HashMap;
@@ -65,6 +66,8 @@ pub(crate) struct Book {
     pub(crate) modules: Vec<Record>,
     by_name: HashMap<Arc<str>, u32>,
     pub(crate) watches: Vec<WatchBook>,
+    /// Numbers of watches that nobody names.
+    vacant_watches: Vec<u32>,
     labels: Vec<Arc<str>>,
     by_label: HashMap<Arc<str>, u32>,
     pub(crate) warnings: Warnings,
@@ -87,6 +90,7 @@ impl Book {
             modules: Vec::new(),
             by_name: HashMap::new(),
             watches: Vec::new(),
+            vacant_watches: Vec::new(),
             labels: Vec::new(),
             by_label: HashMap::new(),
             warnings: Warnings::default(),

@@ -1,0 +1,139 @@
+//! Passes through modules: computed again, one iteration after another, for long.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop where it stands")]
+
+use mem_tracker::{Category, ModState, Peaks, Snapshot, Tracker, Units};
+
+/// A block that runs forward once more inside its backward pass: what it makes is activations, and its inner modules note
+/// where they are.
+#[test]
+fn checkpointing() {
+    let tracker = Tracker::with_peaks(Peaks::AtOperations);
+    let device = tracker.device("cuda:0").unwrap();
+    let (block, inner) = (tracker.module("B").unwrap(), tracker.module("B.0").unwrap());
+    {
+        let _block = block.forward();
+        drop(inner.forward());
+    }
+    let _pass = tracker.backward();
+    let backward = block.backward();
+    let temporary = device.add(10).unwrap();
+    {
+        let again = block.forward();
+        assert_eq!(again.opened(), ModState::PreForwardAc);
+        let _inner = inner.forward();
+        let activation = device.add(100).unwrap();
+        assert_eq!(tracker.storage(activation).unwrap().category, Category::Activation);
+        tracker.operation();
+    }
+    let after = device.add(1).unwrap();
+    assert_eq!(tracker.storage(temporary).unwrap().category, Category::Temp);
+    assert_eq!(tracker.storage(after).unwrap().category, Category::Temp);
+    drop(backward);
+    let stats = tracker.modules();
+    assert_eq!(stats[0].local_peak("cuda:0"), 110);
+    let post = &stats[1].snapshots(ModState::PostForwardAc)[0];
+    assert_eq!(post.device("cuda:0").unwrap().allocated(Category::Activation), 100);
+    // It has had no backward pass of its own, so there is no peak to raise.
+    assert_eq!(stats[1].snapshots(ModState::PeakBackward), []);
+}
+
+/// A module within a checkpointed block computes again before its own backward pass begins. What is held meanwhile is no business
+/// of its backward pass of the iteration before.
+#[test]
+fn a_recomputation_leaves_earlier_iterations_alone() {
+    let tracker = Tracker::new();
+    let device = tracker.device("cuda:0").unwrap();
+    let (block, inner) = (tracker.module("B").unwrap(), tracker.module("B.0").unwrap());
+    let peaks = |name: &str| -> Vec<u64> {
+        let stats = tracker.modules().into_iter().find(|stats| stats.name == name).unwrap();
+        let total = |snapshot: &Snapshot| snapshot.device("cuda:0").map_or(0, |usage| usage.total());
+        stats.snapshots(ModState::PeakBackward).iter().map(total).collect()
+    };
+    for (iteration, bytes) in [100, 1000, 10].into_iter().enumerate() {
+        {
+            let _block = block.forward();
+            drop(inner.forward());
+        }
+        let _backward = block.backward();
+        let kept = {
+            let _again = block.forward();
+            let _inner = inner.forward();
+            drop(device.hold(7 * bytes).unwrap());
+            device.hold(bytes).unwrap()
+        };
+        assert_eq!(peaks("B.0"), [100, 1000][..iteration]);
+        drop(inner.backward());
+        drop(kept);
+        assert_eq!(peaks("B.0"), [100, 1000, 10][..=iteration]);
+        assert_eq!(peaks("B"), [700, 7000, 70][..=iteration]);
+    }
+}
+
+/// What an open backward pass computes again is its own, also when a forward pass has begun meanwhile.
+#[test]
+fn a_recomputation_within_an_open_backward_pass() {
+    let tracker = Tracker::new();
+    let device = tracker.device("cuda:0").unwrap();
+    let module = tracker.module("A").unwrap();
+    drop(module.forward());
+    let backward = module.backward();
+    let there = tracker.clone();
+    std::thread::spawn(move || drop(there.module("A").unwrap().forward())).join().unwrap();
+    {
+        let again = module.forward();
+        assert_eq!(again.opened(), ModState::PreForwardAc);
+        drop(backward);
+        drop(device.hold(500).unwrap());
+    }
+    let stats = &tracker.modules()[0];
+    assert_eq!(stats.snapshots(ModState::PeakBackward)[0].device("cuda:0").unwrap().total(), 500);
+}
+
+#[test]
+fn iterations_follow_one_another_without_a_reset() {
+    let tracker = Tracker::new();
+    let device = tracker.device("cpu").unwrap();
+    let module = tracker.module("Net").unwrap();
+    for bytes in [100, 300, 200] {
+        let _scope = module.forward();
+        drop(device.hold(bytes).unwrap());
+    }
+    let totals = |state| -> Vec<u64> {
+        let stats = &tracker.modules()[0];
+        let total = |snapshot: &Snapshot| snapshot.device("cpu").map_or(0, |usage| usage.total());
+        stats.snapshots(state).iter().map(total).collect()
+    };
+    assert_eq!(totals(ModState::PeakForward), [100, 300, 200]);
+    assert_eq!(totals(ModState::PostForward), [0, 0, 0]);
+    assert_eq!(tracker.modules()[0].local_peak("cpu"), 200);
+    tracker.reset_mod_stats();
+    assert!(tracker.modules().is_empty());
+    drop(module.forward());
+    assert_eq!(totals(ModState::PeakForward), [0]);
+}
+
+/// The numbers of calls stay what they are when the first are dropped.
+#[test]
+fn long_runs_keep_the_last_calls() {
+    let tracker = Tracker::new();
+    let module = tracker.module("Net").unwrap();
+    tracker.keep_calls(3);
+    let device = tracker.device("cpu").unwrap();
+    for bytes in 1..=100 {
+        let _held = device.hold(bytes).unwrap();
+        let _scope = module.forward();
+        drop(device.hold(1000).unwrap());
+    }
+    let stats = &tracker.modules()[0];
+    for (state, more) in [(ModState::PeakForward, 1000), (ModState::PostForward, 0)] {
+        let (kept, dropped) = (stats.snapshots(state), stats.dropped_calls(state));
+        assert!((3..=6).contains(&kept.len()) && kept.len() + dropped == 100);
+        for (call, snapshot) in (dropped as u64 + 1..).zip(kept) {
+            assert_eq!(snapshot.device("cpu").unwrap().total(), call + more);
+        }
+    }
+    assert_eq!(stats.local_peak("cpu"), 1100);
+    let text = tracker.display_modulewise_snapshots(1, Units::B, true);
+    assert!(text.contains("Post-Forward # 100  cpu"), "{text}");
+}
