@@ -179,7 +179,7 @@ impl Tracker {
         let book = self.book();
         let rows = book.devices.iter().map(|device| {
             let usage = if when == When::Current { device.now } else { device.peak.usage };
-            (device.name.to_string(), usage)
+            (Arc::clone(&device.name), usage)
         });
         Snapshot::new(rows)
     }
@@ -206,10 +206,13 @@ impl Tracker {
         self.book().reset_peak();
     }
 
-    /// Every module that was entered since the statistics were reset, in natural order of the names: `b.2` before `b.10`.
+    /// Every module that was entered since the statistics were reset, in natural order of the names: `b.2` before `b.10`. The
+    /// calls that are kept ([`keep_calls`](Self::keep_calls)) are copied under the tracker's lock, O(modules x calls); the rest is
+    /// done after.
     #[must_use]
     pub fn modules(&self) -> Vec<ModuleStats> {
-        crate::modules::collect(&mut self.book())
+        let copied = crate::modules::copy(&mut self.book());
+        crate::modules::collect(copied)
     }
 
     /// The text of PyTorch's `display_modulewise_snapshots`: modules whose names have at most `depth` parts, plain or as
@@ -219,11 +222,16 @@ impl Tracker {
         crate::modules::display(&self.modules(), depth, units, table)
     }
 
-    /// Keeps at least the last `calls` calls of each module's state, at most twice as many, and drops those before: for programs
-    /// that run for long. Without it all are kept, 136 bytes for each device and state of a call.
+    /// Keeps at least the last `calls` calls of each module's state, one at least and at most twice as many, and drops those before.
+    /// A call takes 136 bytes for each state and device; `usize::MAX` keeps all. O(modules).
+    ///
+    /// [`ModuleStats::dropped_calls`] says how many were dropped, and calls keep their numbers.
     pub fn keep_calls(&self, calls: usize) {
-        self.book().keep = calls.max(1);
+        self.book().keep_calls(calls);
     }
+
+    /// How many calls are kept at least where [`keep_calls`](Self::keep_calls) does not say.
+    pub const KEPT_CALLS: usize = 8;
 
     /// What this thread is doing, to go on with it on another one.
     #[must_use]
@@ -231,7 +239,7 @@ impl Tracker {
         Context::new(self)
     }
 
-    /// Forgets the calls of every module, not what is held nor what they own. Iterations may follow one another without it.
+    /// Forgets the calls of every module, and gives back what memory they took beyond the usual, not what is held nor what they own. Iterations may follow one another without it.
     /// Scopes that are open go on, and their end is not recorded: [`Warning::ScopeOutlivedReset`].
     pub fn reset_mod_stats(&self) {
         self.book().reset_modules();

@@ -97,6 +97,7 @@ struct Pair {
 impl Pair {
     fn new(peaks: Peaks) -> Self {
         let tracker = Tracker::with_peaks(peaks);
+        tracker.keep_calls(usize::MAX);
         let devices = DEVICES.map(|name| tracker.device(name).unwrap()).to_vec();
         let modules = MODULES.map(|name| tracker.module(name).unwrap()).to_vec();
         let mut naive = Naive::new(peaks);

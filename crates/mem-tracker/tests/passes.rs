@@ -136,4 +136,83 @@ fn long_runs_keep_the_last_calls() {
     assert_eq!(stats.local_peak("cpu"), 1100);
     let text = tracker.display_modulewise_snapshots(1, Units::B, true);
     assert!(text.contains("Post-Forward # 100  cpu"), "{text}");
+    // Fewer from now on.
+    tracker.keep_calls(0);
+    let stats = &tracker.modules()[0];
+    assert_eq!((stats.snapshots(ModState::PostForward).len(), stats.local_peak("cpu")), (1, 1100));
+    assert_eq!(stats.dropped_calls(ModState::PostForward), 99);
+}
+
+/// Calls are numbered anew after a reset, with none dropped.
+#[test]
+fn a_reset_forgets_which_calls_were_dropped() {
+    let tracker = Tracker::new();
+    tracker.keep_calls(1);
+    let module = tracker.module("A").unwrap();
+    (0..10).for_each(|_| drop(module.forward()));
+    tracker.reset_mod_stats();
+    drop(module.forward());
+    let stats = &tracker.modules()[0];
+    let calls = (stats.snapshots(ModState::PreForward).len(), stats.dropped_calls(ModState::PreForward));
+    assert_eq!(calls, (1, 0));
+    drop(module.forward());
+    assert_eq!(
+        tracker.modules()[0].snapshots(ModState::PeakForward).len(),
+        1,
+        "two are twice as many as one"
+    );
+}
+
+/// A call that is dropped while its scope is open raises no other one.
+#[test]
+fn a_scope_may_outlive_its_call() {
+    let tracker = Tracker::new();
+    tracker.keep_calls(1);
+    let device = tracker.device("cpu").unwrap();
+    let module = tracker.module("A").unwrap();
+    let outer = module.forward();
+    (0..4).for_each(|_| drop(module.forward()));
+    drop(device.hold(1000).unwrap());
+    drop(outer);
+    let stats = &tracker.modules()[0];
+    assert_eq!(stats.snapshots(ModState::PeakForward), [Snapshot::default()]);
+    assert_eq!(stats.local_peak("cpu"), 0);
+}
+
+/// Calls from before a device was made hold nothing there, and keep what they hold elsewhere.
+#[test]
+fn a_device_that_comes_later() {
+    let tracker = Tracker::new();
+    let module = tracker.module("A").unwrap();
+    let _first = tracker.device("cpu").unwrap().hold(5).unwrap();
+    drop(module.forward());
+    let _second = tracker.device("cuda:0").unwrap().hold(7).unwrap();
+    drop(module.forward());
+    let held = |snapshot: &Snapshot| {
+        ["cpu", "cuda:0"].map(|name| snapshot.device(name).map_or(0, |usage| usage.total()))
+    };
+    let stats = &tracker.modules()[0];
+    for state in [ModState::PeakForward, ModState::PostForward] {
+        assert_eq!(stats.snapshots(state).iter().map(held).collect::<Vec<_>>(), [[5, 0], [5, 7]], "{state}");
+    }
+}
+
+/// What goes in and comes out is the forward pass's, not that of what computes it again; a reset forgets it.
+#[test]
+fn inputs_and_outputs() {
+    let tracker = Tracker::new();
+    let device = tracker.device("cpu").unwrap();
+    let module = tracker.module("A").unwrap();
+    let storages = [1, 10, 100, 1000].map(|bytes| device.add(bytes).unwrap());
+    module.forward_of(&storages[..1]).unwrap().end(&storages[1..2]).unwrap();
+    {
+        let _backward = module.backward();
+        module.forward_of(&storages[2..3]).unwrap().end(&storages[3..]).unwrap();
+    }
+    let stats = &tracker.modules()[0];
+    assert_eq!((stats.input_mem, stats.output_mem), (1, 10));
+    tracker.reset_mod_stats();
+    drop(module.forward());
+    let stats = &tracker.modules()[0];
+    assert_eq!((stats.input_mem, stats.output_mem), (0, 0));
 }

@@ -94,10 +94,4 @@ impl Blocks {
             .filter(|(_, block)| block.born > 0)
             .map(|(at, block)| (at as u32, block))
     }
-
-    /// Forgets every block; names stay errors.
-    pub(crate) fn clear(&mut self) {
-        self.slots.clear();
-        self.vacant.clear();
-    }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Block, Book, DeviceBook, NONE};
+use super::{Block, Blocks, Book, DeviceBook, NONE};
 use crate::place::Here;
 use crate::usage::Bytes;
 use crate::warning::Warnings;
@@ -117,8 +117,9 @@ impl Book {
     /// Forgets everything but devices, modules' names and watched arenas. O(everything).
     pub(crate) fn reset(&mut self) {
         self.reset_modules();
-        self.levels.forget();
-        self.blocks.clear();
+        self.modules.iter_mut().for_each(super::Record::give_back);
+        // Names of storages stay errors: no later one is born when an earlier one was.
+        self.blocks = Blocks::default();
         self.warnings = Warnings::default();
         for device in &mut self.devices {
             *device = DeviceBook::new(Arc::clone(&device.name), device.rounding);

@@ -125,11 +125,6 @@ impl Levels {
         }
     }
 
-    /// Forgets what was seen so far.
-    pub(crate) fn forget(&mut self) {
-        self.open.iter_mut().for_each(|level| level.most.clear());
-    }
-
     fn tell(&self, at: usize, modules: &mut [Record], era: u32) {
         let level = &self.open[at];
         let Some((state, call)) = level.raises.filter(|_| level.era == era) else { return };

@@ -96,7 +96,7 @@ impl Book {
             warnings: Warnings::default(),
             next_guard: 0,
             era: 0,
-            keep: usize::MAX,
+            keep: crate::Tracker::KEPT_CALLS,
         }
     }
 

@@ -113,6 +113,12 @@ impl Book {
         self.levels.settle(&mut self.modules, self.era);
     }
 
+    /// Keeps the last `keep` calls of each module's state from now on.
+    pub(crate) fn keep_calls(&mut self, keep: usize) {
+        self.keep = keep.max(1);
+        self.modules.iter_mut().for_each(|record| record.keep(self.keep));
+    }
+
     /// Forgets every call of every module.
     pub(crate) fn reset_modules(&mut self) {
         self.era = self.era.wrapping_add(1);
