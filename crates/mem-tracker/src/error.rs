@@ -1,5 +1,7 @@
 //! What is refused.
 
+use std::thread::ThreadId;
+
 use allocator_core::Handle;
 
 use crate::{ModState, StorageId};
@@ -74,6 +76,16 @@ pub enum TrackError {
         module: String,
         /// The state with which it was opened.
         state: ModState,
+    },
+    /// A phase was left open.
+    #[error("{open} phases are open; the oldest is {phase} on {thread:?}")]
+    PhasesOpen {
+        /// How many are open.
+        open: usize,
+        /// What the one is that began first.
+        phase: &'static str,
+        /// The thread that began it.
+        thread: ThreadId,
     },
     /// Not the name of a unit. The text is PyTorch's.
     #[error("Unsupported unit: {name}. Supported units are: B, KiB, MiB, GiB")]

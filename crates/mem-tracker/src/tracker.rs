@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, MutexGuard};
 
-use crate::book::{Book, Shared};
+use crate::book::{Begun, Book, Shared};
 use crate::usage::Bytes;
 use crate::{
     Category, Context, Device, Module, ModuleStats, OpenScope, Owner, Peaks, Phase, Snapshot, Storage,
@@ -257,19 +257,21 @@ impl Tracker {
         self.book().open_scopes()
     }
 
-    /// Whether every scope was closed: call it between two iterations.
+    /// Whether every scope was closed and every phase ended, on whatever thread: call it between two iterations.
     ///
     /// # Errors
-    /// [`TrackError::ScopesOpen`].
+    /// [`TrackError::ScopesOpen`], [`TrackError::PhasesOpen`].
     pub fn check_closed(&self) -> Result<(), TrackError> {
-        let open = self.open_scopes();
-        match open.first() {
+        let book = self.book();
+        let scopes = book.open_scopes();
+        if let Some(OpenScope { module, state, .. }) = scopes.first() {
+            return Err(TrackError::ScopesOpen { open: scopes.len(), module: module.clone(), state: *state });
+        }
+        match book.phases.first() {
             None => Ok(()),
-            Some(first) => Err(TrackError::ScopesOpen {
-                open: open.len(),
-                module: first.module.clone(),
-                state: first.state,
-            }),
+            Some(&Begun { phase, thread, .. }) => {
+                Err(TrackError::PhasesOpen { open: book.phases.len(), phase, thread })
+            }
         }
     }
 

@@ -58,6 +58,13 @@ pub enum Warning {
         /// The thread that opened it.
         thread: ThreadId,
     },
+    /// A thread ended without ending a phase, whose guard was forgotten. It has ended with the thread.
+    PhaseLeftOpen {
+        /// What it was.
+        phase: &'static str,
+        /// The thread that began it.
+        thread: ThreadId,
+    },
     /// A scope was open while the module statistics were reset. Its end is not recorded.
     ScopeOutlivedReset {
         /// The module.
@@ -87,6 +94,9 @@ impl fmt::Display for Warning {
             }
             Self::ScopeLeftOpen { module, state, thread } => {
                 write!(f, "{thread:?} ended with a scope of module {module} open since {state}")
+            }
+            Self::PhaseLeftOpen { phase, thread } => {
+                write!(f, "{thread:?} ended with {phase} not ended")
             }
             Self::ScopeOutlivedReset { module, state } => {
                 write!(f, "a scope of module {module}, open since {state}, outlived a reset")

@@ -317,6 +317,7 @@ fn check(peaks: Peaks, ops: &[Op]) {
     pair.compare();
     pair.compare_holders();
     pair.scopes.clear();
+    pair.phase = None;
     let warned = pair.tracker.warnings();
     assert!(warned.is_empty() || pair.outlived, "{warned:?}");
     pair.tracker.check_closed().unwrap();

@@ -230,6 +230,29 @@ fn scopes_that_are_left_open() {
     assert_eq!((stats.local_peak("cpu"), stats.snapshots(ModState::PostBackward).len()), (0, 0));
 }
 
+/// A phase that is forgotten makes everything of its kind: it is named until its thread ends, and then.
+#[test]
+fn phases_that_are_left_open() {
+    let tracker = Tracker::new();
+    let there = tracker.clone();
+    let thread = std::thread::spawn(move || {
+        std::mem::forget(there.optimizer_step());
+        let _told = there.category(Category::Other);
+        let error = there.check_closed().unwrap_err();
+        let thread = std::thread::current().id();
+        assert_eq!(error, TrackError::PhasesOpen { open: 2, phase: "an optimizer's step", thread });
+        let text = format!("2 phases are open; the oldest is an optimizer's step on {thread:?}");
+        assert_eq!(error.to_string(), text);
+        thread
+    });
+    let thread = thread.join().unwrap();
+    let left = Warning::PhaseLeftOpen { phase: "an optimizer's step", thread };
+    assert_eq!((tracker.warnings(), tracker.check_closed()), (vec![(left, 1)], Ok(())));
+    // One that is ended is none.
+    drop(tracker.backward());
+    tracker.check_closed().unwrap();
+}
+
 /// A pass that a panic cuts short is closed, and has no state of an end that it did not reach.
 #[test]
 fn a_panic_in_a_pass() {

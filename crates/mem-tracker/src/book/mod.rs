@@ -6,6 +6,7 @@ mod blocks;
 mod device;
 mod events;
 mod levels;
+mod phases;
 mod records;
 mod scopes;
 mod tenants;
@@ -18,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub(crate) use blocks::{Block, Blocks};
 pub(crate) use device::DeviceBook;
 pub(crate) use levels::Levels;
+pub(crate) use phases::Begun;
 pub(crate) use records::Record;
 pub use scopes::OpenScope;
 pub(crate) use scopes::{End, Way};
@@ -71,6 +73,8 @@ pub(crate) struct Book {
     labels: Vec<Arc<str>>,
     by_label: HashMap<Arc<str>, u32>,
     pub(crate) warnings: Warnings,
+    /// Phases that are open, the one begun first at the front.
+    pub(crate) phases: Vec<Begun>,
     next_guard: u64,
     /// Rises when module statistics are reset.
     era: u32,
@@ -94,6 +98,7 @@ impl Book {
             labels: Vec::new(),
             by_label: HashMap::new(),
             warnings: Warnings::default(),
+            phases: Vec::new(),
             next_guard: 0,
             era: 0,
             keep: crate::Tracker::KEPT_CALLS,
