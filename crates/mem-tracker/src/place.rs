@@ -197,3 +197,22 @@ impl Drop for Place {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Tracker;
+
+    /// A thread that outlives many trackers keeps nothing of them.
+    #[test]
+    fn trackers_that_are_gone_make_way() {
+        let kept = Tracker::new();
+        let _phase = kept.backward();
+        for _ in 0..100 {
+            drop(Tracker::new().backward());
+        }
+        let places = PLACES.with(|places| places.borrow().len());
+        assert!(places <= 2, "{places} trackers are remembered");
+        assert_eq!(here(kept.shared.number).category, Category::Temp);
+    }
+}

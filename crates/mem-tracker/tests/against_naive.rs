@@ -88,7 +88,8 @@ struct Pair {
     arena: Arena<VecBuffer>,
     blocks: Vec<(u64, Handle)>,
     storages: Vec<(u64, StorageId)>,
-    scopes: Vec<(u64, Scope)>,
+    /// With the states with which they end.
+    scopes: Vec<(u64, Scope, ModState)>,
     phase: Option<Phase>,
     next: u64,
     outlived: bool,
@@ -123,7 +124,7 @@ impl Pair {
     }
 
     fn open(&self, state: ModState) -> bool {
-        self.scopes.iter().any(|(_, scope)| scope.opened() == state)
+        self.scopes.iter().any(|(_, scope, _)| scope.opened() == state)
     }
 
     fn in_backward(&self) -> bool {
@@ -175,25 +176,21 @@ impl Pair {
                 let known = self.naive.modules.contains_key(MODULES[at]);
                 let again = known && self.in_backward();
                 let opened = if again { ModState::PreForwardAc } else { ModState::PreForward };
+                let end = if self.in_backward() { ModState::PostForwardAc } else { ModState::PostForward };
                 let scope = self.modules[at].forward();
-                self.opened(at, scope, opened);
+                self.opened(at, scope, opened, end);
             }
             Op::Backward(at) => {
                 let scope = self.modules[at].backward();
-                self.opened(at, scope, ModState::PreBackward);
+                self.opened(at, scope, ModState::PreBackward, ModState::PostBackward);
             }
             Op::Close(at) if !self.scopes.is_empty() => {
-                let (guard, scope) = self.scopes.remove(at % self.scopes.len());
-                let end = match scope.opened() {
-                    ModState::PreForward => ModState::PostForward,
-                    ModState::PreForwardAc => ModState::PostForwardAc,
-                    _ => ModState::PostBackward,
-                };
+                let (guard, scope, end) = self.scopes.remove(at % self.scopes.len());
                 drop(scope);
                 self.naive.close(guard, Some(end));
             }
             Op::Abandon(at) if !self.scopes.is_empty() => {
-                let (guard, scope) = self.scopes.remove(at % self.scopes.len());
+                let (guard, scope, _) = self.scopes.remove(at % self.scopes.len());
                 scope.abandon();
                 self.naive.close(guard, None);
             }
@@ -245,11 +242,11 @@ impl Pair {
         if temporary { Category::Temp } else { Category::Activation }
     }
 
-    fn opened(&mut self, module: usize, scope: Scope, opened: ModState) {
+    fn opened(&mut self, module: usize, scope: Scope, opened: ModState, end: ModState) {
         assert_eq!(scope.opened(), opened);
         let guard = self.number();
         self.naive.open(guard, MODULES[module], opened);
-        self.scopes.push((guard, scope));
+        self.scopes.push((guard, scope, end));
     }
 
     fn compare(&self) {

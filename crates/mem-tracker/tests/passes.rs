@@ -197,6 +197,22 @@ fn a_device_that_comes_later() {
     }
 }
 
+/// As in the original, a module that is first entered within a backward pass begins a forward pass and ends a recomputation.
+#[test]
+fn a_module_first_entered_in_a_backward_pass() {
+    let tracker = Tracker::new();
+    let device = tracker.device("cpu").unwrap();
+    let module = tracker.module("A").unwrap();
+    let storages = [1, 10].map(|bytes| device.add(bytes).unwrap());
+    {
+        let _backward = tracker.backward();
+        module.forward_of(&storages[..1]).unwrap().end(&storages[1..]).unwrap();
+    }
+    let stats = &tracker.modules()[0];
+    assert_eq!(stats.states(), [ModState::PeakForward, ModState::PreForward, ModState::PostForwardAc]);
+    assert_eq!((stats.input_mem, stats.output_mem), (1, 0));
+}
+
 /// What goes in and comes out is the forward pass's, not that of what computes it again; a reset forgets it.
 #[test]
 fn inputs_and_outputs() {

@@ -22,7 +22,7 @@ pub(crate) use levels::Levels;
 pub(crate) use phases::Begun;
 pub(crate) use records::Record;
 pub use scopes::OpenScope;
-pub(crate) use scopes::{End, Way};
+pub(crate) use scopes::Way;
 pub(crate) use watches::WatchBook;
 
 use crate::warning::Warnings;
