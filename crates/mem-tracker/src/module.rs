@@ -108,7 +108,8 @@ impl Module {
 /// A pass through a module, from when it was made until it is dropped, on this thread.
 ///
 /// What the thread makes meanwhile is the module's, unless an inner scope is open; what is held on any device meanwhile, by
-/// whatever thread, can be the peak of this pass. Scopes may be dropped in any order, and not on another thread.
+/// whatever thread, can be the peak of this pass. Scopes may be dropped in any order, and not on another thread. One that a panic
+/// drops is [abandoned](Self::abandon).
 #[derive(Debug)]
 #[must_use = "the pass ends when this is dropped"]
 pub struct Scope {
@@ -150,6 +151,8 @@ impl Scope {
 impl Drop for Scope {
     fn drop(&mut self) {
         place::pop(self.tracker.shared.number, self.guard);
-        self.tracker.book().close(self.guard, self.end);
+        // A pass that a panic cut short has not reached its end.
+        let end = if std::thread::panicking() { End::Abandoned } else { self.end };
+        self.tracker.book().close(self.guard, end);
     }
 }

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 use crate::Tracker;
 use crate::book::NONE;
-use crate::place::{self, Doing, Here};
+use crate::place::{self, Doing, Work};
 
 /// What this thread is doing beside modules, until it is dropped: a backward pass, an optimizer's step, a category.
 ///
@@ -21,12 +21,8 @@ pub struct Phase {
 
 impl Phase {
     pub(crate) fn new(tracker: &Tracker, doing: Doing) -> Self {
-        Self::within(tracker, doing, NONE)
-    }
-
-    fn within(tracker: &Tracker, doing: Doing, module: u32) -> Self {
         let guard = tracker.book().next_guard();
-        place::push(&tracker.shared, guard, doing, module);
+        place::push(&tracker.shared, guard, doing, NONE);
         Self { tracker: tracker.clone(), guard, here: PhantomData }
     }
 }
@@ -37,8 +33,8 @@ impl Drop for Phase {
     }
 }
 
-/// What a thread was doing when this was made: its innermost module, and the category of what it makes. A thread that works for
-/// it enters this, and what it makes counts as if the first one had made it.
+/// What a thread was doing when this was made: its innermost module and its phases. A thread that works for it enters this, and
+/// what it makes counts as if the first one had made it; scopes and phases that it opens itself come on top.
 ///
 /// ```
 /// use mem_tracker::{Category, Tracker};
@@ -60,12 +56,12 @@ impl Drop for Phase {
 #[derive(Debug, Clone)]
 pub struct Context {
     tracker: Tracker,
-    here: Here,
+    work: Work,
 }
 
 impl Context {
     pub(crate) fn new(tracker: &Tracker) -> Self {
-        Self { tracker: tracker.clone(), here: place::here(tracker.shared.number) }
+        Self { tracker: tracker.clone(), work: place::work(tracker.shared.number) }
     }
 
     /// The tracker.
@@ -76,6 +72,6 @@ impl Context {
 
     /// This thread works for the one that made this, until the guard is dropped. No scope is opened by it.
     pub fn enter(&self) -> Phase {
-        Phase::within(&self.tracker, Doing::Holding(self.here.category), self.here.module)
+        Phase::new(&self.tracker, Doing::As(self.work))
     }
 }

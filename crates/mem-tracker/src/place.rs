@@ -15,26 +15,40 @@ pub(crate) struct Here {
 }
 
 /// What a guard says the thread is doing.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub(crate) enum Doing {
     Forward,
     Recompute,
     Backward,
     Optimizer,
     Holding(Category),
+    /// What another thread was doing.
+    As(Work),
+}
+
+/// What all open guards of a thread together say.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Work {
+    module: u32,
+    told: Option<Category>,
+    optimizer: bool,
+    backward: bool,
+    recompute: bool,
 }
 
 /// An open guard of this thread.
 struct Frame {
     guard: u64,
     doing: Doing,
-    /// The module, of a scope or a context.
+    /// The module, of a scope.
     module: u32,
 }
 
 /// One tracker's guards on this thread, in the order in which they were opened.
 struct Place {
     tracker: u32,
+    /// What they say. Invariant: `here` follows from it.
+    work: Work,
     here: Here,
     frames: Vec<Frame>,
     shared: Weak<Shared>,
@@ -46,8 +60,6 @@ thread_local! {
     static ME: ThreadId = thread::current().id();
 }
 
-const OUTSIDE: Here = Here { module: NONE, category: Category::Activation };
-
 /// Where this thread is, for a tracker. O(trackers with open guards on this thread).
 #[inline]
 pub(crate) fn here(tracker: u32) -> Here {
@@ -56,12 +68,17 @@ pub(crate) fn here(tracker: u32) -> Here {
         places.iter().find(|place| place.tracker == tracker).map(|place| place.here)
     });
     // A thread whose locals are gone already has no guard open.
-    found.ok().flatten().unwrap_or(OUTSIDE)
+    found.ok().flatten().unwrap_or(Work::NONE.here())
+}
+
+/// What this thread is doing, for a tracker.
+pub(crate) fn work(tracker: u32) -> Work {
+    with(tracker, |place| place.work).unwrap_or(Work::NONE)
 }
 
 /// Whether this thread is in a backward pass.
 pub(crate) fn in_backward(tracker: u32) -> bool {
-    with(tracker, |place| place.any(Doing::Backward)).unwrap_or(false)
+    work(tracker).backward
 }
 
 /// This thread.
@@ -79,7 +96,8 @@ pub(crate) fn push(shared: &Arc<Shared>, guard: u64, doing: Doing, module: u32) 
             // Those of trackers that are gone make way.
             places.retain(|place| place.shared.strong_count() > 0);
             let (tracker, shared) = (shared.number, Arc::downgrade(shared));
-            places.push(Place { tracker, here: OUTSIDE, frames: Vec::new(), shared });
+            let (work, here) = (Work::NONE, Work::NONE.here());
+            places.push(Place { tracker, work, here, frames: Vec::new(), shared });
             places.len() - 1
         });
         places[at].frames.push(frame);
@@ -108,23 +126,47 @@ fn with<R>(tracker: u32, run: impl FnOnce(&mut Place) -> R) -> Option<R> {
 }
 
 impl Place {
-    fn any(&self, doing: Doing) -> bool {
-        self.frames.iter().any(|frame| frame.doing == doing)
-    }
-
     /// Decides anew what this thread's allocations are, after a guard came or went. O(open guards).
     fn settle(&mut self) {
-        let module = self.frames.iter().rev().find(|frame| frame.module != NONE);
-        let told = self.frames.iter().rev().find_map(|frame| match frame.doing {
-            Doing::Holding(category) => Some(category),
-            _ => None,
-        });
-        let category = told.unwrap_or_else(|| match () {
-            () if self.any(Doing::Optimizer) => Category::Optstate,
-            () if self.any(Doing::Backward) && !self.any(Doing::Recompute) => Category::Temp,
-            () => Category::Activation,
-        });
-        self.here = Here { module: module.map_or(NONE, |frame| frame.module), category };
+        self.work = self.frames.iter().fold(Work::NONE, Work::then);
+        self.here = self.work.here();
+    }
+}
+
+impl Work {
+    /// No guard is open.
+    const NONE: Self = Self { module: NONE, told: None, optimizer: false, backward: false, recompute: false };
+
+    /// With one more guard, opened later.
+    fn then(mut self, frame: &Frame) -> Self {
+        if frame.module != NONE {
+            self.module = frame.module;
+        }
+        match frame.doing {
+            Doing::Forward => {}
+            Doing::Recompute => self.recompute = true,
+            Doing::Backward => self.backward = true,
+            Doing::Optimizer => self.optimizer = true,
+            Doing::Holding(category) => self.told = Some(category),
+            Doing::As(work) => {
+                self.module = if work.module == NONE { self.module } else { work.module };
+                self.told = work.told.or(self.told);
+                self.optimizer |= work.optimizer;
+                self.backward |= work.backward;
+                self.recompute |= work.recompute;
+            }
+        }
+        self
+    }
+
+    fn here(&self) -> Here {
+        let category = match self.told {
+            Some(category) => category,
+            None if self.optimizer => Category::Optstate,
+            None if self.backward && !self.recompute => Category::Temp,
+            None => Category::Activation,
+        };
+        Here { module: self.module, category }
     }
 }
 

@@ -66,7 +66,8 @@ impl Units {
         }
     }
 
-    /// Rounded to hundredths, a half to the even one, as Python's `round` does.
+    /// Rounded to hundredths, a half to the even one, as Python's `round` does. Python divides floats, which is as exact below
+    /// 8 PiB.
     fn hundredths(self, bytes: u64) -> u128 {
         let (scaled, unit) = (u128::from(bytes) * 100, u128::from(self.bytes()));
         let (down, rest) = (scaled / unit, scaled % unit);

@@ -21,7 +21,7 @@ pub enum Warning {
         handle: Handle,
     },
     /// An arena told of a block whose number another live block of the same observer has: two arenas share one, or a release
-    /// was not heard. Both are counted.
+    /// was not heard. Both are counted. Or it told of the same block twice, which is counted once.
     SharedObserver {
         /// Name of the device.
         device: String,

@@ -186,6 +186,23 @@ fn scopes_that_are_left_open() {
     assert_eq!((stats.local_peak("cpu"), stats.snapshots(ModState::PostBackward).len()), (0, 0));
 }
 
+/// A pass that a panic cuts short is closed, and has no state of an end that it did not reach.
+#[test]
+fn a_panic_in_a_pass() {
+    let tracker = Tracker::new();
+    let there = tracker.clone();
+    let cut = std::thread::spawn(move || {
+        let module = there.module("A").unwrap();
+        let _scope = module.forward();
+        let _phase = there.backward();
+        panic!("on purpose");
+    });
+    assert!(cut.join().is_err());
+    tracker.check_closed().unwrap();
+    assert_eq!(tracker.modules()[0].states(), [ModState::PeakForward, ModState::PreForward]);
+    assert_eq!(tracker.warnings(), []);
+}
+
 #[test]
 fn more_than_can_be_counted() {
     let tracker = Tracker::new();

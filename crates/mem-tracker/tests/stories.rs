@@ -300,6 +300,48 @@ fn phases() {
     assert_eq!(made(), Category::Activation);
 }
 
+/// A thread that works for another does what that one does, and what it does itself comes on top.
+#[test]
+fn working_for_another_thread() {
+    let tracker = Tracker::new();
+    let device = tracker.device("cpu").unwrap();
+    let made = move |tracker: &Tracker| {
+        let made = tracker.storage(device.add(1).unwrap()).unwrap();
+        (made.category, made.module)
+    };
+    let (outer, inner) = (tracker.module("A").unwrap(), tracker.module("A.0").unwrap());
+    drop(inner.forward());
+    let _backward = outer.backward();
+    let context = tracker.context();
+    let a = || Some("A".to_owned());
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            assert_eq!(made(&tracker), (Category::Activation, None));
+            let working = context.enter();
+            assert_eq!(made(&tracker), (Category::Temp, a()));
+            {
+                // It is in that thread's backward pass, so this computes once more.
+                let again = inner.forward();
+                assert_eq!(again.opened(), ModState::PreForwardAc);
+                assert_eq!(made(&tracker), (Category::Activation, Some("A.0".to_owned())));
+            }
+            {
+                let _step = tracker.optimizer_step();
+                assert_eq!(made(&tracker), (Category::Optstate, a()));
+            }
+            let told = tracker.category(Category::Buffer);
+            let both = tracker.context();
+            drop(told);
+            drop(working);
+            assert_eq!(made(&tracker), (Category::Activation, None));
+            let _both = both.enter();
+            assert_eq!(made(&tracker), (Category::Buffer, a()));
+        });
+    });
+    assert_eq!(made(&tracker), (Category::Temp, a()));
+    assert_eq!(tracker.warnings(), []);
+}
+
 /// A block that gets its category right after it was made is at the peak with it.
 #[test]
 fn a_peak_knows_the_category_that_was_said_next() {
