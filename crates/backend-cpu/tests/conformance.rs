@@ -115,6 +115,11 @@ macro_rules! simulated {
                     device()
                 }
 
+                fn device_beside(&self, device: &SimDevice) -> Option<SimDevice> {
+                    let config: fn(SimConfig) -> SimConfig = $config;
+                    Some(device.beside(config(SimConfig::seeded(7).strict())))
+                }
+
                 fn fail_next_record(&self, device: &SimDevice, _lane: Lane) -> bool {
                     device.inject(Call::Record, 1, Fault::Refuse);
                     true

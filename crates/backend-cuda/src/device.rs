@@ -254,6 +254,11 @@ impl Transfer for CudaDevice {
         &self.locker
     }
 
+    /// What is locked is so for every context of the process (`CU_MEMHOSTALLOC_PORTABLE`), and what is not is the system's.
+    fn reaches(&self, _other: &Self) -> bool {
+        true
+    }
+
     /// A buffer of exactly `size` bytes, on whole pages where the options ask for virtual memory.
     ///
     /// # Errors

@@ -48,6 +48,11 @@ pub trait Harness {
         Some(self.device())
     }
 
+    /// A device that may share host memory with `device`; `None` where there can be only one.
+    fn device_beside(&self, _device: &Self::Device) -> Option<Self::Device> {
+        self.other_device()
+    }
+
     /// Makes the next `record` on that lane fail, once; `false` where that cannot be done.
     fn fail_next_record(&self, _device: &Self::Device, _lane: Lane) -> bool {
         false
@@ -82,6 +87,7 @@ macro_rules! transfer_suite {
                 plain_reads_and_writes_agree,
                 plain_access_checks_ranges,
                 memory_counts_buffers,
+                host_memory_is_shared_where_it_is_said,
                 failed_record_returns_the_slice,
                 lost_device_is_typed,
             ]

@@ -42,6 +42,15 @@ pub trait Transfer: Sized + Send + Sync + 'static {
     /// The locker for this device.
     fn locker(&self) -> &Self::Locker;
 
+    /// Whether this device copies from and to all memory that `other`'s locker makes, as it does with its own locker's: then the
+    /// two can share host memory. `false` is always true enough.
+    ///
+    /// Nothing orders the copies of two devices but the host, which waits for one before it begins the other.
+    fn reaches(&self, other: &Self) -> bool {
+        let _ = other;
+        false
+    }
+
     /// A buffer of `size` bytes; its contents are unspecified.
     ///
     /// # Errors

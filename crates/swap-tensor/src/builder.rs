@@ -1,9 +1,11 @@
 //! How a pool is described and made.
 
 use crate::{
-    OpenLease, SwapError, SwapPool, Timeline,
+    DeviceIndex, OpenLease, SwapError, SwapPool, Timeline,
     books::Books,
+    device::{Device, DeviceBooks, PerDevice},
     flight::DEPTH,
+    host_memory::{PAGE, Split, host_error, stage, tier},
     lock::Tasks,
     lower::Lower,
     movers::Movers,
@@ -13,10 +15,7 @@ use crate::{
     rule::Rule,
 };
 use allocator_core::{Arena, DeviceBuffer};
-use pinned_host::{
-    HostPool, HostRegion, Lane, LockPolicy, PageLocker, Queue, QueuedBuffer, RegionOf, StagingConfig,
-    StagingRing, Transfer,
-};
+use pinned_host::{HostPool, Lane, PageLocker, Queue, QueuedBuffer, Transfer};
 use std::{
     fmt,
     sync::{Arc, Condvar, Mutex},
@@ -27,6 +26,8 @@ use std::{
 pub struct PoolBuilder<T: Transfer> {
     device: T,
     arena: ArenaMemory<T::Buffer>,
+    /// The devices after the first.
+    more: Vec<(T, ArenaMemory<T::Buffer>)>,
     host_memory: u64,
     staging: Option<u64>,
     deadline: Duration,
@@ -54,6 +55,7 @@ impl<T: Transfer> PoolBuilder<T> {
         PoolBuilder {
             device,
             arena: ArenaMemory::Bytes(0),
+            more: Vec::new(),
             host_memory: 0,
             staging: None,
             deadline: Duration::from_secs(30),
@@ -85,6 +87,24 @@ impl<T: Transfer> PoolBuilder<T> {
     #[must_use]
     pub fn device_buffer(mut self, buffer: T::Buffer) -> Self {
         self.arena = ArenaMemory::Buffer(buffer);
+        self
+    }
+
+    /// Adds a device of the same kind, with an arena of `bytes` of its memory. It is the next [`DeviceIndex`]: the first one added is
+    /// `DeviceIndex::new(1)`.
+    ///
+    /// Each device has a copy of the [`policy`](Self::policy). Host memory and staging are of the first device's kind, and every other
+    /// device must reach them ([`Transfer::reaches`]).
+    #[must_use]
+    pub fn add_device(mut self, device: T, bytes: u64) -> Self {
+        self.more.push((device, ArenaMemory::Bytes(bytes)));
+        self
+    }
+
+    /// [`add_device`](Self::add_device) with a buffer of that device's as the arena, as [`device_buffer`](Self::device_buffer) has it.
+    #[must_use]
+    pub fn add_device_buffer(mut self, device: T, buffer: T::Buffer) -> Self {
+        self.more.push((device, ArenaMemory::Buffer(buffer)));
         self
     }
 
@@ -227,57 +247,60 @@ impl<T: Transfer> PoolBuilder<T> {
         self
     }
 
-    /// Allocates the arena, the staging and the host tier.
+    /// Allocates the arenas, the staging and the host tier.
     ///
     /// # Errors
-    /// No device memory given, or the device or the system refuses the memory; nothing stays allocated.
+    /// No device memory given, or a device or the system refuses the memory; [`SwapError::Unreachable`] when the devices cannot share
+    /// host memory. Nothing stays allocated.
     pub fn build(self) -> Result<SwapPool<T>, SwapError> {
-        if let ArenaMemory::Bytes(0) = self.arena {
-            return Err(SwapError::Config { what: "device memory", why: "no size given, or zero".into() });
-        }
-        let device = self.device;
-        let staging = stage(&device, self.staging, self.lower.is_some())?;
+        self.check()?;
+        let first = &self.device;
+        let staging = stage(first, self.staging, self.lower.is_some())?;
         let staged = staging.stats();
         // What may be locked besides what is: staging counts already.
-        let lockable = device.locker().allowance().unwrap_or(u64::MAX);
+        let lockable = first.locker().allowance().unwrap_or(u64::MAX);
         let tier = match self.host_memory {
             0 => Vec::new(),
-            bytes => tier(device.locker(), bytes, lockable)?,
+            bytes => tier(first.locker(), bytes, lockable)?,
         };
         let mut memory = Split { locked: staged.locked(), pageable: staged.pageable() };
         tier.iter().for_each(|region| memory.add(region));
         let side = staging.max_slice(Lane::Upload).min(staging.max_slice(Lane::Download)) as u64;
         let piece = (side / DEPTH as u64 / PAGE * PAGE).clamp(PAGE, PIECE);
 
-        let buffer = match self.arena {
-            ArenaMemory::Buffer(buffer) => buffer,
-            ArenaMemory::Bytes(bytes) => {
-                device.buffer(bytes).map_err(|e| SwapError::device("allocate the arena", e))?
-            }
-        };
-        let grain = buffer.grain().max(1);
+        let several = !self.more.is_empty();
+        let described = PerDevice::new((self.device, self.arena), self.more);
+        let devices = described.try_map(|on, (transfer, arena)| {
+            // What host memory holds is told once, with the first device.
+            let host = if on == DeviceIndex::FIRST { self.host_memory } else { 0 };
+            let listeners = (self.timeline.clone(), self.measure);
+            open(transfer, arena, |device| {
+                let budget = Levels { device, host, leased: 0 };
+                Probe::new(&self.name, several.then_some(on), listeners, budget)
+            })
+        })?;
+        let grain = devices.values().map(|device| device.buffer.grain().max(1)).fold(1, least_common);
         let host = HostPool::new(tier, grain).map_err(|e| host_error("the host tier", e))?;
-        let queue = buffer.queue().clone();
-        let origin = queue.record().map_err(|e| SwapError::device("record an event", e))?;
-        let budget = Levels { device: buffer.size(), host: self.host_memory, leased: 0 };
-        let probe = Probe::new(&self.name, self.timeline, self.measure, budget);
         if let Some(lower) = &self.lower {
             for lane in [Lane::Upload, Lane::Download] {
                 // A byte of the page that there is more of it.
                 staging.try_acquire(lane, 1).map(|slice| lower.register::<T>(slice)).ok();
             }
         }
-        let rule = Rule::new(self.policy, self.schedule, buffer.size());
-        let books = Mutex::new(Books::new(Arena::new(buffer.clone())?, probe.clone(), rule));
+        let books = devices.as_ref().try_map(|_, device| {
+            Ok::<_, SwapError>(DeviceBooks::new(Arena::new(device.buffer.clone())?, device.probe.clone()))
+        })?;
+        let rules = PerDevice::each(devices.len(), |on| {
+            Rule::new(self.policy.fresh(), self.schedule, devices[on].buffer.size())
+        });
+        let books = Mutex::new(Books::new(books, rules));
         let inner = Arc::new_cyclic(|me| Inner {
-            queue,
-            origin,
             books,
             changed: Condvar::new(),
             tasks: Tasks::default(),
             host,
             staging,
-            buffer,
+            grain,
             piece: piece.next_multiple_of(grain),
             deadline: self.deadline.min(FOR_EVER),
             patience: match self.lower {
@@ -290,13 +313,47 @@ impl<T: Transfer> PoolBuilder<T> {
             movers: Movers::new(),
             keep_below: self.keep_below,
             me: me.clone(),
-            probe,
             on_leak: self.on_leak,
-            device,
+            devices,
         });
         let last = Arc::new(Last(Arc::downgrade(&inner)));
         Ok(SwapPool { inner, last })
     }
+
+    /// Whether the description makes sense, before anything is allocated.
+    fn check(&self) -> Result<(), SwapError> {
+        let arenas = core::iter::once(&self.arena).chain(self.more.iter().map(|(_, arena)| arena));
+        if arenas.into_iter().any(|arena| matches!(arena, ArenaMemory::Bytes(0))) {
+            return Err(SwapError::Config { what: "device memory", why: "no size given, or zero".into() });
+        }
+        let devices = 1 + self.more.len();
+        if devices > DeviceIndex::MOST {
+            let why = format!("{devices} are more than the {} a pool can have", DeviceIndex::MOST);
+            return Err(SwapError::Config { what: "devices", why });
+        }
+        match self.more.iter().position(|(device, _)| !device.reaches(&self.device)) {
+            Some(at) => Err(SwapError::Unreachable { device: DeviceIndex::new(at as u8 + 1) }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A device with its arena's memory.
+fn open<T: Transfer>(
+    transfer: T,
+    arena: ArenaMemory<T::Buffer>,
+    probe: impl FnOnce(u64) -> Probe<T::Event>,
+) -> Result<Device<T>, SwapError> {
+    let buffer = match arena {
+        ArenaMemory::Buffer(buffer) => buffer,
+        ArenaMemory::Bytes(bytes) => {
+            transfer.buffer(bytes).map_err(|e| SwapError::device("allocate the arena", e))?
+        }
+    };
+    let queue = buffer.queue().clone();
+    let origin = queue.record().map_err(|e| SwapError::device("record an event", e))?;
+    let probe = probe(buffer.size());
+    Ok(Device { buffer, queue, origin, probe, transfer })
 }
 
 impl<T: Transfer> fmt::Debug for PoolBuilder<T> {
@@ -308,6 +365,7 @@ impl<T: Transfer> fmt::Debug for PoolBuilder<T> {
         f.debug_struct("PoolBuilder")
             .field("device_memory", &arena)
             .field("device_buffer", &given)
+            .field("devices", &(1 + self.more.len()))
             .field("host_memory", &self.host_memory)
             .field("staging", &self.staging)
             .field("deadline", &self.deadline)
@@ -322,126 +380,16 @@ impl<T: Transfer> fmt::Debug for PoolBuilder<T> {
     }
 }
 
-/// Bytes of host memory by kind.
-struct Split {
-    locked: u64,
-    pageable: u64,
-}
-
-impl Split {
-    fn add(&mut self, region: &impl HostRegion) {
-        let sum = if region.is_locked() { &mut self.locked } else { &mut self.pageable };
-        *sum += region.len() as u64;
+/// The least multiple of both, neither of which is 0.
+fn least_common(a: u64, b: u64) -> u64 {
+    let (mut x, mut y) = (a, b);
+    while y != 0 {
+        (x, y) = (y, x % y);
     }
+    a / x * b
 }
 
-/// The host tier: locked if `lockable` covers it, pageable otherwise, and locked all the same where the device reaches
-/// nothing else. As few regions as the locker allows; a tensor lies in one of them.
-fn tier<L: PageLocker>(locker: &L, bytes: u64, lockable: u64) -> Result<Vec<L::Region>, SwapError> {
-    let pages = bytes.checked_next_multiple_of(PAGE).and_then(|len| usize::try_from(len).ok());
-    let Some(mut rest) = pages else {
-        return Err(SwapError::Config {
-            what: "host memory",
-            why: format!("{bytes} bytes are more than can be addressed"),
-        });
-    };
-    let most = (locker.max_region() / PAGE as usize * PAGE as usize).max(PAGE as usize);
-    let mut lock = bytes <= lockable;
-    let mut regions = Vec::new();
-    while rest > 0 {
-        let len = rest.min(most);
-        let locked = if lock { locker.lock(len).ok() } else { None };
-        lock = locked.is_some();
-        let region = match locked {
-            Some(region) => region,
-            None => {
-                let pageable = locker.pageable(len).unwrap_or_else(|| locker.lock(len));
-                pageable.map_err(|e| host_error("the host tier", e))?
-            }
-        };
-        regions.push(region);
-        rest -= len;
-    }
-    Ok(regions)
-}
-
-/// The staging ring: what was asked for, or the default as far as the lock limit goes.
-///
-/// Beside a disk tier a page more each way: a byte of it keeps the memory registered for as long as its I/O may go on.
-fn stage<T: Transfer>(
-    device: &T,
-    wished: Option<u64>,
-    beside_disk: bool,
-) -> Result<StagingRing<RegionOf<T>>, SwapError> {
-    let (bytes, lock) = match wished {
-        Some(bytes) => (bytes, LockPolicy::Required),
-        None => (STAGING, LockPolicy::WithinAllowance),
-    };
-    let side = usize::try_from(bytes / 2 / PAGE * PAGE).unwrap_or(usize::MAX);
-    if side == 0 {
-        return Err(SwapError::Config {
-            what: "staging",
-            why: format!("{bytes} bytes are less than {PAGE} each way"),
-        });
-    }
-    let side = side.saturating_add(if beside_disk { PAGE as usize } else { 0 });
-    StagingConfig { read: side, write: side, lock }
-        .build(device.locker())
-        .map_err(|e| host_error("staging", e))
-}
-
-fn host_error(purpose: &'static str, source: impl std::error::Error + Send + Sync + 'static) -> SwapError {
-    SwapError::Host { purpose, source: Box::new(source) }
-}
-
-/// Default staging, both directions together.
-const STAGING: u64 = 16 << 20;
 /// The longest piece of a copy through staging.
 const PIECE: u64 = 2 << 20;
 /// A deadline that a clock can still be asked for.
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
-/// Granularity of host memory.
-pub(crate) const PAGE: u64 = 4096;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use pinned_host::{HostError, OsLocker, OsRegion};
-
-    /// The system's memory, 8 KiB at most in one piece, as on a device that bounds an allocation.
-    struct Bounded {
-        pageable: bool,
-    }
-
-    impl PageLocker for Bounded {
-        type Region = OsRegion;
-        type Error = HostError;
-
-        fn lock(&self, bytes: usize) -> Result<OsRegion, HostError> {
-            assert!(bytes <= self.max_region());
-            OsLocker.lock(bytes)
-        }
-
-        fn max_region(&self) -> usize {
-            8192 + 100
-        }
-
-        fn pageable(&self, bytes: usize) -> Option<Result<OsRegion, HostError>> {
-            assert!(bytes <= self.max_region());
-            self.pageable.then(|| OsLocker.pageable(bytes)).flatten()
-        }
-    }
-
-    fn lengths(pageable: bool, bytes: u64, lockable: u64) -> Vec<(usize, bool)> {
-        let regions = tier(&Bounded { pageable }, bytes, lockable).unwrap();
-        regions.iter().map(|region| (region.len(), region.is_locked())).collect()
-    }
-
-    #[test]
-    fn a_tier_larger_than_a_region_takes_several() {
-        assert_eq!(lengths(true, 20_000, 0), [(8192, false), (8192, false), (4096, false)]);
-        assert_eq!(lengths(true, 8192, u64::MAX), [(8192, true)]);
-        assert_eq!(lengths(false, 10_000, 0), [(8192, true), (4096, true)]);
-        assert!(tier(&OsLocker, u64::MAX, 0).is_err());
-    }
-}

@@ -4,8 +4,8 @@
 //! through leases and plain reads, so they find lost, torn and mixed-up bytes; that the device's work was *ordered* and not
 //! lucky is for the simulated device to say.
 
-use crate::{DType, Mode, Residency, SwapError, SwapPool, Tensor, TensorSpec};
-use pinned_host::conformance::Harness;
+use crate::{DType, DeviceIndex, Mode, PoolBuilder, Residency, SwapError, SwapPool, Tensor, TensorSpec};
+use pinned_host::{Transfer, conformance::Harness};
 use std::time::Duration;
 
 /// Tests a [`Harness`] against every story of [`conformance`](crate::conformance). The expression is evaluated once per
@@ -23,6 +23,7 @@ macro_rules! swap_suite {
             contents_can_be_replaced_and_read_in_every_tier
             leases_that_do_not_fit_are_refused
             everything_is_given_back
+            devices_share_tensors_or_are_refused
         );
     };
     (@each $harness:expr, $($promise:ident)*) => {
@@ -191,6 +192,37 @@ pub fn everything_is_given_back<H: Harness>(harness: &H) {
     story.end();
 }
 
+/// Two devices that share host memory have copies of the same tensors, each its version; two that do not make no pool.
+pub fn devices_share_tensors_or_are_refused<H: Harness>(harness: &H) {
+    let device = harness.device();
+    let Some(beside) = harness.device_beside(&device) else {
+        eprintln!("skipped devices_share_tensors_or_are_refused: there is only one device");
+        return;
+    };
+    let shared = beside.reaches(&device);
+    let built = describe(device, 2 * UNIT, 16 * UNIT).add_device(beside, 2 * UNIT).build();
+    if !shared {
+        let second = DeviceIndex::new(1);
+        assert!(matches!(built, Err(SwapError::Unreachable { device }) if device == second), "{built:?}");
+        return;
+    }
+    let story: Story<H> = Story { pool: built.expect("a pool of two devices") };
+    let tensors: Vec<_> = (0..4).map(|i| story.tensor(&format!("t{i}"), UNIT, i)).collect();
+    let devices: Vec<_> = story.pool.devices().map(|(on, _)| on).collect();
+    for round in 1..4u8 {
+        for (i, tensor) in tensors.iter().enumerate() {
+            let (writer, value) = (devices[(i + round as usize) % 2], 16 * round + i as u8);
+            let mut lease = tensor.write_at(writer).expect("a lease for writing");
+            lease.upload(&vec![value; UNIT as usize]).expect("a write through staging");
+            drop(lease);
+            devices.iter().for_each(|&on| story.reads_at(tensor, on, value));
+        }
+    }
+    let here = story.pool.device_stats(DeviceIndex::FIRST).expect("it is there");
+    assert!(here.leases > 0 && here.write_backs > 0 && !here.lost, "{here:?}");
+    story.end();
+}
+
 /// A pool and what every story does with it.
 struct Story<H: Harness> {
     pool: SwapPool<H::Device>,
@@ -198,14 +230,8 @@ struct Story<H: Harness> {
 
 impl<H: Harness> Story<H> {
     fn new(harness: &H, device: u64, host: u64) -> Self {
-        let pool = SwapPool::builder(harness.device())
-            .device_memory(device)
-            .host_memory(host)
-            .staging(64 << 10)
-            .deadline(Duration::ZERO)
-            .build()
-            .expect("a pool of a few pages");
-        Story { pool }
+        let pool = describe(harness.device(), device, host).build();
+        Story { pool: pool.expect("a pool of a few pages") }
     }
 
     fn tensor(&self, name: &str, bytes: u64, value: u8) -> Tensor<H::Device> {
@@ -214,7 +240,11 @@ impl<H: Harness> Story<H> {
     }
 
     fn reads(&self, tensor: &Tensor<H::Device>, value: u8) {
-        let lease = tensor.read().expect("a lease for reading");
+        self.reads_at(tensor, DeviceIndex::FIRST, value);
+    }
+
+    fn reads_at(&self, tensor: &Tensor<H::Device>, on: DeviceIndex, value: u8) {
+        let lease = tensor.read_at(on).expect("a lease for reading");
         let mut into = vec![!value; tensor.spec().bytes() as usize];
         lease.read_now(&mut into).expect("a plain read");
         assert!(into.iter().all(|&x| x == value), "{:?} lost its contents", tensor.spec().name());
@@ -225,6 +255,11 @@ impl<H: Harness> Story<H> {
         self.pool.settle().expect("nothing fails here");
         self.pool.check().expect("the invariants hold");
     }
+}
+
+fn describe<T: Transfer>(on: T, device: u64, host: u64) -> PoolBuilder<T> {
+    let builder = SwapPool::builder(on).device_memory(device).host_memory(host);
+    builder.staging(64 << 10).deadline(Duration::ZERO)
 }
 
 /// Size of a tensor: several pieces of staging, and no multiple of one.

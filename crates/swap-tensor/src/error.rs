@@ -1,6 +1,6 @@
 //! Everything that can go wrong, with what, how much and where.
 
-use crate::{DType, OpenLease, SlotState};
+use crate::{DType, DeviceIndex, OpenLease, SlotState};
 use allocator_core::AllocError;
 use pinned_host::{DeviceError, ErrorKind, HostError};
 use std::{path::PathBuf, time::Duration};
@@ -44,10 +44,12 @@ pub enum SwapError {
     },
     /// Leases and pins hold so much of the arena that this one does not fit, and none ended in time.
     #[error(
-        "no device room for {requested} bytes within {waited:?}: {leased} of {arena} bytes are leased or pinned, {free} are free{}",
+        "no room for {requested} bytes on device {device} within {waited:?}: {leased} of {arena} bytes are leased or pinned, {free} are free{}",
         held_by(holders)
     )]
     DeviceBudget {
+        /// The device.
+        device: DeviceIndex,
         /// Bytes wanted.
         requested: u64,
         /// Bytes under lease or pin.
@@ -150,11 +152,27 @@ pub enum SwapError {
         /// The name.
         name: String,
     },
-    /// A queue of another device.
-    #[error("tensor {name:?} was asked for on a queue of another device")]
+    /// A queue of another device than the one the lease is for.
+    #[error("tensor {name:?} was asked for on device {device}, on a queue of another one")]
     ForeignQueue {
         /// The tensor.
         name: String,
+        /// The device of the lease.
+        device: DeviceIndex,
+    },
+    /// A device that the pool has not.
+    #[error("the pool has no device {device}: it has {devices}")]
+    NoDevice {
+        /// What was asked for.
+        device: DeviceIndex,
+        /// How many there are, the first being device 0.
+        devices: usize,
+    },
+    /// A device that does not copy from and to the host memory of the pool's first one, which all devices of a pool share.
+    #[error("device {device} of the pool does not reach the host memory of its first device")]
+    Unreachable {
+        /// The device.
+        device: DeviceIndex,
     },
     /// A tensor of another pool.
     #[error("tensor {name:?} belongs to another pool")]

@@ -2,6 +2,7 @@
 
 use crate::{
     SwapError, TensorSpec,
+    device::{Device, DeviceIndex},
     observe::{Counted, Kind},
     pool::Inner,
 };
@@ -9,19 +10,19 @@ use pinned_host::{Lane, Refused, SliceOf, Ticket, Transfer};
 use std::{sync::Arc, time::Instant};
 
 impl<T: Transfer> Inner<T> {
-    /// Uploads a piece that lies in staging.
+    /// Uploads a piece that lies in staging to a device.
     pub(crate) fn send(
         &self,
         spec: &Arc<TensorSpec>,
         flight: &mut Flight<T>,
         slice: SliceOf<T>,
-        buffer: &mut T::Buffer,
-        at: u64,
+        (on, buffer, at): (DeviceIndex, &mut T::Buffer, u64),
         started: Instant,
     ) -> Result<(), SwapError> {
         let bytes = slice.len() as u64;
-        let sent = self.device.upload(slice, buffer, at).map(|ticket| {
-            let counted = self.probe.transfer(Kind::Upload, spec, bytes, (ticket.event(), started));
+        let Device { transfer, probe, .. } = self.on(on);
+        let sent = transfer.upload(slice, buffer, at).map(|ticket| {
+            let counted = probe.transfer(Kind::Upload, spec, bytes, (ticket.event(), started));
             (ticket, counted)
         });
         flight.push(sent, "upload")

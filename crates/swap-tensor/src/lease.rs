@@ -1,6 +1,6 @@
-//! Leases: a tensor on the device, at an address that does not change, ordered on a queue.
+//! Leases: a tensor on a device, at an address that does not change, ordered on a queue.
 
-use crate::{SwapError, Tensor, TensorSpec, fill::Want, hold::Hold};
+use crate::{DeviceIndex, SwapError, Tensor, TensorSpec, fill::Want, hold::Hold};
 use allocator_core::DeviceBuffer;
 use core::ops::Range;
 use pinned_host::Transfer;
@@ -57,9 +57,14 @@ macro_rules! shared_face {
                 self.0.range.start..self.0.range.start + self.spec().bytes()
             }
 
-            /// The arena's buffer.
+            /// The device it is on.
+            pub fn device(&self) -> DeviceIndex {
+                self.0.on
+            }
+
+            /// The buffer of that device's arena.
             pub fn buffer(&self) -> &T::Buffer {
-                &self.0.token.inner.buffer
+                &self.0.token.inner.on(self.0.on).buffer
             }
 
             /// The queue this lease is ordered on.
@@ -146,6 +151,11 @@ impl<T: Transfer> Lease<T> {
         hold.range.start..hold.range.start + hold.token.spec.bytes()
     }
 
+    /// The device it is on.
+    pub fn device(&self) -> DeviceIndex {
+        self.hold().on
+    }
+
     fn hold(&self) -> &Hold<T> {
         match self {
             Lease::Read(lease) => &lease.0,
@@ -161,17 +171,20 @@ impl<T: Transfer> Lease<T> {
     }
 
     #[track_caller]
-    pub(crate) fn read(tensor: &Tensor<T>, queue: &T::Queue) -> Result<ReadLease<T>, SwapError> {
-        Hold::take(&tensor.token, Mode::Read, Want::Contents, queue, Location::caller()).map(ReadLease)
+    pub(crate) fn read(
+        tensor: &Tensor<T>,
+        on: DeviceIndex,
+        queue: Option<&T::Queue>,
+    ) -> Result<ReadLease<T>, SwapError> {
+        Hold::take(&tensor.token, on, (Mode::Read, Want::Contents), queue, Location::caller()).map(ReadLease)
     }
 
     #[track_caller]
-    pub(crate) fn write(tensor: &Tensor<T>, queue: &T::Queue) -> Result<WriteLease<T>, SwapError> {
-        Hold::take(&tensor.token, Mode::Write, Want::Contents, queue, Location::caller()).map(WriteLease)
-    }
-
-    #[track_caller]
-    pub(crate) fn overwrite(tensor: &Tensor<T>, queue: &T::Queue) -> Result<WriteLease<T>, SwapError> {
-        Hold::take(&tensor.token, Mode::Write, Want::Room, queue, Location::caller()).map(WriteLease)
+    pub(crate) fn write(
+        tensor: &Tensor<T>,
+        (on, want): (DeviceIndex, Want),
+        queue: Option<&T::Queue>,
+    ) -> Result<WriteLease<T>, SwapError> {
+        Hold::take(&tensor.token, on, (Mode::Write, want), queue, Location::caller()).map(WriteLease)
     }
 }

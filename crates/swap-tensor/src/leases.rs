@@ -1,6 +1,6 @@
 //! The leases that are open now: on what, for what, since when, and where in the program each was taken.
 
-use crate::{Mode, TensorSpec};
+use crate::{DeviceIndex, Mode, TensorSpec};
 use std::{
     fmt,
     panic::Location,
@@ -12,6 +12,7 @@ use std::{
 ///
 /// ```text
 /// "layer.3" (write lease of 4096 bytes, for 12.3s, taken at src/train.rs:41:28)
+/// "layer.9" (read lease of 4096 bytes on device 1, for 0.8s, taken at src/train.rs:44:28)
 /// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -20,6 +21,8 @@ pub struct OpenLease {
     pub tensor: TensorSpec,
     /// What for.
     pub mode: Mode,
+    /// Where.
+    pub device: DeviceIndex,
     /// How long ago it was taken.
     pub age: Duration,
     /// Where the program took it.
@@ -33,11 +36,11 @@ impl fmt::Display for OpenLease {
             Mode::Write => "write",
         };
         let (name, bytes) = (self.tensor.name(), self.tensor.bytes());
-        write!(
-            f,
-            "{name:?} ({mode} lease of {bytes} bytes, for {:.1?}, taken at {})",
-            self.age, self.taken_at
-        )
+        write!(f, "{name:?} ({mode} lease of {bytes} bytes")?;
+        if self.device != DeviceIndex::FIRST {
+            write!(f, " on device {}", self.device)?;
+        }
+        write!(f, ", for {:.1?}, taken at {})", self.age, self.taken_at)
     }
 }
 
@@ -81,6 +84,7 @@ struct Slot {
 struct Taken {
     spec: Arc<TensorSpec>,
     mode: Mode,
+    device: DeviceIndex,
     since: Instant,
     place: &'static Location<'static>,
 }
@@ -94,11 +98,11 @@ impl OpenLeases {
     pub(crate) fn open(
         &mut self,
         spec: &Arc<TensorSpec>,
-        mode: Mode,
+        (mode, device): (Mode, DeviceIndex),
         since: Instant,
         place: &'static Location<'static>,
     ) -> LeaseId {
-        let lease = Some(Taken { spec: Arc::clone(spec), mode, since, place });
+        let lease = Some(Taken { spec: Arc::clone(spec), mode, device, since, place });
         let older = self.youngest;
         let at = self.free;
         let (slot, turn) = match self.slots.get_mut(at as usize) {
@@ -155,9 +159,13 @@ impl OpenLeases {
         self.iter(now).collect()
     }
 
-    /// The oldest few; of those on one tensor, if one is named.
-    pub(crate) fn oldest(&self, of: Option<&str>, most: usize, now: Instant) -> Vec<OpenLease> {
-        let wanted = |lease: &OpenLease| of.is_none_or(|name| name == lease.tensor.name());
+    /// The oldest few of those that are `wanted`.
+    pub(crate) fn oldest(
+        &self,
+        wanted: impl Fn(&OpenLease) -> bool,
+        most: usize,
+        now: Instant,
+    ) -> Vec<OpenLease> {
         self.iter(now).filter(wanted).take(most).collect()
     }
 
@@ -166,10 +174,10 @@ impl OpenLeases {
         core::iter::from_fn(move || {
             let slot = self.slots.get(at as usize)?;
             at = slot.younger;
-            let Taken { spec, mode, since, place } = slot.lease.as_ref()?;
+            let Taken { spec, mode, device, since, place } = slot.lease.as_ref()?;
             let tensor = TensorSpec::clone(spec);
             let age = now.saturating_duration_since(*since);
-            Some(OpenLease { tensor, mode: *mode, age, taken_at: place })
+            Some(OpenLease { tensor, mode: *mode, device: *device, age, taken_at: place })
         })
     }
 }
@@ -188,7 +196,7 @@ mod tests {
 
     #[track_caller]
     fn take(leases: &mut OpenLeases, name: &str, at: Instant) -> LeaseId {
-        leases.open(&spec(name), Mode::Read, at, Location::caller())
+        leases.open(&spec(name), (Mode::Read, DeviceIndex::FIRST), at, Location::caller())
     }
 
     fn names(leases: &[OpenLease]) -> Vec<&str> {
@@ -198,8 +206,9 @@ mod tests {
     #[test]
     fn they_are_listed_by_name_age_and_place() {
         let (mut leases, zero) = (OpenLeases::new(), Instant::now());
-        let line = line!() + 1;
-        let a = leases.open(&spec("a \"b\""), Mode::Write, zero, Location::caller());
+        let line = line!() + 2;
+        let first = DeviceIndex::FIRST;
+        let a = leases.open(&spec("a \"b\""), (Mode::Write, first), zero, Location::caller());
         take(&mut leases, "c", zero + Duration::from_secs(2));
         let list = leases.list(zero + Duration::from_secs(3));
         assert_eq!((names(&list), leases.len()), (vec!["a \"b\"", "c"], 2));
@@ -212,6 +221,9 @@ mod tests {
         assert!(said.starts_with("\"a \\\"b\\\"\" (write lease of 8 bytes, for 3.0s, taken at "), "{said}");
         assert!(leases.close(a));
         assert_eq!(names(&leases.list(zero)), ["c"]);
+        leases.open(&spec("d"), (Mode::Read, DeviceIndex::new(2)), zero, Location::caller());
+        let said = leases.list(zero)[1].to_string();
+        assert!(said.starts_with("\"d\" (read lease of 8 bytes on device 2, for "), "{said}");
     }
 
     #[test]
@@ -231,9 +243,9 @@ mod tests {
         for name in ["a", "b", "a", "c", "a"] {
             take(&mut leases, name, now);
         }
-        assert_eq!(names(&leases.oldest(None, 3, now)), ["a", "b", "a"]);
-        assert_eq!(names(&leases.oldest(Some("c"), 3, now)), ["c"]);
-        assert_eq!(leases.oldest(Some("a"), 9, now).len(), 3);
+        assert_eq!(names(&leases.oldest(|_| true, 3, now)), ["a", "b", "a"]);
+        assert_eq!(names(&leases.oldest(|lease| lease.tensor.name() == "c", 3, now)), ["c"]);
+        assert_eq!(leases.oldest(|lease| lease.tensor.name() == "a", 9, now).len(), 3);
     }
 
     proptest! {

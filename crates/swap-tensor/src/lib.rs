@@ -1,7 +1,7 @@
 //! Tensors that swap between a device, host memory, disks and files, without ever losing the last valid copy.
 //!
-//! A [`SwapPool`] owns one arena on a device. A [`Tensor`] is a name for bytes that may be on the device, in host
-//! memory, on disk or in an attached safetensors file; a lease ([`ReadLease`], [`WriteLease`]) brings it to the device and keeps
+//! A [`SwapPool`] owns one arena on a device, or on each of several. A [`Tensor`] is a name for bytes that may be on a device, in host
+//! memory, on disk or in an attached safetensors file; a lease ([`ReadLease`], [`WriteLease`]) brings it to a device and keeps
 //! it there, at one address, ordered on a queue. When room is short the pool moves blocks if that is enough, drops
 //! clean copies, and writes dirty ones back.
 //!
@@ -36,6 +36,7 @@
 //! | make one that is larger than the device | [`TiledTensor`], [`SwapPool::create_tiled`] |
 //! | have it on the device while work runs | [`Tensor::read`], [`Tensor::write`], [`SwapPool::lease_all`] |
 //! | the same from a task | [`Tensor::lease`], [`SwapPool::lease_many`], [`LeaseRequest`] |
+//! | use several devices | [`PoolBuilder::add_device`], [`Tensor::read_at`], [`SwapPool::lease_many_at`]: [`DeviceIndex`] |
 //! | fetch ahead | [`SwapPool::prefetch`], or by a recorded order: [`SwapPool::mark_step`] |
 //! | say who leaves first | [`policy`], [`Tensor::set_priority`], [`Tensor::pin`] |
 //! | hold more than host memory does | `disk` (feature `disk`), `PoolBuilder::disk` |
@@ -43,13 +44,13 @@
 //! | port a program of DeepSpeed's contiguous allocator | [`ContiguousAllocator`] |
 //!
 //! # The copy set
-//! Each tensor has a version and, per tier, a slot in one of the states of [`SlotState`], whose table says which step
+//! Each tensor has a version and, on each device and in each tier below, a slot in one of the states of [`SlotState`], whose table says which step
 //! follows which. These hold after every call ([`SwapPool::check`] looks):
 //! 1. an undropped tensor has a valid copy of its version, unless every copy is torn, poisoned or lost, and then every
 //!    access says so ([`SwapError::NoValidCopy`]);
 //! 2. copies never exceed a tier's budget;
 //! 3. no room is used again by work that is not ordered after its last use;
-//! 4. at most one transfer fills a tensor's slot;
+//! 4. at most one transfer fills a tensor's slot, and whoever writes on one device is alone on all;
 //! 5. a leased address never changes, and every waiter ends, with a lease or an error.
 //!
 //! # Why not unified memory, or a cache of device buffers?
@@ -75,15 +76,20 @@ mod check;
 mod claim;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod contents;
 mod contiguous;
+mod device;
 #[cfg(all(feature = "disk", unix))]
 pub mod disk;
+mod down;
 mod dtype;
+mod entry;
 mod error;
 mod file;
 mod fill;
 mod flight;
 mod hold;
+mod host_memory;
 mod lease;
 mod leases;
 mod lock;
@@ -99,6 +105,7 @@ mod reap;
 mod request;
 mod room;
 mod rule;
+mod settle;
 mod slot;
 mod spec;
 mod spill;
@@ -108,6 +115,7 @@ mod tiles;
 
 pub use builder::PoolBuilder;
 pub use contiguous::{ContiguousAllocator, ParamView, TensorId};
+pub use device::DeviceIndex;
 pub use dtype::{DType, Element};
 pub use error::{BoxedError, SwapError};
 pub use lease::{Lease, Mode, ReadLease, WriteLease};
@@ -118,6 +126,6 @@ pub use pool::SwapPool;
 pub use request::{Errand, LeaseRequest, Leasing};
 pub use slot::{Residency, SlotState};
 pub use spec::TensorSpec;
-pub use stats::Stats;
+pub use stats::{DeviceStats, Stats};
 pub use tensor::Tensor;
 pub use tiles::TiledTensor;

@@ -1,7 +1,10 @@
 //! When transfers end, and how long they take: a thread for each lane in use, which waits for its events in order.
 
-use crate::observe::{Kind, Listeners, Passage};
-use pinned_host::Event;
+use crate::{
+    DeviceIndex, SwapError, SwapPool,
+    observe::{Kind, Listeners, Passage},
+};
+use pinned_host::{Event, Transfer};
 use std::{
     collections::VecDeque,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
@@ -12,7 +15,7 @@ use union::Union;
 
 mod union;
 
-/// What the transfers of a pool came to.
+/// What the transfers of a pool came to, on one of its devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct TransferTime {
@@ -30,6 +33,26 @@ impl TransferTime {
     /// Bytes per second, in units of 10^9; zero if nothing was transferred.
     pub fn gb_per_s(&self) -> f64 {
         if self.busy.is_zero() { 0.0 } else { self.bytes as f64 / self.busy.as_secs_f64() / 1e9 }
+    }
+}
+
+impl<T: Transfer> SwapPool<T> {
+    /// How long transfers took, if the pool was built with [`PoolBuilder::measure_transfers`](crate::PoolBuilder::measure_transfers)
+    /// or [`PoolBuilder::timeline`](crate::PoolBuilder::timeline): those of the first device.
+    ///
+    /// Blocks until its transfers in flight have ended; a timeline has them then.
+    pub fn transfer_time(&self) -> Option<TransferTime> {
+        self.inner.probe().transfer_time()
+    }
+
+    /// [`transfer_time`](Self::transfer_time) of another device. Links of different devices are busy at a time: their figures do
+    /// not add up.
+    ///
+    /// # Errors
+    /// [`SwapError::NoDevice`].
+    pub fn transfer_time_at(&self, device: DeviceIndex) -> Result<Option<TransferTime>, SwapError> {
+        self.inner.check_device(device)?;
+        Ok(self.inner.on(device).probe.transfer_time())
     }
 }
 

@@ -3,12 +3,12 @@
 //! Threads start with their first work, and end with the pool. What brings in never waits behind what writes out.
 //! Lock order: the books, then this.
 
-use crate::{pool::Inner, prefetch::Wish, spill::Batch, tensor::Token};
+use crate::{device::DeviceIndex, pool::Inner, prefetch::Wish, spill::Batch, tensor::Token};
 use pinned_host::Transfer;
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, VecDeque},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak, atomic::Ordering},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak},
     thread::JoinHandle,
     time::Instant,
 };
@@ -127,15 +127,18 @@ impl<T: Transfer> Movers<T> {
         back.map_or(Ok(()), Err)
     }
 
-    /// Adds wishes; one that is waiting already is not added again. At most `threads` serve them at a time.
-    pub(crate) fn wish<'a>(&self, tokens: impl Iterator<Item = &'a Arc<Token<T>>>, threads: usize)
-    where
+    /// Adds wishes for a device; one that is waiting already is not added again. At most `threads` serve them at a time.
+    pub(crate) fn wish<'a>(
+        &self,
+        tokens: impl Iterator<Item = &'a Arc<Token<T>>>,
+        on: DeviceIndex,
+        threads: usize,
+    ) where
         T: 'a,
     {
         for token in tokens {
-            if !token.wished.swap(true, Ordering::Relaxed) {
-                // Looks into the books, whose lock comes before this one.
-                let wish = Wish::new(token);
+            // Looks into the books, whose lock comes before this one.
+            if let Some(wish) = Wish::new(token, on) {
                 self.shared.lock().wishes.push_back(wish);
             }
         }
@@ -150,7 +153,7 @@ impl<T: Transfer> Movers<T> {
             false => core::mem::take(&mut state.wishes),
         };
         drop(state);
-        forgotten.iter().for_each(|wish| wish.token().wished.store(false, Ordering::Relaxed));
+        forgotten.iter().for_each(Wish::forget);
         drop(forgotten);
         self.shared.work.notify_all();
     }
@@ -181,7 +184,7 @@ impl<T: Transfer> Movers<T> {
                 false => state.wishes.push_back(wish),
             }
         }
-        taken.iter().for_each(|wish| wish.token().wished.store(false, Ordering::Relaxed));
+        taken.iter().for_each(Wish::forget);
         drop(state);
         self.shared.done.notify_all();
         taken.len()
@@ -266,7 +269,7 @@ impl<T: Transfer> Shared<T> {
         } else if let Some(inner) = state.poked.take() {
             let _busy = self.begin(state, Role::In, true);
             if let Some(inner) = inner.upgrade() {
-                while inner.fetch_scheduled() {}
+                inner.fetch_scheduled();
             }
         } else {
             return self.wait(state);

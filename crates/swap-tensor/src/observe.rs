@@ -17,13 +17,14 @@
 //! | `stall` | a caller blocked in a lease | `device` |
 //! | the program's | what [`Timeline::span`] was asked to record | none |
 //!
-//! Spans of one track that overlap lie on lanes of their own (`upload`, `upload 2`, …). A transfer's end is when a thread that
+//! Each device of a pool of several is a process of its own, called after the pool and its number. Spans of one track that overlap lie on lanes of their own (`upload`, `upload 2`, …). A transfer's end is when a thread that
 //! waits for the events of its lane saw it.
 //!
 //! # Metrics
 //! With feature `metrics`, through the `metrics` facade. A pool takes its handles when it is built: install the recorder
 //! before. Every metric has the label `pool`, the name given to [`PoolBuilder::name`](crate::PoolBuilder::name); pools of one
-//! name add up.
+//! name add up. In a pool of several devices every metric also has the label `device`, the number of the device that the bytes were
+//! for or came from; what belongs to none (the host tier, what is copied from host memory to a disk) has the first one's.
 //!
 //! | name | kind | unit | other labels |
 //! |---|---|---|---|

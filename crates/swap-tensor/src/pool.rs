@@ -1,34 +1,32 @@
-//! The pool: a device, its arena, the host tier, and the tensors that share them.
+//! The pool: devices and their arenas, the host tier, and the tensors that share them.
 
 use crate::{
     OpenLease, PoolBuilder, SwapError, Tensor, TensorSpec,
-    books::{Books, Entry},
+    books::Books,
+    device::{Device, DeviceIndex, PerDevice},
+    entry::Entry,
     file,
     fill::Want,
     lease::{Lease, Mode},
     lock::Tasks,
     lower::Lower,
-    meter::TransferTime,
     movers::Movers,
     observe::{Levels, Probe},
-    policy::State,
-    request::{self, Errand, LeaseRequest, Wanted},
-    room::{Effort, Why},
-    stats::Stats,
+    request::{self, LeaseRequest, Wanted},
     tensor::Token,
 };
 use pinned_host::{HostPool, RegionOf, StagingRing, StagingStats, Transfer};
 use std::{
     panic::Location,
     path::Path,
-    sync::{Arc, Condvar, Mutex, Weak, atomic::AtomicBool},
+    sync::{Arc, Condvar, Mutex, Weak, atomic::AtomicU64},
     time::{Duration, Instant},
 };
 
-/// Tensors that swap between one device, host memory, a disk and attached files.
+/// Tensors that swap between devices, host memory, a disk and attached files.
 ///
 /// Cloning is cheap and names the same pool. Calls block, and none holds a lock while it waits; what a task can await instead is
-/// a [`LeaseRequest`] or an [`Errand`].
+/// a [`LeaseRequest`] or an [`Errand`](crate::Errand).
 ///
 /// ```
 /// use backend_cpu::CpuDevice;
@@ -51,6 +49,39 @@ use std::{
 /// assert_eq!(pool.stats().evictions, 2);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
+/// # Several devices
+/// A pool may have more devices of the same kind ([`PoolBuilder::add_device`]). Each has an arena, lanes, a budget, a policy and
+/// a schedule of its own; host memory and what lies below are shared by all. Copies of one tensor may be read on several devices
+/// at a time; who writes on one device excludes all others, and outdates their copies. Calls that name no device mean the first.
+///
+/// ```
+/// use backend_cpu::CpuDevice;
+/// use swap_tensor::{DType, DeviceIndex, Mode, SlotState, SwapPool, TensorSpec};
+///
+/// let (a, b) = (DeviceIndex::FIRST, DeviceIndex::new(1));
+/// let pool = SwapPool::builder(CpuDevice::new()?)
+///     .device_memory(1 << 20)
+///     .add_device(CpuDevice::new()?, 1 << 20)
+///     .host_memory(8 << 20)
+///     .build()?;
+/// let weights = pool.create(TensorSpec::new("w", DType::U8, [1 << 19])?, &vec![1; 1 << 19])?;
+/// let grads = pool.create(TensorSpec::new("g", DType::U8, [1 << 19])?, &vec![0; 1 << 19])?;
+///
+/// weights.write()?.write_now(&vec![2; 1 << 19])?; // on the first device
+/// // Both at once, on the second: what the first one wrote comes by way of host memory.
+/// let leases = pool.lease_many_at(&[(&weights, Mode::Read, b), (&grads, Mode::Write, b)]).wait()?;
+/// assert_eq!(leases[0].device(), b);
+/// assert_eq!(weights.state_at(a)?, SlotState::Valid); // and stays where it was
+/// drop(leases);
+///
+/// weights.write_at(b)?.write_now(&vec![3; 1 << 19])?;
+/// assert_eq!(weights.state_at(a)?, SlotState::Absent); // its copy was old
+/// let mut back = vec![0; 1 << 19];
+/// weights.read()?.read_now(&mut back)?;
+/// assert!(back.iter().all(|&x| x == 3));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct SwapPool<T: Transfer> {
     pub(crate) inner: Arc<Inner<T>>,
     /// Ends with the last clone of the pool.
@@ -70,7 +101,7 @@ impl<T: Transfer> Drop for Last<T> {
         inner.movers.unwish(|_| true);
         let open = inner.lock().open.list(Instant::now());
         if !open.is_empty() {
-            inner.probe.leaked(&open);
+            inner.probe().leaked(&open);
             if let Some(told) = &inner.on_leak {
                 told(&open);
             }
@@ -87,12 +118,8 @@ pub(crate) struct Inner<T: Transfer> {
     pub(crate) tasks: Tasks,
     pub(crate) host: HostPool<RegionOf<T>>,
     pub(crate) staging: StagingRing<RegionOf<T>>,
-    /// A clone of the arena's buffer, for copies made without the lock.
-    pub(crate) buffer: T::Buffer,
-    /// The queue moves run on, and leases by default.
-    pub(crate) queue: T::Queue,
-    /// An event of this device, long fired: another device's queue cannot wait for it.
-    pub(crate) origin: T::Event,
+    /// Bytes that the ranges of every device's buffer are multiples of.
+    pub(crate) grain: u64,
     /// Bytes of a piece of a copy through staging.
     pub(crate) piece: u64,
     pub(crate) deadline: Duration,
@@ -103,15 +130,14 @@ pub(crate) struct Inner<T: Transfer> {
     /// The tier below host memory, if there is one.
     pub(crate) lower: Option<Lower>,
     pub(crate) movers: Movers<T>,
-    /// Tensors with fewer bytes leave the device last.
+    /// Tensors with fewer bytes leave a device last.
     pub(crate) keep_below: u64,
     /// What everybody else holds.
     pub(crate) me: Weak<Inner<T>>,
-    pub(crate) probe: Probe<T::Event>,
     /// Told of leases that are open when the last handle of the pool goes.
     pub(crate) on_leak: Option<OnLeak>,
-    /// Last: everything above may still have work on it.
-    pub(crate) device: T,
+    /// Last: everything above may still have work on them.
+    pub(crate) devices: PerDevice<Device<T>>,
 }
 
 impl<T: Transfer> SwapPool<T> {
@@ -184,110 +210,41 @@ impl<T: Transfer> SwapPool<T> {
     /// [`lease_all`](Self::lease_all) as a request, to be awaited, tied to a queue or given a deadline of its own.
     #[track_caller]
     pub fn lease_many(&self, wanted: &[(&Tensor<T>, Mode)]) -> LeaseRequest<T, Vec<Lease<T>>> {
-        let foreign = wanted.iter().find_map(|(tensor, _)| self.own(tensor).err());
+        self.ask(wanted.iter().map(|&(tensor, mode)| (tensor, mode, DeviceIndex::FIRST)))
+    }
+
+    /// [`lease_many`](Self::lease_many), each on the device named with it: on all devices all leases or none. Without
+    /// [`LeaseRequest::on_at`] each is tied to its device's own queue.
+    ///
+    /// A tensor may be asked for on several devices, for reading.
+    #[track_caller]
+    pub fn lease_many_at(
+        &self,
+        wanted: &[(&Tensor<T>, Mode, DeviceIndex)],
+    ) -> LeaseRequest<T, Vec<Lease<T>>> {
+        self.ask(wanted.iter().copied())
+    }
+
+    #[track_caller]
+    fn ask<'a>(
+        &self,
+        wanted: impl Iterator<Item = (&'a Tensor<T>, Mode, DeviceIndex)> + Clone,
+    ) -> LeaseRequest<T, Vec<Lease<T>>> {
+        let foreign = wanted.clone().find_map(|(tensor, ..)| self.own(tensor).err());
         let place = Location::caller();
-        let one = |&(tensor, mode): &(&Tensor<T>, Mode)| Wanted {
+        let one = |(tensor, mode, on): (&Tensor<T>, Mode, DeviceIndex)| Wanted {
             token: Arc::clone(&tensor.token),
+            on,
             mode,
             want: Want::Contents,
+            queue: None,
             place,
         };
-        let request = LeaseRequest::new(&self.inner, wanted.iter().map(one).collect(), request::all);
+        let request = LeaseRequest::new(&self.inner, wanted.map(one).collect(), request::all);
         match foreign {
             Some(error) => request.refuse(error),
             None => request,
         }
-    }
-
-    /// Starts to bring tensors to the device ahead of their use, in order, and returns at once.
-    ///
-    /// A hint: what does not fit beside leased, pinned and already fetched tensors is skipped, and a failure shows
-    /// when the tensor is leased.
-    pub fn prefetch(&self, tensors: &[&Tensor<T>]) {
-        self.inner.movers.wish(tensors.iter().map(|t| &t.token), self.inner.fetchers());
-    }
-
-    /// Takes back what [`prefetch`](Self::prefetch) was asked for and nobody has begun; how many tensors those were. A fetch that
-    /// has taken room goes on.
-    pub fn cancel_prefetch(&self, tensors: &[&Tensor<T>]) -> usize {
-        self.inner.movers.unwish(|token| tensors.iter().any(|tensor| Arc::ptr_eq(&tensor.token, token)))
-    }
-
-    /// Says that an iteration of the program begins: a training step, a token. With [`PoolBuilder::schedule`] the leases of one
-    /// iteration are the schedule of the next: what is needed farthest ahead leaves first, and what is needed next comes in just in
-    /// time, without a [`prefetch`](Self::prefetch). Otherwise nothing happens.
-    ///
-    /// The first schedule is made while the second iteration runs, by a thread of the pool, and followed as soon as it is there. Where the program
-    /// leaves the order, the pool's policy decides, until the next call. See [`policy::schedule`](crate::policy::schedule).
-    ///
-    /// ```
-    /// use backend_cpu::CpuDevice;
-    /// use swap_tensor::{DType, SwapPool, TensorSpec};
-    ///
-    /// let pool = SwapPool::builder(CpuDevice::new()?)
-    ///     .device_memory(3 << 20)
-    ///     .host_memory(8 << 20)
-    ///     .schedule(true)
-    ///     .build()?;
-    /// let layers = (0..6u8)
-    ///     .map(|i| pool.create(TensorSpec::new(format!("{i}"), DType::U8, [1 << 20])?, &vec![i; 1 << 20]))
-    ///     .collect::<Result<Vec<_>, _>>()?;
-    /// for _token in 0..4 {
-    ///     pool.mark_step();
-    ///     for layer in &layers {
-    ///         layer.read()?.wait()?; // and compute, while the next one comes in
-    ///     }
-    /// }
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn mark_step(&self) {
-        let mut books = self.inner.lock();
-        let draft = books.rule.mark_step();
-        self.inner.poke(&mut books);
-        drop(books);
-        if let Some(draft) = draft {
-            self.inner.make_schedule(draft);
-        }
-    }
-
-    /// What the pool goes by: a recorded step, or the policy because there is none, or none that fits; `None` without
-    /// [`PoolBuilder::schedule`].
-    pub fn schedule_state(&self) -> Option<State> {
-        self.inner.lock().rule.state()
-    }
-
-    /// Blocks until everything asked for by [`prefetch`](Self::prefetch) is on its way, or was given up, what other threads ask for
-    /// meanwhile included.
-    pub fn wait_prefetch(&self) {
-        self.inner.movers.wait_wishes();
-    }
-
-    /// Blocks until no transfer of this pool is in flight: everything enqueued before is done, or has failed.
-    ///
-    /// # Errors
-    /// The first write-back that failed and that nobody was told of yet: its source is still valid. [`SwapError::Timeout`] when the
-    /// disk tier ends nothing for as long as its deadline.
-    pub fn settle(&self) -> Result<(), SwapError> {
-        self.inner.settle()
-    }
-
-    /// [`settle`](Self::settle) for a task: a thread of the pool waits, from now on.
-    pub fn settle_async(&self) -> Errand<Result<(), SwapError>> {
-        let inner = Arc::clone(&self.inner);
-        // Not a thread that serves wishes, for which this waits.
-        self.inner.errand(move || inner.settle())
-    }
-
-    /// Changes the device bytes that tensors may take, at most the arena; more than that counts as the arena. Returns the bytes that
-    /// are still taken beyond it.
-    ///
-    /// What nobody uses leaves at once as far as it can, the rest as soon as its leases end and others need room: a lease that no
-    /// longer fits is refused, not one that was given.
-    ///
-    /// # Errors
-    /// A write-back fails. The budget holds all the same.
-    pub fn set_device_budget(&self, bytes: u64) -> Result<u64, SwapError> {
-        self.inner.set_budget(bytes)
     }
 
     /// The leases that are open now, the oldest first: on what, for what, how old, and where in the program they were taken.
@@ -309,61 +266,37 @@ impl<T: Transfer> SwapPool<T> {
         self.inner.lock().open.list(Instant::now())
     }
 
-    /// What the pool has done and what it holds. O(1) beside a look at the transfers in flight.
-    pub fn stats(&self) -> Stats {
-        let mut books = self.inner.lock();
-        books.reap();
-        let (c, arena) = (&books.counters, books.arena.stats());
-        Stats {
-            leases: c.leases,
-            hits: c.hits,
-            evictions: c.evictions,
-            write_backs: c.write_backs,
-            prefetches: c.prefetches,
-            failed_transfers: c.failed_transfers,
-            uploaded_bytes: c.uploaded_bytes,
-            downloaded_bytes: c.downloaded_bytes,
-            moved_bytes: c.moved_bytes,
-            file_bytes: c.file_bytes,
-            spills: c.spills,
-            disk_written_bytes: c.disk_written_bytes,
-            disk_read_bytes: c.disk_read_bytes,
-            corrupt_reads: c.corrupt_reads,
-            device_budget: books.budget,
-            disk_bytes: self.inner.lower.as_ref().map_or(0, Lower::bytes),
-            stall: c.stall,
-            open_leases: books.open.len() as u64,
-            held_bytes: books.held,
-            device_bytes: arena.size - arena.free,
-            arena_bytes: arena.size,
-            device_memory: self.inner.device.memory(),
-            host_bytes: self.inner.host.stats().in_use,
-            locked_bytes: self.inner.locked,
-            pageable_bytes: self.inner.pageable,
-        }
-    }
-
     /// What the pool's staging holds, per direction: never more than its capacity.
     pub fn staging(&self) -> StagingStats {
         self.inner.staging.stats()
     }
 
-    /// How long transfers took, if the pool was built with [`PoolBuilder::measure_transfers`] or
-    /// [`PoolBuilder::timeline`].
-    ///
-    /// Blocks until the transfers in flight have ended; a timeline has them then.
-    pub fn transfer_time(&self) -> Option<TransferTime> {
-        self.inner.probe.transfer_time()
-    }
-
-    /// The device below.
+    /// The first device.
     pub fn device(&self) -> &T {
-        &self.inner.device
+        &self.inner.on(DeviceIndex::FIRST).transfer
     }
 
-    /// The queue leases are tied to by default: the one the arena's moves run on.
+    /// All devices, in the order of their indices.
+    pub fn devices(&self) -> impl ExactSizeIterator<Item = (DeviceIndex, &T)> {
+        let devices = &self.inner.devices;
+        (0..devices.len()).map(|before| {
+            let on = DeviceIndex::new(before as u8);
+            (on, &devices[on].transfer)
+        })
+    }
+
+    /// The queue leases are tied to by default: the one the arena's moves run on, on the first device.
     pub fn queue(&self) -> &T::Queue {
-        &self.inner.queue
+        &self.inner.on(DeviceIndex::FIRST).queue
+    }
+
+    /// [`queue`](Self::queue) of another device.
+    ///
+    /// # Errors
+    /// [`SwapError::NoDevice`].
+    pub fn queue_at(&self, device: DeviceIndex) -> Result<&T::Queue, SwapError> {
+        self.inner.check_device(device)?;
+        Ok(&self.inner.on(device).queue)
     }
 
     /// Checks the invariants of the books against the arena and the tiers' budgets. O(tensors).
@@ -381,9 +314,8 @@ impl<T: Transfer> SwapPool<T> {
         spec: TensorSpec,
         fill: impl FnOnce(&mut Entry<T>),
     ) -> Result<Tensor<T>, SwapError> {
-        let grain = self.inner.grain();
         let mut books = self.inner.lock();
-        let arena = books.arena.allocator().size();
+        let arena = books.devices.values().map(|device| device.arena.allocator().size()).max().unwrap_or(0);
         if spec.bytes() > arena {
             return Err(SwapError::LargerThanArena {
                 name: spec.name().to_owned(),
@@ -391,14 +323,14 @@ impl<T: Transfer> SwapPool<T> {
                 arena,
             });
         }
-        let at = books.insert(spec, grain)?;
+        let at = books.insert(spec, self.inner.grain)?;
         let entry = books.entry_mut(at);
         fill(entry);
         let token = Arc::new(Token {
             inner: Arc::clone(&self.inner),
             at,
             spec: Arc::clone(&entry.spec),
-            wished: AtomicBool::new(false),
+            wished: AtomicU64::new(0),
         });
         entry.token = Arc::downgrade(&token);
         Ok(Tensor { token })
@@ -415,56 +347,24 @@ impl<T: Transfer> SwapPool<T> {
 impl<T: Transfer> Inner<T> {
     /// Threads that fetch ahead: one enqueues faster than a device copies; a disk wants several requests at a time.
     pub(crate) fn fetchers(&self) -> usize {
-        if self.lower.is_some() { 3 } else { 1 }
+        self.devices.len() + if self.lower.is_some() { 2 } else { 0 }
     }
 
-    fn settle(&self) -> Result<(), SwapError> {
-        self.movers.wait_wishes();
-        let mut books = self.lock();
-        let (mut since, mut left) = (Instant::now(), books.spills);
-        loop {
-            books.reap();
-            if let Some(event) = books.job_in_flight() {
-                books = self.wait_for(books, &event);
-            } else if books.spills == 0 {
-                return books.fault.take().map_or(Ok(()), Err);
-            } else {
-                if core::mem::replace(&mut left, books.spills) != left {
-                    since = Instant::now();
-                }
-                let waited = since.elapsed();
-                if waited >= self.patience {
-                    return Err(SwapError::Timeout { operation: "settle: write to disk", waited });
-                }
-                books = self.sleep(books, since + self.patience);
-            }
-        }
+    /// Who is told of what is no single device's.
+    pub(crate) fn probe(&self) -> &Probe<T::Event> {
+        &self.on(DeviceIndex::FIRST).probe
     }
 
-    fn set_budget(&self, bytes: u64) -> Result<u64, SwapError> {
-        let mut books = self.lock();
-        books.budget = bytes.min(books.arena.allocator().size());
-        let budget = books.budget;
-        if let Some(schedule) = books.rule.schedule() {
-            schedule.set_device_bytes(budget);
+    /// Tells what is held now on a device. What host memory holds goes with the first one's.
+    pub(crate) fn tell_levels(&self, books: &Books<T>, on: DeviceIndex) {
+        let levels = |on: DeviceIndex, host: u64| {
+            let device = &books.devices[on];
+            Levels { device: device.taken(), host, leased: device.held }
+        };
+        self.probe().levels(|| levels(DeviceIndex::FIRST, self.host.memory_stats().active_bytes.current));
+        if on != DeviceIndex::FIRST {
+            self.on(on).probe.levels(|| levels(on, 0));
         }
-        self.wake(&books);
-        let (since, failures) = (Instant::now(), books.counters.failed_transfers);
-        let (mut books, left) = self.shrink(books, Effort { wait_until: None, since, why: Why::Lease });
-        let failed = books.counters.failed_transfers > failures;
-        match books.fault.take_if(|_| failed) {
-            Some(fault) => Err(fault),
-            None => left,
-        }
-    }
-
-    /// Tells what is held now.
-    pub(crate) fn tell_levels(&self, books: &Books<T>) {
-        self.probe.levels(|| {
-            let arena = books.arena.stats();
-            let host = self.host.memory_stats().active_bytes.current;
-            Levels { device: arena.size - arena.free, host, leased: books.held }
-        });
     }
 }
 

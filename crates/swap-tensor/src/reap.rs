@@ -3,6 +3,7 @@
 use crate::{
     SlotState, SwapError,
     books::{Books, Job, JobKind},
+    device::{DeviceIndex, Spot},
     observe::{Kind, Reason},
 };
 use allocator_core::Handle;
@@ -11,8 +12,10 @@ use pinned_host::{Event, Ticket, Transfer};
 impl<T: Transfer> Books<T> {
     /// Takes note of every transfer, move and write that has ended. O(in flight).
     pub(crate) fn reap(&mut self) {
-        self.probe.look();
-        self.reap_changes();
+        for on in self.devices.indices() {
+            self.devices[on].probe.look();
+            self.reap_changes(on);
+        }
         let mut i = 0;
         while i < self.jobs.len() {
             if matches!(self.jobs[i].ticket.is_done(), Ok(false)) {
@@ -25,101 +28,104 @@ impl<T: Transfer> Books<T> {
     }
 
     /// Changes come before transfers: a transfer that read a torn block must not publish it.
-    pub(crate) fn reap_changes(&mut self) {
+    pub(crate) fn reap_changes(&mut self, on: DeviceIndex) {
         let mut i = 0;
-        while i < self.changes.len() {
-            match self.changes[i].0.query() {
+        while i < self.devices[on].changes.len() {
+            let changes = &mut self.devices[on].changes;
+            match changes[i].0.query() {
                 Ok(false) => i += 1,
                 Ok(true) => {
-                    self.changes.swap_remove(i);
+                    changes.swap_remove(i);
                 }
                 Err(error) => {
-                    let (_, block) = self.changes.swap_remove(i);
-                    self.note(&SwapError::device("change a block", error));
-                    self.tear(block);
+                    let (_, block) = changes.swap_remove(i);
+                    self.note(on, &SwapError::device("change a block", error));
+                    self.tear(on, block);
                 }
             }
         }
     }
 
-    /// Whether work in flight still changes `block`.
-    pub(crate) fn is_changing(&self, block: Option<Handle>) -> bool {
-        self.changes.iter().any(|&(_, changed)| Some(changed) == block)
-    }
-
     /// A move of `block`, or a write to it, was cut half-way.
-    pub(crate) fn tear(&mut self, block: Handle) {
-        let Some(at) = self.entries.iter().position(|e| e.device.block == Some(block)) else { return };
-        self.spoil(at as u32);
-        self.recover(at as u32);
+    pub(crate) fn tear(&mut self, on: DeviceIndex, block: Handle) {
+        let Some(at) = self.entries.iter().position(|e| e.devices[on].block == Some(block)) else { return };
+        let spot = Spot { at: at as u32, on };
+        self.spoil(spot);
+        self.recover(spot);
     }
 
-    /// The device copy's contents are not to be trusted any more.
-    pub(crate) fn spoil(&mut self, at: u32) {
-        let slot = &mut self.entry_mut(at).device;
+    /// The copy's contents are not to be trusted any more.
+    pub(crate) fn spoil(&mut self, spot: Spot) {
+        let slot = self.slot_mut(spot);
         if slot.state.can_become(SlotState::Torn) {
             slot.state.step(SlotState::Torn);
         }
     }
 
-    /// A bad device copy that nobody uses goes if a good copy lies below.
-    pub(crate) fn recover(&mut self, at: u32) {
-        let entry = self.entry(at);
-        let bad = matches!(entry.device.state, SlotState::Torn | SlotState::Poisoned);
-        if bad && entry.idle() && entry.jobs == 0 && entry.valid_below() {
-            self.release_device(at);
+    /// A bad copy on a device that nobody uses goes if a good one lies elsewhere.
+    pub(crate) fn recover(&mut self, spot: Spot) {
+        let (entry, slot) = (self.entry(spot.at), self.slot(spot));
+        let bad = matches!(slot.state, SlotState::Torn | SlotState::Poisoned);
+        if bad && entry.is_idle_on(spot.on) && entry.jobs == 0 && entry.has_source(spot.on) {
+            self.release_device(spot);
         }
     }
 
     fn finish(&mut self, job: Job<T>) {
-        let at = job.entry;
+        let Spot { at, on } = job.spot;
         self.entry_mut(at).jobs -= 1;
         match job.kind {
-            JobKind::SwapIn => self.finish_swap_in(at, job.ticket),
-            JobKind::WriteBack => self.finish_write_back(at, job.version, job.ticket),
+            JobKind::SwapIn => self.finish_swap_in(job.spot, job.version, job.ticket),
+            JobKind::WriteBack => self.finish_write_back(job.spot, job.version, job.ticket),
         }
-        self.recover(at);
+        self.recover(Spot { at, on });
+        self.drop_stale(at);
         self.dispose_if_done(at);
     }
 
-    fn finish_swap_in(&mut self, at: u32, ticket: Ticket<T>) {
+    fn finish_swap_in(&mut self, spot: Spot, version: u64, ticket: Ticket<T>) {
         match ticket.wait() {
             Ok(slice) => {
-                let entry = self.entry_mut(at);
+                let entry = self.entry_mut(spot.at);
                 entry.host.slice = Some(slice);
-                if entry.device.state == SlotState::Filling {
-                    entry.device.state.step(SlotState::Valid);
+                // Another device may have written the tensor meanwhile.
+                let current = entry.version == version;
+                let slot = &mut entry.devices[spot.on];
+                if slot.state == SlotState::Filling {
+                    slot.state.step(if current { SlotState::Valid } else { SlotState::Stale });
                 }
             }
             Err(failed) => {
-                let entry = self.entry_mut(at);
+                let entry = self.entry_mut(spot.at);
                 match failed.slice {
                     Some(slice) => entry.host.slice = Some(slice),
                     None => entry.host.state.step(SlotState::Lost),
                 }
-                if entry.device.state == SlotState::Filling {
-                    entry.device.state.step(SlotState::Torn);
+                let slot = &mut entry.devices[spot.on];
+                if slot.state == SlotState::Filling {
+                    slot.state.step(SlotState::Torn);
                 }
-                if self.entry(at).host.state == SlotState::Lost {
-                    self.leave_host(at);
+                if self.entry(spot.at).host.state == SlotState::Lost {
+                    self.leave_host(spot.at);
                 }
-                self.counters.failed_transfers += 1;
+                self.devices[spot.on].counters.failed_transfers += 1;
                 let error = SwapError::device("upload", failed.error);
-                self.probe.failed(Kind::Upload, &self.entry(at).spec, &error);
-                self.note(&error);
+                self.devices[spot.on].probe.failed(Kind::Upload, &self.entry(spot.at).spec, &error);
+                self.note(spot.on, &error);
             }
         }
     }
 
-    fn finish_write_back(&mut self, at: u32, version: u64, ticket: Ticket<T>) {
-        let leaving = self.entry(at).device.leaving;
-        self.stay(at);
+    fn finish_write_back(&mut self, spot: Spot, version: u64, ticket: Ticket<T>) {
+        let Spot { at, on } = spot;
+        let leaving = self.slot(spot).leaving;
+        self.stay(spot);
         match ticket.wait() {
             Ok(slice) => {
                 // What the copy read had been written before it ran: by now that is known to be good or bad.
-                self.reap_changes();
+                self.reap_changes(on);
+                let bad = matches!(self.slot(spot).state, SlotState::Torn | SlotState::Poisoned);
                 let entry = self.entry_mut(at);
-                let bad = matches!(entry.device.state, SlotState::Torn | SlotState::Poisoned);
                 if bad && entry.version == version {
                     entry.host.state.step(SlotState::Absent);
                     self.leave_host(at);
@@ -129,16 +135,13 @@ impl<T: Transfer> Books<T> {
                 let current = entry.version == version;
                 entry.host.state.step(if current { SlotState::Valid } else { SlotState::Stale });
                 self.enter_host(at);
-                let entry = self.entry_mut(at);
                 if leaving
                     && current
-                    && entry.idle()
-                    && entry.device.state == SlotState::Valid
-                    && self.release_device(at)
+                    && self.entry(at).is_idle_on(on)
+                    && self.slot(spot).state == SlotState::Valid
+                    && self.release_device(spot)
                 {
-                    self.counters.evictions += 1;
-                    let entry = self.entry(at);
-                    self.probe.evicted(&entry.spec, entry.padded, Reason::WrittenBack);
+                    self.count_eviction(spot, Reason::WrittenBack);
                 }
             }
             Err(failed) => {
@@ -146,26 +149,54 @@ impl<T: Transfer> Books<T> {
                 drop(failed.slice);
                 self.entry_mut(at).host.state.step(SlotState::Absent);
                 self.leave_host(at);
-                self.counters.failed_transfers += 1;
                 let error = SwapError::device("write a tensor back", failed.error);
-                self.probe.failed(Kind::Download, &self.entry(at).spec, &error);
-                self.note(&error);
-                self.fault.get_or_insert(error);
+                self.devices[on].probe.failed(Kind::Download, &self.entry(at).spec, &error);
+                self.note(on, &error);
+                self.fail(Some(on), error);
             }
         }
     }
 
-    /// Looks at an error: a lost device loses every copy on it.
-    pub(crate) fn note(&mut self, error: &SwapError) {
-        if !error.is_device_lost() || self.lost {
+    /// Gives the room of all device copies of an idle tensor back, because the program asked. `false` if some stay: work whose
+    /// end cannot be known is on them.
+    pub(crate) fn evict_everywhere(&mut self, at: u32) -> bool {
+        let mut gone = true;
+        for on in self.devices.indices() {
+            let spot = Spot { at, on };
+            if self.slot(spot).state.holds_room() {
+                match self.release_device(spot) {
+                    true => self.count_eviction(spot, Reason::Asked),
+                    false => gone = false,
+                }
+            }
+        }
+        gone
+    }
+
+    /// A copy on a device went.
+    pub(crate) fn count_eviction(&mut self, spot: Spot, why: Reason) {
+        let (device, entry) = (&mut self.devices[spot.on], &self.entries[spot.at as usize]);
+        device.counters.evictions += 1;
+        device.probe.evicted(&entry.spec, entry.padded, why);
+    }
+
+    /// [`note`](Self::note), for an error that goes on.
+    pub(crate) fn noted(&mut self, on: DeviceIndex, error: SwapError) -> SwapError {
+        self.note(on, &error);
+        error
+    }
+
+    /// Looks at an error of a device: one that is lost loses every copy on it. The other devices go on.
+    pub(crate) fn note(&mut self, on: DeviceIndex, error: &SwapError) {
+        if !error.is_device_lost() || self.devices[on].lost {
             return;
         }
-        self.lost = true;
+        self.devices[on].lost = true;
         for entry in &mut self.entries {
             // A bad copy stays known as bad: what was read from it must not be published.
-            let bad = matches!(entry.device.state, SlotState::Torn | SlotState::Poisoned);
-            if entry.device.state.holds_room() && !bad {
-                entry.device.state.step(SlotState::Lost);
+            let state = &mut entry.devices[on].state;
+            if state.holds_room() && !matches!(state, SlotState::Torn | SlotState::Poisoned) {
+                state.step(SlotState::Lost);
             }
         }
     }

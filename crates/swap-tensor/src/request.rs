@@ -1,7 +1,9 @@
 //! Leases that are asked for: by a thread that blocks, or by a task that is woken, on any executor.
 
 use crate::{
-    SwapError,
+    DeviceIndex, SwapError,
+    claim::Claim,
+    device::Spot,
     fill::Want,
     hold::Hold,
     lease::{Lease, Mode, ReadLease, WriteLease},
@@ -60,7 +62,6 @@ use std::{
 pub struct LeaseRequest<T: Transfer, L> {
     inner: Arc<Inner<T>>,
     wanted: Vec<Wanted<T>>,
-    queue: T::Queue,
     within: Duration,
     make: fn(Vec<Hold<T>>) -> Option<L>,
     /// What is wrong with the request itself.
@@ -70,10 +71,25 @@ pub struct LeaseRequest<T: Transfer, L> {
 /// One tensor of a request.
 pub(crate) struct Wanted<T: Transfer> {
     pub(crate) token: Arc<Token<T>>,
+    pub(crate) on: DeviceIndex,
     pub(crate) mode: Mode,
     pub(crate) want: Want,
+    /// The device's own, unless the program names one.
+    pub(crate) queue: Option<T::Queue>,
     /// Where the program asked.
     pub(crate) place: &'static Location<'static>,
+}
+
+impl<T: Transfer> Wanted<T> {
+    pub(crate) fn spot(&self) -> Spot {
+        Spot { at: self.token.at, on: self.on }
+    }
+
+    /// What it claims.
+    pub(crate) fn claim<'a>(&'a self, inner: &'a Inner<T>) -> Claim<'a, T> {
+        let queue = self.queue.as_ref().unwrap_or(&inner.on(self.on).queue);
+        Claim { spot: self.spot(), mode: self.mode, want: self.want, queue }
+    }
 }
 
 impl<T: Transfer, L> LeaseRequest<T, L> {
@@ -82,9 +98,9 @@ impl<T: Transfer, L> LeaseRequest<T, L> {
         wanted: Vec<Wanted<T>>,
         make: fn(Vec<Hold<T>>) -> Option<L>,
     ) -> Self {
-        let (queue, within) = (inner.queue.clone(), inner.deadline);
-        let refused = twice(&wanted);
-        LeaseRequest { inner: Arc::clone(inner), wanted, queue, within, make, refused }
+        let beyond = wanted.iter().find_map(|one| inner.check_device(one.on).err());
+        let refused = beyond.or_else(|| twice(&wanted));
+        LeaseRequest { inner: Arc::clone(inner), wanted, within: inner.deadline, make, refused }
     }
 
     /// The request can only fail.
@@ -93,9 +109,26 @@ impl<T: Transfer, L> LeaseRequest<T, L> {
         self
     }
 
-    /// Ties the lease to `queue` instead of the pool's: work submitted there afterwards finds the bytes in place.
+    /// Asks for the leases on `device`, all of them, instead of the first device or those that the request was made for.
+    pub fn at(mut self, device: DeviceIndex) -> Self {
+        if let Err(error) = self.inner.check_device(device) {
+            return self.refuse(error);
+        }
+        self.wanted.iter_mut().for_each(|one| one.on = device);
+        self
+    }
+
+    /// Ties the leases to `queue` instead of their devices' own: work submitted there afterwards finds the bytes in place. It must
+    /// be a queue of their device; one that is on several has its leases tied by [`on_at`](Self::on_at).
     pub fn on(mut self, queue: &T::Queue) -> Self {
-        self.queue = queue.clone();
+        self.wanted.iter_mut().for_each(|one| one.queue = Some(queue.clone()));
+        self
+    }
+
+    /// [`on`](Self::on), for those leases of the request that are on `device`.
+    pub fn on_at(mut self, device: DeviceIndex, queue: &T::Queue) -> Self {
+        let there = self.wanted.iter_mut().filter(|one| one.on == device);
+        there.for_each(|one| one.queue = Some(queue.clone()));
         self
     }
 
@@ -114,8 +147,8 @@ impl<T: Transfer, L> LeaseRequest<T, L> {
             return Err(error);
         }
         let effort = self.effort();
-        let books = self.inner.claim(self.inner.lock(), &claims(&self.wanted), &self.queue, effort)?;
-        let holds = self.inner.occupy_all(books, &self.wanted, &self.queue, effort)?;
+        let books = self.inner.claim(self.inner.lock(), &claims(&self.inner, &self.wanted), effort)?;
+        let holds = self.inner.occupy_all(books, &self.wanted, effort)?;
         self.finish(holds)
     }
 
@@ -127,7 +160,7 @@ impl<T: Transfer, L> LeaseRequest<T, L> {
 
     fn finish(&self, holds: Vec<Hold<T>>) -> Result<L, SwapError> {
         // As many holds as were wanted, always.
-        (self.make)(holds).ok_or_else(|| self.inner.lost())
+        (self.make)(holds).ok_or_else(|| self.inner.lost(DeviceIndex::FIRST))
     }
 }
 
@@ -207,7 +240,7 @@ impl<T: Transfer, L> LeaseRequest<T, L> {
         }
         let inner = &self.inner;
         let mut books = inner.lock();
-        if let Err(refusal) = inner.claim_now(&mut books, &claims(&self.wanted), &self.queue, effort) {
+        if let Err(refusal) = inner.claim_now(&mut books, &claims(inner, &self.wanted), effort) {
             if !refusal.may_pass(effort) {
                 return Asked::Now(Err(books.name_holders(refusal.error)));
             }
@@ -218,14 +251,14 @@ impl<T: Transfer, L> LeaseRequest<T, L> {
             }
             return Asked::Later;
         }
-        if self.wanted.iter().all(|wanted| books.is_at_hand(wanted.token.at, wanted.mode)) {
-            return Asked::Now(inner.occupy_all(books, &self.wanted, &self.queue, effort));
+        if self.wanted.iter().all(|wanted| books.is_at_hand(wanted.spot(), wanted.mode)) {
+            return Asked::Now(inner.occupy_all(books, &self.wanted, effort));
         }
         drop(books);
         let promise = Arc::new(Promise::default());
         let (kept, wanted) = (Arc::clone(&promise), core::mem::take(&mut self.wanted));
-        let (here, queue) = (Arc::clone(inner), self.queue.clone());
-        let work: Work = Box::new(move || kept.keep(here.occupy_all(here.lock(), &wanted, &queue, effort)));
+        let here = Arc::clone(inner);
+        let work: Work = Box::new(move || kept.keep(here.occupy_all(here.lock(), &wanted, effort)));
         if let Err(work) = inner.movers.demand(work) {
             work(); // no thread can be had: this one does it
         }
@@ -300,7 +333,7 @@ impl<T: Transfer> Inner<T> {
 
 impl<T: Transfer, L> std::fmt::Debug for LeaseRequest<T, L> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let names: Vec<_> = self.wanted.iter().map(|w| (w.token.spec.name(), w.mode)).collect();
+        let names: Vec<_> = self.wanted.iter().map(|w| (w.token.spec.name(), w.mode, w.on)).collect();
         f.debug_struct("LeaseRequest")
             .field("wanted", &names)
             .field("within", &self.within)
@@ -332,11 +365,11 @@ pub(crate) fn all<T: Transfer>(holds: Vec<Hold<T>>) -> Option<Vec<Lease<T>>> {
     Some(holds.into_iter().map(Lease::new).collect())
 }
 
-fn claims<T: Transfer>(wanted: &[Wanted<T>]) -> Vec<(u32, Mode)> {
-    wanted.iter().map(|wanted| (wanted.token.at, wanted.mode)).collect()
+fn claims<'a, T: Transfer>(inner: &'a Inner<T>, wanted: &'a [Wanted<T>]) -> Vec<Claim<'a, T>> {
+    wanted.iter().map(|wanted| wanted.claim(inner)).collect()
 }
 
-/// A tensor that is asked for twice, and not only for reading.
+/// A tensor that is asked for twice, on whatever devices, and not only for reading.
 fn twice<T: Transfer>(wanted: &[Wanted<T>]) -> Option<SwapError> {
     let again = |i: usize| {
         wanted[..i]

@@ -1,15 +1,18 @@
-//! Room on the device: free room first, then moves, then evictions, then waiting.
+//! Room on a device: free room first, then moves, then evictions, then waiting.
 
 use crate::{
     SlotState, SwapError,
-    books::{Books, Job, JobKind},
+    books::{Books, Job, JobKind, valid_elsewhere},
+    device::{Device, DeviceBooks, DeviceIndex, Spot},
+    entry::Busy,
     lock::Guard,
     observe::{Kind, Reason, Step},
     policy::{Fetch, Tier},
     pool::Inner,
     rule::For,
+    spill::Then,
 };
-use allocator_core::{AllocError, DeviceBuffer, Handle, Request};
+use allocator_core::{AllocError, Handle, Request};
 use pinned_host::{Access, Event, HostError, Lane, SliceOf, Transfer};
 use std::{sync::Arc, time::Instant};
 
@@ -56,55 +59,57 @@ enum Evicted {
 }
 
 impl<T: Transfer> Inner<T> {
-    /// A block of `bytes` for a tensor that is about to come in. May drop the lock and take it again.
+    /// A block of `bytes` for a tensor that is about to come to a device. May drop the lock and take it again.
     pub(crate) fn room<'a>(
         &'a self,
         mut books: Guard<'a, T>,
+        on: DeviceIndex,
         bytes: u64,
         effort: Effort,
     ) -> (Guard<'a, T>, Result<Handle, SwapError>) {
         let request = Request::new(bytes);
         let prefetch = effort.why != Why::Lease;
-        let mut failures = books.counters.failed_transfers;
+        let mut failures = books.failures(on);
         let patient = Instant::now() + self.patience;
         loop {
             books.reap();
-            if books.lost {
-                let error = self.lost();
+            if books.devices[on].lost {
+                let error = self.lost(on);
                 return (books, Err(error));
             }
             // Free bytes that the budget, which may be less than the arena, lets tensors have.
-            let mut free = books.spare();
+            let mut free = books.devices[on].spare();
             if free >= bytes {
-                match books.arena.allocate_in_place(request) {
+                match books.devices[on].arena.allocate_in_place(request) {
                     Ok(block) => return (books, Ok(block)),
                     Err(AllocError::OutOfMemory { free: all, .. }) => free = free.min(all),
                     Err(other) => return (books, Err(other.into())),
                 }
-                match self.move_for(&mut books, request) {
+                match self.move_for(&mut books, on, request) {
                     Ok(true) => continue,
                     Ok(false) => {}
                     Err(error) => return (books, Err(error)),
                 }
             }
-            if books.counters.failed_transfers > failures {
+            if books.failures(on) > failures {
                 // Nobody listens to a fetch: it gives up, and the failure is kept for who does.
                 if prefetch {
-                    let error = self.full(&books, bytes, free, effort);
+                    let error = self.full(&books, on, (bytes, free), effort);
                     return (books, Err(error));
                 }
                 // What could not be written out stays; what need not be may still go.
-                failures = books.counters.failed_transfers;
-                if self.evict_clean(&mut books, effort.why) {
+                failures = books.failures(on);
+                if self.evict_clean(&mut books, on, effort.why) {
                     continue;
                 }
-                if let Some(fault) = books.fault.take() {
+                if let Some(fault) = books.take_fault(on) {
                     return (books, Err(fault));
                 }
             }
             let mut refusal = None;
-            if books.leaving == 0 || free + books.leaving < bytes {
-                match self.evict_one(&mut books, effort.why) {
+            let leaving = books.devices[on].leaving;
+            if leaving == 0 || free + leaving < bytes {
+                match self.evict_one(&mut books, on, effort.why) {
                     Ok(Evicted::Freed | Evicted::Started) => continue,
                     Ok(Evicted::Waiting) => {}
                     Ok(Evicted::Nobody(why)) => refusal = why,
@@ -112,7 +117,7 @@ impl<T: Transfer> Inner<T> {
                 }
             }
             // What is in flight may become room, or evictable, when it ends.
-            if let Some(event) = books.job_in_flight() {
+            if let Some(event) = books.job_in_flight(on) {
                 books = self.wait_for(books, &event);
                 continue;
             }
@@ -126,7 +131,7 @@ impl<T: Transfer> Inner<T> {
             match effort.wait_until {
                 Some(until) if Instant::now() < until => books = self.sleep(books, until),
                 _ => {
-                    let error = self.full(&books, bytes, free, effort);
+                    let error = self.full(&books, on, (bytes, free), effort);
                     return (books, Err(error));
                 }
             }
@@ -137,24 +142,25 @@ impl<T: Transfer> Inner<T> {
     pub(crate) fn shrink<'a>(
         &'a self,
         mut books: Guard<'a, T>,
+        on: DeviceIndex,
         effort: Effort,
     ) -> (Guard<'a, T>, Result<u64, SwapError>) {
-        let failures = books.counters.failed_transfers;
+        let failures = books.failures(on);
         loop {
             books.reap();
-            let taken = books.arena.allocator().size() - books.arena.total_free();
-            let over = taken.saturating_sub(books.budget);
-            if over == 0 || books.counters.failed_transfers > failures {
+            let device = &books.devices[on];
+            let over = device.taken().saturating_sub(device.budget);
+            if over == 0 || books.failures(on) > failures {
                 return (books, Ok(over));
             }
-            if over > books.leaving {
-                match self.evict_one(&mut books, effort.why) {
+            if over > device.leaving {
+                match self.evict_one(&mut books, on, effort.why) {
                     Ok(Evicted::Freed | Evicted::Started) => continue,
                     Ok(Evicted::Waiting | Evicted::Nobody(_)) => {}
                     Err(error) => return (books, Err(error)),
                 }
             }
-            if let Some(event) = books.job_in_flight() {
+            if let Some(event) = books.job_in_flight(on) {
                 books = self.wait_for(books, &event);
             } else if books.spills > 0 && Instant::now() < effort.since + self.patience {
                 books = self.sleep(books, effort.since + self.patience);
@@ -164,40 +170,50 @@ impl<T: Transfer> Inner<T> {
         }
     }
 
-    fn full(&self, books: &Books<T>, requested: u64, free: u64, effort: Effort) -> SwapError {
-        let (leased, arena) = (books.held, books.budget);
-        let waited = effort.since.elapsed();
-        let error = SwapError::DeviceBudget { requested, leased, free, arena, waited, holders: Vec::new() };
-        books.name_holders(error)
+    fn full(
+        &self,
+        books: &Books<T>,
+        on: DeviceIndex,
+        (requested, free): (u64, u64),
+        effort: Effort,
+    ) -> SwapError {
+        let DeviceBooks { held: leased, budget: arena, .. } = books.devices[on];
+        books.name_holders(SwapError::DeviceBudget {
+            device: on,
+            requested,
+            leased,
+            free,
+            arena,
+            waited: effort.since.elapsed(),
+            holders: Vec::new(),
+        })
     }
 
     /// Evicts the tensor that the policy offers first: a clean one at once, a dirty one by way of a write-back.
-    fn evict_one(&self, books: &mut Books<T>, why: Why) -> Result<Evicted, SwapError> {
+    fn evict_one(&self, books: &mut Books<T>, on: DeviceIndex, why: Why) -> Result<Evicted, SwapError> {
         let mut refusal = None;
         // What was fetched ahead goes late, and what is small last; neither for the sake of a fetch. A schedule knows what was
         // fetched for when.
-        let fetched = !books.rule.follows();
+        let fetched = !books.rules[on].follows();
         let passes = [
             Spare { fetched, below: self.keep_below },
             Spare { fetched: false, below: self.keep_below },
             Spare { fetched: false, below: 0 },
         ];
         for spare in passes.into_iter().take(if why == Why::Lease { 3 } else { 1 }) {
-            while let Some((at, clean)) = books.victim(why, spare, refusal.is_some()) {
+            while let Some((at, clean)) = books.victim(on, why, spare, refusal.is_some()) {
+                let spot = Spot { at, on };
                 if clean {
-                    self.let_go(books, at);
+                    books.let_go(spot);
                     return Ok(Evicted::Freed);
                 }
-                match self.write_back(books, at) {
+                match self.write_back(books, spot) {
                     Ok(()) => {
-                        let entry = books.entry_mut(at);
-                        entry.device.leaving = true;
-                        let padded = entry.padded;
-                        books.leaving += padded;
+                        books.leave(spot);
                         return Ok(Evicted::Started);
                     }
-                    Err(SwapError::HostBudget { .. }) if self.spill_for(books, at) => {
-                        let leaves = books.entry(at).device.leaving;
+                    Err(SwapError::HostBudget { .. }) if self.spill_for(books, spot, Then::Leave) => {
+                        let leaves = books.slot(spot).leaving;
                         return Ok(if leaves { Evicted::Started } else { Evicted::Waiting });
                     }
                     // A clean tensor further up may still go.
@@ -213,42 +229,36 @@ impl<T: Transfer> Inner<T> {
         Ok(Evicted::Nobody(refusal))
     }
 
-    /// Evicts a tensor that has a valid copy below, whatever the policy would rather see go; whether there is one.
-    fn evict_clean(&self, books: &mut Books<T>, why: Why) -> bool {
-        let victim = books.victim(why, Spare { fetched: false, below: 0 }, true);
-        victim.inspect(|&(at, _)| self.let_go(books, at)).is_some()
+    /// Evicts a tensor that has a valid copy elsewhere, whatever the policy would rather see go; whether there is one.
+    fn evict_clean(&self, books: &mut Books<T>, on: DeviceIndex, why: Why) -> bool {
+        let victim = books.victim(on, why, Spare { fetched: false, below: 0 }, true);
+        victim.inspect(|&(at, _)| books.let_go(Spot { at, on })).is_some()
     }
 
-    /// Gives up a device copy of which a valid one lies below.
-    fn let_go(&self, books: &mut Books<T>, at: u32) {
-        books.release_device(at);
-        books.counters.evictions += 1;
-        let entry = books.entry(at);
-        self.probe.evicted(&entry.spec, entry.padded, Reason::Clean);
-    }
-
-    /// The host tier has no room for a copy of `at`: makes some by way of the lower tier, or sends the device copy there
+    /// The host tier has no room for a copy of `spot`: makes some by way of the lower tier, or sends the device copy there
     /// directly. `false`: there is no lower tier, or nothing to send.
-    pub(crate) fn spill_for(&self, books: &mut Books<T>, at: u32) -> bool {
-        let padded = books.entry(at).padded;
+    pub(crate) fn spill_for(&self, books: &mut Books<T>, spot: Spot, then: Then) -> bool {
+        let padded = books.entry(spot.at).padded;
         let fits = padded <= self.host.max_slice() as u64;
-        (fits && (books.spilling >= padded || self.spill_host(books))) || self.spill_device(books, at)
+        (fits && (books.spilling >= padded || self.spill_host(books))) || self.spill_device(books, spot, then)
     }
 
     /// Enqueues the copy of a valid device copy to the host tier.
-    pub(crate) fn write_back(&self, books: &mut Books<T>, at: u32) -> Result<(), SwapError> {
+    pub(crate) fn write_back(&self, books: &mut Books<T>, spot: Spot) -> Result<(), SwapError> {
+        let Spot { at, on } = spot;
         let slice = self.host_slice(books, at)?;
-        let range = books.range(at)?;
+        let range = books.range(spot)?;
         let spec = Arc::clone(&books.entry(at).spec);
-        let _span = self.probe.enter(Step::WriteBack, spec.name(), range.end - range.start);
-        let lane = self.device.lane(Lane::Download);
-        let sent = match self.order_one(books, lane, range.clone(), Access::Read, "order a write-back") {
+        let Device { transfer, probe, .. } = self.on(on);
+        let _span = probe.enter(Step::WriteBack, spec.name(), range.end - range.start);
+        let reading = (transfer.lane(Lane::Download), range.clone(), Access::Read);
+        let sent = match self.order_one(books, on, reading, "order a write-back") {
             Ok(()) => {
                 let started = Instant::now();
-                let sent = self.device.download(books.arena.buffer(), range.start, slice);
+                let sent = transfer.download(books.devices[on].arena.buffer(), range.start, slice);
                 sent.map(|ticket| (ticket, started)).map_err(|refused| {
                     if refused.slice.is_none() {
-                        books.wall(at); // enqueued all the same
+                        books.wall(spot); // enqueued all the same
                     }
                     SwapError::device("write a tensor back", refused.error)
                 })
@@ -261,24 +271,19 @@ impl<T: Transfer> Inner<T> {
                 entry.host.state.step(SlotState::Filling);
                 entry.jobs += 1;
                 let (version, bytes) = (entry.version, entry.padded);
-                books.hazards.after(&[(range, Access::Read)], ticket.event());
-                let counted = self.probe.transfer(Kind::Download, &spec, bytes, (ticket.event(), started));
-                books.jobs.push(Job {
-                    entry: at,
-                    kind: JobKind::WriteBack,
-                    version,
-                    ticket,
-                    _counted: counted,
-                });
-                books.counters.write_backs += 1;
-                books.counters.downloaded_bytes += bytes;
+                let device = &mut books.devices[on];
+                device.hazards.after(&[(range, Access::Read)], ticket.event());
+                device.counters.write_backs += 1;
+                device.counters.downloaded_bytes += bytes;
+                let counted = probe.transfer(Kind::Download, &spec, bytes, (ticket.event(), started));
+                books.jobs.push(Job { spot, kind: JobKind::WriteBack, version, ticket, _counted: counted });
                 Ok(())
             }
             Err(error) => {
                 entry.host.state.step(SlotState::Absent);
                 books.leave_host(at);
-                self.probe.failed(Kind::Download, &spec, &error);
-                books.note(&error);
+                probe.failed(Kind::Download, &spec, &error);
+                books.note(on, &error);
                 Err(error)
             }
         }
@@ -316,53 +321,65 @@ impl<T: Transfer> Inner<T> {
 }
 
 impl<T: Transfer> Books<T> {
-    /// Device bytes that tensors may take and have not taken.
-    pub(crate) fn spare(&self) -> u64 {
-        let taken = self.arena.allocator().size() - self.arena.total_free();
-        self.budget.saturating_sub(taken)
-    }
-
-    /// The first tensor that may go, as the policy has it, and whether it is clean.
-    fn victim(&mut self, why: Why, spare: Spare, clean_only: bool) -> Option<(u32, bool)> {
-        let Books { rule, entries, arena, .. } = self;
+    /// The first tensor that may leave a device, as the policy has it, and whether it is clean.
+    fn victim(&mut self, on: DeviceIndex, why: Why, spare: Spare, clean_only: bool) -> Option<(u32, bool)> {
+        let Books { rules, entries, devices, .. } = self;
         let whose = match &why {
             Why::Fetch(fetch) => For::Fetch(fetch),
             Why::Lease | Why::Wish => For::Lease,
         };
-        rule.first(Tier::Device, whose, |at| {
+        rules[on].first(Tier::Device, whose, |at| {
             let entry = &entries[at as usize];
-            let free = |block| arena.block(block).is_ok_and(|b| b.leases == 0);
-            let may_go = entry.device.state == SlotState::Valid
-                && entry.idle()
+            let slot = &entry.devices[on];
+            let may_go = slot.state == SlotState::Valid
+                && entry.is_idle_on(on)
                 && entry.jobs == 0
-                && entry.device.block.is_some_and(free)
+                && devices[on].is_free_to_go(slot.block)
                 && entry.padded >= spare.below
-                && !(spare.fetched && entry.fetched_ahead);
-            let clean = entry.valid_below();
-            (may_go && (clean || !clean_only)).then_some((at, clean))
+                && !(spare.fetched && slot.fetched_ahead);
+            if !may_go {
+                return None;
+            }
+            let clean = valid_elsewhere(devices, entry, on);
+            (clean || !clean_only).then_some((at, clean))
         })
     }
 
-    /// The event of a transfer in flight, if there is one: write-backs that make room first.
-    pub(crate) fn job_in_flight(&self) -> Option<T::Event> {
-        let leaving = |job: &&Job<T>| self.entry(job.entry).device.leaving;
-        self.jobs.iter().find(leaving).or(self.jobs.first()).map(|job| job.ticket.event().clone())
+    /// Gives up a device copy of which a valid one lies elsewhere.
+    fn let_go(&mut self, spot: Spot) {
+        self.release_device(spot);
+        self.count_eviction(spot, Reason::Clean);
+    }
+
+    /// The event of a transfer in flight, if there is one: write-backs that make room on this device first, then other transfers
+    /// of it, then those of other devices.
+    pub(crate) fn job_in_flight(&self, on: DeviceIndex) -> Option<T::Event> {
+        let worth = |job: &&Job<T>| match job.spot.on == on {
+            true if self.slot(job.spot).leaving => 0,
+            true => 1,
+            false => 2,
+        };
+        self.jobs.iter().min_by_key(worth).map(|job| job.ticket.event().clone())
     }
 
     /// The event of the transfer in flight for one tensor.
     pub(crate) fn job_of(&self, at: u32) -> Option<T::Event> {
-        self.jobs.iter().find(|job| job.entry == at).map(|job| job.ticket.event().clone())
+        self.jobs.iter().find(|job| job.spot.at == at).map(|job| job.ticket.event().clone())
     }
 
-    /// Frees host memory that nothing depends on: a stale copy, or one that a file or the device also holds.
+    /// Frees host memory that nothing depends on: a stale copy, or one that a file or a device also holds.
     fn drop_spare_host_copy(&mut self) -> bool {
         let spare = |books: &Self, at: u32| {
             let entry = books.entry(at);
-            let on_device = entry.device.state == SlotState::Valid && !books.is_changing(entry.device.block);
-            let twin = entry.file_is_valid() || entry.disk.copy().is_some() || on_device;
+            let known = |on| {
+                let spot = Spot { at, on };
+                books.slot(spot).state == SlotState::Valid && !books.is_changing(spot)
+            };
+            let on_device = || books.devices.indices().any(known);
+            let twin = entry.file_is_valid() || entry.disk.copy().is_some() || on_device();
             let spare =
                 entry.host.state == SlotState::Stale || (entry.host.state == SlotState::Valid && twin);
-            spare && entry.host.slice.is_some() && !entry.busy
+            spare && entry.host.slice.is_some() && entry.busy == Busy::No
         };
         let stale = |books: &Self, at: u32| books.entry(at).host.state == SlotState::Stale;
         // A stale copy is worth nothing; one of a tensor on the device saves a write-back.
@@ -384,18 +401,5 @@ impl<T: Transfer> Inner<T> {
         let mut books = self.lock();
         books.reap();
         books
-    }
-
-    pub(crate) fn lost(&self) -> SwapError {
-        SwapError::Device {
-            operation: "use the device",
-            kind: pinned_host::ErrorKind::DeviceLost,
-            source: "the device was lost earlier".into(),
-        }
-    }
-
-    /// Bytes a buffer's ranges are multiples of.
-    pub(crate) fn grain(&self) -> u64 {
-        self.buffer.grain().max(1)
     }
 }

@@ -5,7 +5,7 @@ use crate::policy::{
 };
 use core::ops::ControlFlow;
 
-/// The policy of a pool.
+/// The policy of a device, and of the host tier if it is the first.
 #[derive(Debug)]
 pub(crate) enum Rule {
     Policy(ByPriority),
@@ -74,6 +74,14 @@ impl Rule {
         match self {
             Rule::Policy(policy) => policy.used(TensorKey::new(at)),
             Rule::Schedule(schedule) => schedule.leased(TensorKey::new(at), how),
+        }
+    }
+
+    /// The tensor is leased on another device: in the order of the tiers they share that counts as a use.
+    pub(crate) fn used_elsewhere(&mut self, at: u32) {
+        match self {
+            Rule::Policy(policy) => policy.used(TensorKey::new(at)),
+            Rule::Schedule(schedule) => schedule.used_elsewhere(TensorKey::new(at)),
         }
     }
 

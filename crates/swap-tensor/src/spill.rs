@@ -6,6 +6,8 @@
 use crate::{
     SlotState, SwapError, TensorSpec,
     books::Books,
+    device::{Device, DeviceIndex, Spot},
+    entry::Busy,
     flight::{DEPTH, Flight, Settled},
     lower::{Lower, LowerCopy, Piece, Writing},
     observe::{Io, Kind, Reason},
@@ -25,8 +27,17 @@ pub(crate) enum Spill {
     No,
     /// The host's, whose memory is wanted. The tensor is busy meanwhile.
     Host,
-    /// The device's. It can be read meanwhile, not written.
-    Device,
+    /// That on a device. The tensor can be read meanwhile, not written.
+    Device(DeviceIndex),
+}
+
+/// What becomes of a device copy once it was written to a lower tier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// Its room is given back, unless somebody uses the tensor first.
+    Leave,
+    /// It stays: another device wants the tensor.
+    Stay,
 }
 
 /// Tensors that are written to the lower tier together.
@@ -34,7 +45,7 @@ pub(crate) enum Batch {
     /// The host copies of one or of several small ones.
     Host(Vec<u32>),
     /// The device copy of one.
-    Device(u32),
+    Device(Spot),
 }
 
 impl<T: Transfer> Inner<T> {
@@ -60,26 +71,26 @@ impl<T: Transfer> Inner<T> {
         false
     }
 
-    /// Begins to write a device copy that nobody uses to the lower tier; its room is given back after that, unless somebody uses
-    /// the tensor first. `false`: there is no lower tier.
-    pub(crate) fn spill_device(&self, books: &mut Books<T>, at: u32) -> bool {
-        let entry = books.entry(at);
-        let (Some(block), true) = (entry.device.block, self.lower.is_some()) else { return false };
-        if entry.spill != Spill::No || books.arena.lease(block).is_err() {
+    /// Begins to write a device copy that nobody writes to to the lower tier. `false`: there is no lower tier.
+    pub(crate) fn spill_device(&self, books: &mut Books<T>, spot: Spot, then: Then) -> bool {
+        let (Some(block), true) = (books.slot(spot).block, self.lower.is_some()) else { return false };
+        let arena = &mut books.devices[spot.on].arena;
+        if books.entries[spot.at as usize].spill != Spill::No || arena.lease(block).is_err() {
             return false;
         }
-        let entry = books.entry_mut(at);
-        entry.spill = Spill::Device;
+        let entry = books.entry_mut(spot.at);
+        entry.spill = Spill::Device(spot.on);
         entry.disk.begin();
-        entry.device.leaving = true;
-        books.leaving += books.entry(at).padded;
+        if then == Then::Leave {
+            books.leave(spot);
+        }
         books.spills += 1;
-        if self.send_out(Batch::Device(at)).is_ok() {
+        if self.send_out(Batch::Device(spot)).is_ok() {
             return true;
         }
-        books.stay(at);
-        books.end_device_spill(at);
-        books.entry_mut(at).disk.give_up();
+        books.stay(spot);
+        books.end_device_spill(spot);
+        books.entry_mut(spot.at).disk.give_up();
         false
     }
 
@@ -101,7 +112,7 @@ impl<T: Transfer> Inner<T> {
                     lower.tidy();
                 }
             },
-            Batch::Device(at) => self.write_device(lower, at),
+            Batch::Device(spot) => self.write_device(lower, spot),
         }
     }
 
@@ -113,7 +124,7 @@ impl<T: Transfer> Inner<T> {
         let Some(slice) = slice else { return };
         let bytes = spec.bytes();
         let mut back = None;
-        let written = self.probe.io(Kind::DiskWrite, &spec, bytes, || {
+        let written = self.probe().io(Kind::DiskWrite, &spec, bytes, || {
             let (slice, written) = lower.write::<T>(slice, bytes, self.piece);
             back = slice;
             written
@@ -139,7 +150,7 @@ impl<T: Transfer> Inner<T> {
         let contents: Vec<_> =
             slices.iter().map(|(_, bytes, slice)| &slice.as_slice()[..*bytes as usize]).collect();
         let total = contents.iter().map(|bytes| bytes.len() as u64).sum();
-        let written = self.probe.io(Kind::DiskWrite, &first, total, || lower.write_pack(&contents));
+        let written = self.probe().io(Kind::DiskWrite, &first, total, || lower.write_pack(&contents));
         let mut copies = match written {
             Ok(copies) => Ok(copies.into_iter()),
             Err(error) => Err(Some(error)),
@@ -148,7 +159,7 @@ impl<T: Transfer> Inner<T> {
         for ((at, version), _, slice) in slices {
             books.entry_mut(at).host.slice = Some(slice);
             let written = match &mut copies {
-                Ok(copies) => copies.next().ok_or_else(|| self.lost()),
+                Ok(copies) => copies.next().ok_or_else(|| books.entry(at).no_valid_copy()),
                 // The first is told why, and through it whoever waits.
                 Err(error) => Err(error.take().unwrap_or_else(|| books.entry(at).no_valid_copy())),
             };
@@ -179,65 +190,67 @@ impl<T: Transfer> Inner<T> {
             }
             Err(error) => {
                 books.entry_mut(at).disk.give_up();
-                books.fail(error);
+                books.fail(None, error);
             }
         }
         books.dispose_if_done(at);
     }
 
-    fn write_device(&self, lower: &Lower, at: u32) {
+    fn write_device(&self, lower: &Lower, spot: Spot) {
+        let Spot { at, on } = spot;
         let mut books = self.lock();
         let (version, spec) = (books.entry(at).version, Arc::clone(&books.entry(at).spec));
-        let lane = self.device.lane(Lane::Download);
-        let begun = books.range(at).and_then(|range| {
-            self.order_one(&mut books, lane, range.clone(), Access::Read, "order a write-back")?;
+        let lane = self.on(on).transfer.lane(Lane::Download);
+        let begun = books.range(spot).and_then(|range| {
+            let reading = (lane, range.clone(), Access::Read);
+            self.order_one(&mut books, on, reading, "order a write-back")?;
             Ok(range)
         });
         drop(books);
         let (written, settled) = match begun {
-            Ok(range) => self.send_pieces(lower, &spec, range),
+            Ok(range) => self.send_pieces(lower, &spec, on, range),
             Err(error) => (Err(error), Settled::Yes),
         };
         let mut books = self.lock();
         // What the copies read had been written before they ran: by now that is known to be good or bad.
-        books.reap_changes();
+        books.reap_changes(on);
         if settled == Settled::Yes {
-            books.end_device_spill(at);
+            books.end_device_spill(spot);
         } else {
             books.entry_mut(at).spill = Spill::No; // the block stays a wall
-            books.entry_mut(at).device.stuck = true;
+            books.slot_mut(spot).stuck = true;
             books.spills -= 1;
         }
-        let leaving = books.entry(at).device.leaving;
-        books.stay(at);
+        let leaving = books.slot(spot).leaving;
+        books.stay(spot);
         match written {
             Ok(copy) => {
-                let entry = books.entry_mut(at);
-                let good = entry.device.state == SlotState::Valid && entry.version == version;
+                let good = books.slot(spot).state == SlotState::Valid && books.entry(at).version == version;
+                let disk = &mut books.entry_mut(at).disk;
                 match good {
-                    true => entry.disk.publish(copy, true),
-                    false => entry.disk.give_up(),
+                    true => disk.publish(copy, true),
+                    false => disk.give_up(),
                 }
                 books.counters.spills += 1;
                 books.counters.disk_written_bytes += spec.bytes();
-                books.counters.downloaded_bytes += books.entry(at).padded;
+                books.devices[on].counters.downloaded_bytes += books.entry(at).padded;
                 if leaving
                     && good
-                    && books.entry(at).idle()
+                    && books.entry(at).is_idle_on(on)
                     && books.entry(at).jobs == 0
-                    && books.release_device(at)
+                    && books.release_device(spot)
                 {
-                    books.counters.evictions += 1;
-                    let padded = books.entry(at).padded;
-                    self.probe.evicted(&spec, padded, Reason::WrittenBack);
+                    books.count_eviction(spot, Reason::WrittenBack);
                 }
             }
             Err(error) => {
                 books.entry_mut(at).disk.give_up();
-                books.fail(error);
+                books.note(on, &error);
+                books.fail(Some(on), error);
             }
         }
-        books.recover(at);
+        books.recover(spot);
+        books.drop_stale(at);
         books.dispose_if_done(at);
         self.wake(&books);
     }
@@ -247,13 +260,14 @@ impl<T: Transfer> Inner<T> {
         &self,
         lower: &Lower,
         spec: &Arc<TensorSpec>,
+        on: DeviceIndex,
         range: Range<u64>,
     ) -> (Result<LowerCopy, SwapError>, Settled) {
         let bytes = spec.bytes();
         let mut flight = Flight::new();
         let mut writes: VecDeque<Write<T>> = VecDeque::with_capacity(DEPTH);
         let mut pieces = Vec::with_capacity(bytes.div_ceil(self.piece) as usize);
-        let sent = self.send_each(lower, &mut flight, &mut writes, &mut pieces, (spec, range));
+        let sent = self.send_each(lower, &mut flight, &mut writes, &mut pieces, (spec, on, range));
         let (landed, settled) = flight.finish();
         let mut result = sent.and(landed);
         for (io, bytes, write) in writes {
@@ -271,13 +285,14 @@ impl<T: Transfer> Inner<T> {
         flight: &mut Flight<T>,
         writes: &mut VecDeque<Write<T>>,
         pieces: &mut Vec<Piece>,
-        (spec, range): (&Arc<TensorSpec>, Range<u64>),
+        (spec, on, range): (&Arc<TensorSpec>, DeviceIndex, Range<u64>),
     ) -> Result<(), SwapError> {
+        let Device { transfer, buffer, probe, .. } = self.on(on);
         let bytes = spec.bytes();
         let (mut asked, mut taken) = (0, 0);
         while taken < bytes {
             while asked < bytes && !flight.is_full() && flight.len() + writes.len() < 2 * DEPTH {
-                let piece = self.piece.min(bytes - asked).next_multiple_of(self.grain());
+                let piece = self.piece.min(bytes - asked).next_multiple_of(self.grain);
                 let nothing_comes_back = flight.is_empty() && writes.is_empty();
                 let slice = match self.staging.try_acquire(Lane::Download, piece as usize) {
                     Ok(slice) => slice,
@@ -285,8 +300,8 @@ impl<T: Transfer> Inner<T> {
                     Err(_) => self.staging_slice(flight, Lane::Download, piece)?,
                 };
                 let started = Instant::now();
-                let sent = self.device.download(&self.buffer, range.start + asked, slice).map(|ticket| {
-                    let counted = self.probe.transfer(Kind::Download, spec, piece, (ticket.event(), started));
+                let sent = transfer.download(buffer, range.start + asked, slice).map(|ticket| {
+                    let counted = probe.transfer(Kind::Download, spec, piece, (ticket.event(), started));
                     (ticket, counted)
                 });
                 flight.push(sent, "write a tensor back")?;
@@ -295,7 +310,7 @@ impl<T: Transfer> Inner<T> {
             match flight.pop_oldest()? {
                 Some(slice) => {
                     let piece = self.piece.min(bytes - taken);
-                    let io = self.probe.begin_io(Kind::DiskWrite);
+                    let io = probe.begin_io(Kind::DiskWrite);
                     writes.push_back((io, piece, lower.write_piece(slice, piece)?));
                     taken += piece;
                 }
@@ -319,12 +334,12 @@ impl<T: Transfer> Books<T> {
     ///
     /// Several if it is smaller than `small`: the next such ones, up to a pack.
     fn next_to_spill(&mut self, small: u64) -> Vec<u32> {
-        let Books { rule, entries, .. } = self;
+        let Books { rules, entries, .. } = self;
         let (mut batch, mut bytes) = (Vec::new(), 0);
-        rule.first(Tier::Host, For::Lease, |at| {
+        rules[DeviceIndex::FIRST].first(Tier::Host, For::Lease, |at| {
             let entry = &entries[at as usize];
             let alone = entry.host.state == SlotState::Valid && entry.host.slice.is_some();
-            let free = !entry.busy && !entry.held() && entry.jobs == 0 && entry.spill == Spill::No;
+            let free = entry.is_idle() && entry.jobs == 0;
             if !(alone && free && entry.disk.copy().is_none() && entry.live) {
                 return None;
             }
@@ -349,7 +364,7 @@ impl<T: Transfer> Books<T> {
     fn begin_host_spill(&mut self, at: u32) {
         let entry = self.entry_mut(at);
         entry.spill = Spill::Host;
-        entry.busy = true;
+        entry.busy = Busy::Host;
         entry.disk.begin();
         let padded = entry.padded;
         self.spills += 1;
@@ -359,25 +374,18 @@ impl<T: Transfer> Books<T> {
     fn end_host_spill(&mut self, at: u32) {
         let entry = self.entry_mut(at);
         entry.spill = Spill::No;
-        entry.busy = false;
+        entry.busy = Busy::No;
         let padded = entry.padded;
         self.spills -= 1;
         self.spilling -= padded;
     }
 
-    fn end_device_spill(&mut self, at: u32) {
-        self.entry_mut(at).spill = Spill::No;
+    fn end_device_spill(&mut self, spot: Spot) {
+        self.entry_mut(spot.at).spill = Spill::No;
         self.spills -= 1;
-        if let Some(block) = self.entry(at).device.block {
-            let _ = self.arena.unlease(block);
+        if let Some(block) = self.slot(spot).block {
+            let _ = self.devices[spot.on].arena.unlease(block);
         }
-    }
-
-    /// A transfer down failed; its source is as good as before.
-    pub(crate) fn fail(&mut self, error: SwapError) {
-        self.counters.failed_transfers += 1;
-        self.note(&error);
-        self.fault.get_or_insert(error);
     }
 }
 

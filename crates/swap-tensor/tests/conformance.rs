@@ -25,6 +25,10 @@ impl Harness for Sim {
         let config = backend_cpu::sim::SimConfig::seeded(1).strict();
         backend_cpu::sim::SimDevice::new(if self.one_queue { config.grain(4).one_queue() } else { config })
     }
+
+    fn device_beside(&self, device: &Self::Device) -> Option<Self::Device> {
+        Some(device.beside(backend_cpu::sim::SimConfig::seeded(2).strict()))
+    }
 }
 
 /// Mesa's software driver under the validation layer, which fails the test if it says anything.

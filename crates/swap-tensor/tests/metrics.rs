@@ -4,7 +4,7 @@
 use backend_cpu::CpuDevice;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use std::collections::BTreeMap;
-use swap_tensor::{DType, PoolBuilder, SwapPool, Tensor, TensorSpec};
+use swap_tensor::{DType, DeviceIndex, PoolBuilder, SwapPool, Tensor, TensorSpec};
 
 const KIB: u64 = 1 << 10;
 
@@ -159,4 +159,31 @@ fn levels_follow_what_is_held() {
     drop((a, pool));
     let gone = moved(&recorder);
     assert_eq!((gone["held_bytes device"], gone["budget_bytes device"]), (-40960.0, -65536.0));
+}
+
+/// In a pool of several devices each metric says which one it is about, and only the others' own move with it.
+#[test]
+fn the_devices_of_a_pool_are_told_apart() {
+    let recorder = DebuggingRecorder::new();
+    let snapshots = recorder.snapshotter();
+    let builder = SwapPool::builder(CpuDevice::new().unwrap()).device_memory(64 * KIB).host_memory(1 << 20);
+    let builder = builder.add_device(CpuDevice::new().unwrap(), 96 * KIB).name("p");
+    let pool = metrics::with_local_recorder(&recorder, || builder.build().unwrap());
+    let budgets = moved(&snapshots);
+    assert_eq!((budgets["budget_bytes device 0"], budgets["budget_bytes device 1"]), (65536.0, 98304.0));
+    assert_eq!(budgets["budget_bytes host 0"], 1048576.0);
+    let a = tensor(&pool, "a", 40 * KIB);
+    moved(&snapshots);
+    drop(a.write_at(DeviceIndex::new(1)).unwrap());
+    pool.settle().unwrap();
+    let told = moved(&snapshots);
+    assert!(told.keys().filter(|name| !name.contains("host")).all(|name| name.ends_with(" 1")), "{told:?}");
+    assert_eq!((told["transfers_total device upload 1"], told["held_bytes device 1"]), (1.0, 40960.0));
+    drop(a.read().unwrap());
+    pool.settle().unwrap();
+    let told = moved(&snapshots);
+    assert_eq!(
+        (told["transfers_total device download 1"], told["transfers_total device upload 0"]),
+        (1.0, 1.0)
+    );
 }

@@ -1,4 +1,4 @@
-//! Random programs on a pool over the simulated device, with seeded faults, against a shadow of every tensor's contents.
+//! Random programs on a pool over one simulated device, or over two, with seeded faults, against a shadow of every tensor's contents.
 //!
 //! After each step the invariants of the books hold and the simulated device has seen no missing wait. A read never
 //! serves a wrong byte, whatever failed. Where no fault can cut a move or a write half-way, nothing is ever lost.
@@ -14,10 +14,24 @@ use std::{
     time::{Duration, Instant},
 };
 use swap_tensor::disk::{self, DiskConfig, DiskStore, FaultPlan, IoChoice};
-use swap_tensor::{DType, Lease, Mode, SwapError, SwapPool, Tensor, TensorSpec, WriteLease};
+use swap_tensor::{
+    DType, DeviceIndex, Lease, Mode, SlotState, SwapError, SwapPool, Tensor, TensorSpec, WriteLease,
+};
 
 #[test]
 fn soak_swap() {
+    let totals = soak(1);
+    assert_eq!(totals.shared, 0);
+}
+
+/// Faults strike one of the devices, the other, or both.
+#[test]
+fn soak_devices() {
+    let totals = soak(2);
+    assert!(totals.shared > 0, "no tensor was ever on both devices");
+}
+
+fn soak(devices: usize) -> Totals {
     let schedules = setting("SOAK_SCHEDULES", 400);
     let first = setting("SOAK_SEED", 0);
     let folder = tempfile::tempdir().unwrap();
@@ -25,7 +39,7 @@ fn soak_swap() {
     let contents = write_model(&file);
     let mut totals = Totals::default();
     for seed in first..first + schedules {
-        let ran = std::panic::catch_unwind(|| program(seed, &file, &contents));
+        let ran = std::panic::catch_unwind(|| program(seed, devices, &file, &contents));
         match ran {
             Ok(t) => totals.add(&t),
             Err(panic) => {
@@ -34,8 +48,9 @@ fn soak_swap() {
             }
         }
     }
-    println!("soak: {schedules} schedules, {totals:?}");
+    println!("soak of {devices} devices: {schedules} schedules, {totals:?}");
     assert!(totals.leases > 0 && totals.evictions > 0);
+    totals
 }
 
 /// What the programs did, to see that they did something.
@@ -49,6 +64,8 @@ struct Totals {
     moved_bytes: u64,
     failures: u64,
     lost: u64,
+    /// How often a tensor was seen to be valid on both devices.
+    shared: u64,
 }
 
 impl Totals {
@@ -61,6 +78,7 @@ impl Totals {
         self.moved_bytes += t.moved_bytes;
         self.failures += t.failures;
         self.lost += t.lost;
+        self.shared += t.shared;
     }
 }
 
@@ -152,15 +170,20 @@ impl Weather {
 
 struct World {
     pool: SwapPool<SimDevice>,
+    devices: Vec<DeviceIndex>,
+    /// The devices on which anything can fail.
+    faulty: Vec<DeviceIndex>,
     /// The tier below host memory, in some programs.
     disk: Option<DiskStore>,
-    queues: Vec<SimQueue>,
+    /// Of each device.
+    queues: Vec<[SimQueue; 3]>,
     weather: Weather,
     tensors: Vec<Shadow>,
     held: Vec<Held>,
     rng: Rng,
     next_name: u64,
     failures: u64,
+    shared: u64,
     trace: bool,
 }
 
@@ -178,7 +201,7 @@ struct Held {
     _lease: Lease<SimDevice>,
 }
 
-fn program(seed: u64, file: &Path, contents: &[Vec<u8>]) -> Totals {
+fn program(seed: u64, devices: usize, file: &Path, contents: &[Vec<u8>]) -> Totals {
     let mut rng = Rng(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x5851_F42D_4C95_7F2D);
     let weather = ALL_WEATHER[rng.below(ALL_WEATHER.len())];
     let mut config = SimConfig::seeded(seed).grain([1, 4][rng.below(2)]).faults(weather.faults());
@@ -186,8 +209,26 @@ fn program(seed: u64, file: &Path, contents: &[Vec<u8>]) -> Totals {
         config = config.one_queue();
     }
     let disk = (rng.below(3) == 0).then(|| weather.disk(seed, &mut rng));
-    let builder = SwapPool::builder(SimDevice::new(config))
-        .device_memory(12 << 10)
+    let mut faulty: Vec<DeviceIndex> = (0..devices).map(|i| DeviceIndex::new(i as u8)).collect();
+    let clear = if devices > 1 { rng.below(3) } else { devices };
+    if clear < devices {
+        faulty.remove(clear);
+    }
+    let fair = |config: SimConfig, on: u8| match faulty.contains(&DeviceIndex::new(on)) {
+        true => config,
+        false => config.faults(SimFaults::none()),
+    };
+    let first = SimDevice::new(fair(config, 0));
+    let second = (devices > 1).then(|| {
+        let config = SimConfig::seeded(!seed).grain([1, 4][rng.below(2)]).faults(weather.faults());
+        first.beside(fair(config, 1))
+    });
+    let builder = SwapPool::builder(first).device_memory(12 << 10);
+    let builder = match second {
+        Some(second) => builder.add_device(second, [12 << 10, 20 << 10][rng.below(2)]),
+        None => builder,
+    };
+    let builder = builder
         .host_memory(
             if disk.is_some() { [0, 4 << 10, 12 << 10] } else { [8 << 10, 24 << 10, 96 << 10] }[rng.below(3)],
         )
@@ -203,9 +244,14 @@ fn program(seed: u64, file: &Path, contents: &[Vec<u8>]) -> Totals {
         Err(_) if matches!(weather, Weather::Storm | Weather::Refusals) => return Totals::default(),
         built => built.unwrap(),
     };
-    let queues = vec![pool.queue().clone(), pool.device().new_queue(), pool.device().new_queue()];
+    let queues = pool
+        .devices()
+        .map(|(on, device)| [pool.queue_at(on).unwrap().clone(), device.new_queue(), device.new_queue()]);
+    let queues = queues.collect();
     let mut world = World {
+        devices: pool.devices().map(|(on, _)| on).collect(),
         pool,
+        faulty,
         disk,
         queues,
         weather,
@@ -214,6 +260,7 @@ fn program(seed: u64, file: &Path, contents: &[Vec<u8>]) -> Totals {
         rng,
         next_name: 0,
         failures: 0,
+        shared: 0,
         trace: std::env::var_os("SOAK_TRACE").is_some(),
     };
     if world.rng.below(2) == 0 {
@@ -275,22 +322,19 @@ impl World {
     fn drop_tensor(&mut self) {
         if let Some(at) = self.pick() {
             // Leases keep their tensor alive.
-            for held in &mut self.held {
-                if held.tensor == at {
-                    return;
-                }
-                if held.tensor == self.tensors.len() - 1 {
-                    held.tensor = at;
-                }
+            if self.held.iter().any(|held| held.tensor == at) {
+                return;
             }
+            let last = self.tensors.len() - 1;
+            self.held.iter_mut().filter(|held| held.tensor == last).for_each(|held| held.tensor = at);
             self.tensors.swap_remove(at);
         }
     }
 
     fn read(&mut self) {
         let Some(at) = self.pick() else { return };
-        let queue = self.queues[self.rng.below(3)].clone();
-        match self.tensors[at].tensor.read_on(&queue) {
+        let (on, queue) = self.place();
+        match self.tensors[at].tensor.lease().at(on).on(&queue).wait() {
             Ok(lease) => {
                 self.verify(at, |into| lease.read_now(into));
                 match self.rng.below(3) {
@@ -299,16 +343,16 @@ impl World {
                     _ => drop(lease),
                 }
             }
-            Err(error) => self.refused(at, &error),
+            Err(error) => self.refused_on(on, at, &error),
         }
     }
 
     fn write(&mut self) {
         let Some(at) = self.pick() else { return };
-        let queue = self.queues[self.rng.below(3)].clone();
-        let lease = match self.tensors[at].tensor.write_on(&queue) {
+        let (on, queue) = self.place();
+        let lease = match self.tensors[at].tensor.lease_mut().at(on).on(&queue).wait() {
             Ok(lease) => lease,
-            Err(error) => return self.refused(at, &error),
+            Err(error) => return self.refused_on(on, at, &error),
         };
         self.write_under(at, lease);
     }
@@ -389,8 +433,9 @@ impl World {
 
     fn prefetch(&mut self) {
         let wanted: Vec<usize> = (0..3).filter_map(|_| self.pick()).collect();
+        let on = self.device();
         let tensors: Vec<&Tensor<SimDevice>> = wanted.iter().map(|&at| &self.tensors[at].tensor).collect();
-        self.pool.prefetch(&tensors);
+        self.pool.prefetch_at(on, &tensors).unwrap();
         // The program goes on only when the fetching thread rests: the seed alone decides what happens.
         self.pool.wait_prefetch();
     }
@@ -415,7 +460,10 @@ impl World {
     fn swap_out_or_evict(&mut self) {
         let Some(at) = self.pick() else { return };
         if self.rng.below(2) == 0 {
-            self.tensors[at].tensor.evict();
+            match self.devices.len() > 1 && self.rng.below(2) == 0 {
+                true => self.tensors[at].tensor.evict_at(self.devices[1]),
+                false => self.tensors[at].tensor.evict(),
+            };
         } else if let Err(error) = self.tensors[at].tensor.swap_out() {
             self.refused(at, &error);
         }
@@ -427,9 +475,10 @@ impl World {
         wanted.dedup();
         let modes: Vec<Mode> =
             wanted.iter().map(|_| if self.rng.below(2) == 0 { Mode::Read } else { Mode::Write }).collect();
-        let asked: Vec<_> =
-            wanted.iter().zip(&modes).map(|(&at, &mode)| (&self.tensors[at].tensor, mode)).collect();
-        match self.pool.lease_all(&asked) {
+        let places: Vec<_> = wanted.iter().map(|_| self.device()).collect();
+        let asked = wanted.iter().zip(&modes).zip(&places);
+        let asked: Vec<_> = asked.map(|((&at, &mode), &on)| (&self.tensors[at].tensor, mode, on)).collect();
+        match self.pool.lease_many_at(&asked).wait() {
             Ok(leases) => {
                 assert_eq!(leases.len(), wanted.len());
                 if self.weather == Weather::FailingKernels && leases.len() > 1 {
@@ -455,11 +504,12 @@ impl World {
 
     fn pin(&mut self) {
         let Some(at) = self.pick() else { return };
-        if self.tensors[at].tensor.unpin() {
+        let on = self.device();
+        if self.tensors[at].tensor.unpin_at(on) {
             return;
         }
-        if let Err(error) = self.tensors[at].tensor.pin() {
-            self.refused(at, &error);
+        if let Err(error) = self.tensors[at].tensor.pin_at(on) {
+            self.refused_on(on, at, &error);
         }
     }
 
@@ -478,6 +528,16 @@ impl World {
             }
             Err(error) => self.refused(at, &error),
         }
+    }
+
+    /// An error met with tensor `at` on a device: one that no fault strikes is never the one that is lost.
+    fn refused_on(&mut self, on: DeviceIndex, at: usize, error: &SwapError) {
+        let fair = !self.faulty.contains(&on);
+        assert!(!fair || !error.is_device_lost(), "device {on} is well: {error}");
+        if self.disk.is_none() && matches!(error, SwapError::Leased { .. }) {
+            assert!(self.held.iter().any(|held| held.tensor == at), "by whom? {error}");
+        }
+        self.refused(at, error);
     }
 
     /// An error met with tensor `at`: a loss must have a reason.
@@ -506,22 +566,31 @@ impl World {
         assert!(!matches!(error, SwapError::Arena(_)), "the books disagree: {error}");
     }
 
-    fn check(&self) {
+    fn check(&mut self) {
         if let Err(broken) = self.pool.check() {
             panic!("{broken}");
         }
-        // What failed work should have written counts as never written: reading it is a mistake only where nothing fails.
-        if matches!(self.weather, Weather::Calm | Weather::Refusals) {
-            self.pool.device().assert_no_hazards();
+        for (on, device) in self.pool.devices() {
+            // What failed work should have written counts as never written: reading it is a mistake only where nothing fails.
+            if matches!(self.weather, Weather::Calm | Weather::Refusals) || !self.faulty.contains(&on) {
+                device.assert_no_hazards();
+            }
+            let missing = device.hazards();
+            assert!(missing.is_empty(), "missing waits on device {on}: {missing:?}");
+            let lost = self.pool.device_stats(on).unwrap().lost;
+            assert!(!lost || self.faulty.contains(&on), "device {on} is well, and taken to be lost");
         }
-        let missing = self.pool.device().hazards();
-        assert!(missing.is_empty(), "missing waits: {missing:?}");
+        if let [a, b] = self.devices[..] {
+            let valid = |tensor: &Tensor<_>, on| tensor.state_at(on).unwrap() == SlotState::Valid;
+            let both = |shadow: &&Shadow| valid(&shadow.tensor, a) && valid(&shadow.tensor, b);
+            self.shared += self.tensors.iter().filter(both).count() as u64;
+        }
     }
 
     /// Clear skies: everything that cannot have been lost comes back, and nothing stays behind.
     fn finish(mut self, steps: u64) -> Totals {
         self.held.clear();
-        self.pool.device().clear_faults();
+        self.pool.devices().for_each(|(_, device)| device.clear_faults());
         if let Some(disk) = &self.disk {
             disk.clear_faults();
             disk.release();
@@ -532,12 +601,13 @@ impl World {
         }
         let mut lost = 0;
         for at in 0..self.tensors.len() {
-            while self.tensors[at].tensor.unpin() {}
             let tensor = self.tensors[at].tensor.clone();
+            self.devices.iter().for_each(|&on| while tensor.unpin_at(on) {});
             let mut into = vec![0; self.tensors[at].bytes.len()];
             // The first try may still meet a failure that was under way.
             let mut read = tensor.copy_to(&mut into).or_else(|_| tensor.copy_to(&mut into));
-            for _ in 0..1000 {
+            // In a storm staging may be gone for good: it is not worth the wait.
+            for _ in 0..if self.weather.keeps_everything() { 1000 } else { 50 } {
                 // The deadline is shorter than a read that the machine has no time for.
                 let late = matches!(
                     read,
@@ -579,7 +649,18 @@ impl World {
             moved_bytes: stats.moved_bytes,
             failures: self.failures,
             lost,
+            shared: self.shared,
         }
+    }
+
+    /// A device, and one of its queues.
+    fn place(&mut self) -> (DeviceIndex, SimQueue) {
+        let on = self.device();
+        (on, self.queues[on.index()][self.rng.below(3)].clone())
+    }
+
+    fn device(&mut self) -> DeviceIndex {
+        self.devices[if self.devices.len() > 1 { self.rng.below(self.devices.len()) } else { 0 }]
     }
 
     fn pick(&mut self) -> Option<usize> {

@@ -4,7 +4,7 @@
 use backend_cpu::CpuDevice;
 use serde_json::Value;
 use std::{collections::BTreeSet, thread};
-use swap_tensor::{DType, PoolBuilder, SwapPool, Tensor, TensorSpec, Timeline};
+use swap_tensor::{DType, DeviceIndex, PoolBuilder, SwapPool, Tensor, TensorSpec, Timeline};
 
 const KIB: u64 = 1 << 10;
 
@@ -101,6 +101,32 @@ fn reads_of_a_file_and_the_programs_own_spans() {
     for title in ["program", "compute", "a \"pool\"", "upload", "file read", "stall"] {
         assert!(titles.contains(title), "{title} in {titles:?}");
     }
+}
+
+#[test]
+fn each_device_of_a_pool_has_its_tracks() {
+    let timeline = Timeline::new();
+    let builder = builder(64 * KIB).name("p").timeline(timeline.clone());
+    let pool = builder.add_device(CpuDevice::new().unwrap(), 64 * KIB).build().unwrap();
+    let (first, second) = (DeviceIndex::FIRST, DeviceIndex::new(1));
+    let spec = TensorSpec::new("t", DType::U8, [9000]).unwrap();
+    let tensor = pool.create(spec, &[1; 9000]).unwrap();
+    drop(tensor.write_at(second).unwrap());
+    drop(tensor.read().unwrap());
+    pool.settle().unwrap();
+    let time = [first, second].map(|on| pool.transfer_time_at(on).unwrap().unwrap().bytes);
+    assert_eq!(time, [9000, 18_000], "up to the second, down from it, up to the first");
+    let events = events(&timeline);
+    let process = |name: &str| {
+        let named = events.iter().find(|e| e["name"] == "process_name" && e["args"]["name"] == name);
+        named.unwrap_or_else(|| panic!("no {name}"))["pid"].clone()
+    };
+    let travels = |process: serde_json::Value, kind: &str| {
+        events.iter().filter(|e| e["ph"] == "X" && e["cat"] == kind && e["pid"] == process).count()
+    };
+    let (a, b) = (process("p, device 0"), process("p, device 1"));
+    assert_eq!((travels(a.clone(), "upload"), travels(a, "download")), (1, 0));
+    assert_eq!((travels(b.clone(), "upload"), travels(b, "download")), (1, 1));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::buffer::SimBuffer;
 use super::queue::{SimEvent, SimQueue};
 use super::run::Work;
-use super::state::Shared;
+use super::state::{Host, Shared};
 use super::{Call, Fault, Hazard, Place, PoisonRead, SimConfig, SimError, SimLocker};
 use crate::host_bytes::HostBytes;
 use allocator_core::{DeviceBuffer, RangeError, check_range};
@@ -43,8 +43,20 @@ pub struct LeakReport {
 impl SimDevice {
     /// A device with an upload lane (queue 0), a download lane (1) and a compute queue (2), or one queue for all.
     pub fn new(config: SimConfig) -> Self {
+        Self::in_host(config, Arc::default())
+    }
+
+    /// Another device in the same host: it copies from and to the host memory of this one, and of all beside it, while two devices
+    /// made by [`new`](Self::new) reach only their own. Nothing else is shared; the checks of each know its own work.
+    ///
+    /// What is known of a region goes with it on the device that made it; elsewhere its number is not used again.
+    pub fn beside(&self, config: SimConfig) -> Self {
+        Self::in_host(config, Arc::clone(self.shared.host()))
+    }
+
+    fn in_host(config: SimConfig, host: Arc<Host>) -> Self {
         let SimConfig { one_queue, strict, .. } = config;
-        let shared = Arc::new(Shared::new(config));
+        let shared = Arc::new(Shared::new(config, host));
         let upload = SimQueue::new(&shared);
         let another = || if one_queue { upload.clone() } else { SimQueue::new(&shared) };
         let (download, compute) = (another(), another());
@@ -154,7 +166,7 @@ impl SimDevice {
     ) -> Result<Ticket<Self>, Refused<Self>> {
         self.parking.sweep();
         let region = slice.region();
-        if !region.belongs_to(&self.shared) {
+        if !region.is_reached_by(&self.shared) {
             return Err(Refused { slice: Some(slice), error: SimError::Foreign { what: "slice" } });
         }
         let bytes = slice.offset() as u64..(slice.offset() + slice.len()) as u64;
@@ -202,6 +214,10 @@ impl Transfer for SimDevice {
 
     fn locker(&self) -> &SimLocker {
         &self.locker
+    }
+
+    fn reaches(&self, other: &Self) -> bool {
+        self.shared.is_beside(&other.shared)
     }
 
     fn buffer(&self, size: u64) -> Result<SimBuffer, SimError> {

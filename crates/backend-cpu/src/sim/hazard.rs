@@ -35,7 +35,7 @@ pub enum HazardKind {
 pub enum Place {
     /// A buffer, by its number on the device.
     Buffer(u64),
-    /// A host region, by its number on the device.
+    /// A host region, by its number on the device, and on those beside it.
     Host(u64),
 }
 

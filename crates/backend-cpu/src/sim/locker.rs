@@ -83,8 +83,8 @@ impl SimRegion {
         self.number
     }
 
-    pub(crate) fn belongs_to(&self, shared: &Arc<Shared>) -> bool {
-        Arc::ptr_eq(&self.shared, shared)
+    pub(crate) fn is_reached_by(&self, shared: &Shared) -> bool {
+        self.shared.is_beside(shared)
     }
 }
 

@@ -10,8 +10,8 @@ use crate::sync::lock;
 use pinned_host::{Access, DeviceMemory};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 
 /// What the handles (device, queues, buffers, events, regions) of one simulated device share.
 pub(crate) struct Shared {
@@ -20,17 +20,18 @@ pub(crate) struct Shared {
     /// Places whose owner was dropped. A list of its own, so that dropping a handle never needs `sim`: the last
     /// clone of a buffer may go while an operation runs.
     gone: Mutex<Vec<Place>>,
+    host: Arc<Host>,
+}
+
+/// What simulated devices share that lie in one host: the numbers of places, so that a region of any of them is one place to all.
+#[derive(Default)]
+pub(crate) struct Host {
     last_place: AtomicU64,
 }
 
 impl Shared {
-    pub(crate) fn new(config: SimConfig) -> Self {
-        Shared {
-            grain: config.grain,
-            sim: Mutex::new(Sim::new(config)),
-            gone: Mutex::new(Vec::new()),
-            last_place: AtomicU64::new(0),
-        }
+    pub(crate) fn new(config: SimConfig, host: Arc<Host>) -> Self {
+        Shared { grain: config.grain, sim: Mutex::new(Sim::new(config)), gone: Mutex::new(Vec::new()), host }
     }
 
     /// Runs `f` on the state. What `f` discards is dropped after the state is free again, since it may hold
@@ -49,7 +50,16 @@ impl Shared {
     }
 
     pub(crate) fn new_place_number(&self) -> u64 {
-        self.last_place.fetch_add(1, Relaxed)
+        self.host.last_place.fetch_add(1, Relaxed)
+    }
+
+    pub(crate) fn host(&self) -> &Arc<Host> {
+        &self.host
+    }
+
+    /// Whether both lie in one host, and reach the same host memory.
+    pub(crate) fn is_beside(&self, other: &Shared) -> bool {
+        Arc::ptr_eq(&self.host, &other.host)
     }
 
     pub(crate) fn let_go(&self, place: Place) {
@@ -67,7 +77,7 @@ pub(crate) struct Mark {
     /// Operations up to this one were reported by an earlier event.
     pub(crate) from: u64,
     pub(crate) value: u64,
-    pub(crate) clock: std::sync::Arc<Clock>,
+    pub(crate) clock: Arc<Clock>,
     /// The mark of a transfer: it speaks of operation `value` alone, and takes no failure from the events to come.
     pub(crate) transfer: bool,
 }
@@ -259,14 +269,14 @@ impl Sim {
         let lane = &mut self.queues[queue];
         lane.clock.join(host);
         let from = std::mem::replace(&mut lane.recorded, lane.submitted);
-        let clock = std::sync::Arc::new(lane.clock.clone());
+        let clock = Arc::new(lane.clock.clone());
         Mark { queue, from, value: lane.submitted, clock, transfer: false }
     }
 
     /// As [`mark`](Self::mark), taking no failure from the next event.
     pub(crate) fn peek_mark(&self, queue: usize) -> Mark {
         let lane = &self.queues[queue];
-        let clock = std::sync::Arc::new(lane.clock.clone());
+        let clock = Arc::new(lane.clock.clone());
         Mark { queue, from: lane.submitted, value: lane.submitted, clock, transfer: false }
     }
 

@@ -52,6 +52,38 @@ fn check_round_trips<T: Transfer>(bench: &Bench<T>) {
     }
 }
 
+/// A device that says it reaches another's host memory copies to and from it, once the host has waited for the other.
+pub fn host_memory_is_shared_where_it_is_said<H: Harness>(harness: &H) {
+    const NAME: &str = "host_memory_is_shared_where_it_is_said";
+    let bench = Bench::new(harness.device(), 64 << 10);
+    let Some(beside) = harness.device_beside(&bench.device) else {
+        return skip(NAME, "there is only one device");
+    };
+    if !beside.reaches(&bench.device) {
+        return skip(NAME, "devices share no host memory");
+    }
+    let len = bench.grains(5000);
+    let (mut here, mut there) = (bench.buffer(len), beside.buffer(len).unwrap());
+    let pageable = bench.device.locker().pageable(64 << 10).map(|region| region.unwrap());
+    let pageable = pageable.map(|region| HostPool::new(vec![region], 64).unwrap());
+    for (seed, pool) in [Some(&bench.pool), pageable.as_ref()].into_iter().flatten().enumerate() {
+        let mut slice = pool.allocate(len as usize).unwrap();
+        slice.as_mut_slice().copy_from_slice(&pattern(seed as u64, len));
+        let slice = bench.upload(slice, &mut here, 0).wait().unwrap();
+        let slice = beside.upload(slice, &mut there, 0).unwrap().wait().unwrap();
+        let mut bytes = vec![0; len as usize];
+        beside.read_now(&there, 0, &mut bytes).unwrap();
+        assert!(bytes == pattern(seed as u64, len), "upload to the device beside");
+        // What the one leaves there the other finds.
+        let other = pattern(100 + seed as u64, len);
+        beside.write_now(&mut there, 0, &other).unwrap();
+        let slice = beside.download(&there, 0, slice).unwrap().wait().unwrap();
+        assert!(slice.as_slice() == other, "download from the device beside");
+        bench.upload(slice, &mut here, 0).wait().unwrap();
+        assert!(bench.contents(&here, 0, len) == other, "upload of what came from the device beside");
+    }
+}
+
 /// A range beyond the buffer, overflow included, is refused before anything is enqueued; the slice comes back.
 pub fn range_errors_return_the_slice<H: Harness>(harness: &H) {
     let bench = Bench::new(harness.device(), 64 << 10);

@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         for writes in [Writes::InPlace, Writes::First, Writes::All] {
             match Trace::read(file, writes) {
                 Ok(trace) if on_a_pool => {
-                    if let Err(error) = table_of_pools(&trace.divided(), writes) {
+                    if let Err(error) = table_of_pools(&pool::divided(trace), writes) {
                         eprintln!("{}: {error}", file.display());
                         return ExitCode::FAILURE;
                     }

@@ -43,6 +43,23 @@ pub(crate) fn run(trace: &Trace, scheduled: bool) -> Result<Vec<Bytes>, Box<dyn 
         .collect()
 }
 
+/// The same with all sizes divided, so that a quarter of a GiB is alive at most; whole units of 64 bytes, which a pool rounds to.
+pub(crate) fn divided(mut trace: Trace) -> Trace {
+    let by = trace.peak.div_ceil(256 << 20);
+    trace.bytes.iter_mut().for_each(|bytes| *bytes = (*bytes / by).next_multiple_of(64).max(64));
+    let mut alive: u64 = 0;
+    trace.peak = 0;
+    for op in &trace.first {
+        match *op {
+            Op::Create { tensor } => alive += trace.bytes[tensor],
+            Op::Drop { tensor } => alive -= trace.bytes[tensor],
+            Op::Lease { .. } => {}
+        }
+        trace.peak = trace.peak.max(alive);
+    }
+    trace
+}
+
 fn apply(
     trace: &Trace,
     pool: &SwapPool<CpuDevice>,

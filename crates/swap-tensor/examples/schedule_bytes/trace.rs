@@ -48,23 +48,6 @@ impl Trace {
         (self.peak / 2).max(self.bytes.iter().copied().max().unwrap_or(0))
     }
 
-    /// The same with all sizes divided, so that a quarter of a GiB is alive at most; whole units of 64 bytes, which a pool rounds to.
-    pub(crate) fn divided(mut self) -> Trace {
-        let by = self.peak.div_ceil(256 << 20);
-        self.bytes.iter_mut().for_each(|bytes| *bytes = (*bytes / by).next_multiple_of(64).max(64));
-        let mut alive: u64 = 0;
-        self.peak = 0;
-        for op in &self.first {
-            match *op {
-                Op::Create { tensor } => alive += self.bytes[tensor],
-                Op::Drop { tensor } => alive -= self.bytes[tensor],
-                Op::Lease { .. } => {}
-            }
-            self.peak = self.peak.max(alive);
-        }
-        self
-    }
-
     /// Reads a file of `op,id,bytes,category,kernel,step`.
     ///
     /// Tensors that are never freed live on from step to step, and so do parameters, optimizer states and

@@ -2,7 +2,7 @@
 
 use super::{Name, Timeline, Track};
 use crate::{
-    OpenLease, SwapError, TensorSpec,
+    DeviceIndex, OpenLease, SwapError, TensorSpec,
     meter::{Meter, TransferTime},
 };
 use pinned_host::Event;
@@ -99,17 +99,25 @@ pub(crate) struct Passage {
 
 impl<E: Event> Probe<E> {
     /// Tells whoever was asked for: `timeline`, a meter if `measure`, and the recorder installed now if metrics are compiled in.
-    /// `budget` is what the tiers may hold.
-    pub(crate) fn new(name: &Arc<str>, timeline: Option<Timeline>, measure: bool, budget: Levels) -> Self {
+    /// `device` is named to them where a pool has several; `budget` is what the tiers may hold.
+    pub(crate) fn new(
+        name: &Arc<str>,
+        device: Option<DeviceIndex>,
+        (timeline, measure): (Option<Timeline>, bool),
+        budget: Levels,
+    ) -> Self {
         if timeline.is_none() && !measure && !cfg!(feature = "metrics") {
             return Probe { heard: None };
         }
         let watch = timeline.is_some() || measure;
         let timeline = timeline.map(|timeline| {
-            let number = timeline.enter_pool(Arc::clone(name));
+            let number = timeline.enter_pool(match device {
+                None => Arc::clone(name),
+                Some(device) => format!("{name}, device {device}").into(),
+            });
             (timeline, number)
         });
-        let metered = metered::Metered::new(name, budget);
+        let metered = metered::Metered::new(name, device, budget);
         let listeners = Arc::new(Listeners { timeline, metered, levels: Default::default() });
         let meter = watch.then(|| Meter::new(Arc::clone(&listeners)));
         Probe { heard: Some(Arc::new(Heard { listeners, meter })) }
@@ -298,7 +306,7 @@ impl Listeners {
     #[cfg(test)]
     pub(crate) fn timeline(timeline: &Timeline) -> Self {
         let name: Arc<str> = "pool".into();
-        let metered = metered::Metered::new(&name, Levels::default());
+        let metered = metered::Metered::new(&name, None, Levels::default());
         let number = timeline.enter_pool(name);
         Listeners { timeline: Some((timeline.clone(), number)), metered, levels: Default::default() }
     }

@@ -1,7 +1,8 @@
 //! Metrics through the facade: handles taken when a pool is built, from the recorder that is installed then.
 
 use super::{Kind, Levels, Reason};
-use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
+use crate::DeviceIndex;
+use metrics::{Counter, Gauge, Histogram, Label, Unit, counter, gauge, histogram};
 use std::{
     sync::{
         Arc,
@@ -66,35 +67,35 @@ struct Level {
 }
 
 impl Metered {
-    pub(super) fn new(pool: &Arc<str>, budget: Levels) -> Self {
+    /// `device` is a label only in a pool of several.
+    pub(super) fn new(pool: &Arc<str>, device: Option<DeviceIndex>, budget: Levels) -> Self {
         describe();
+        let labels = |more: &[(&'static str, &'static str)]| {
+            let pool = core::iter::once(Label::new("pool", Arc::clone(pool)));
+            let device = device.map(|device| Label::new("device", device.to_string()));
+            let more = more.iter().map(|&(key, value)| Label::from_static_parts(key, value));
+            pool.chain(more).chain(device).collect::<Vec<_>>()
+        };
         let level = |gauge| Level { gauge, now: AtomicU64::new(0) };
-        let held = |tier| gauge!(HELD, "pool" => Arc::clone(pool), "tier" => tier);
+        let held = |tier| gauge!(HELD, labels(&[("tier", tier)]));
         let budgets = [("device", budget.device), ("host", budget.host)].map(|(tier, bytes)| {
-            let gauge = gauge!(BUDGET, "pool" => Arc::clone(pool), "tier" => tier);
+            let gauge = gauge!(BUDGET, labels(&[("tier", tier)]));
             gauge.increment(bytes as f64);
             (gauge, bytes)
         });
-        let leases = |found| counter!(LEASES, "pool" => Arc::clone(pool), "found" => found);
+        let leases = |found| counter!(LEASES, labels(&[("found", found)]));
         Metered {
-            travels: Kind::TRAVELS.map(|kind| Travels::new(pool, kind)),
+            travels: Kind::TRAVELS.map(|kind| Travels::new(kind, &labels)),
             hits: leases("hit"),
             misses: leases("miss"),
-            wait: histogram!(LEASE_WAIT, "pool" => Arc::clone(pool)),
+            wait: histogram!(LEASE_WAIT, labels(&[])),
             evicted: REASONS.map(|reason| {
-                let reason = reason.as_str();
-                (
-                    counter!(EVICTIONS, "pool" => Arc::clone(pool), "reason" => reason),
-                    counter!(EVICTED_BYTES, "pool" => Arc::clone(pool), "reason" => reason),
-                )
+                let labels = || labels(&[("reason", reason.as_str())]);
+                (counter!(EVICTIONS, labels()), counter!(EVICTED_BYTES, labels()))
             }),
-            prefetches: counter!(PREFETCHES, "pool" => Arc::clone(pool)),
-            wishes: gauge!(PREFETCH_QUEUE, "pool" => Arc::clone(pool)),
-            levels: [
-                level(held("device")),
-                level(held("host")),
-                level(gauge!(LEASED, "pool" => Arc::clone(pool))),
-            ],
+            prefetches: counter!(PREFETCHES, labels(&[])),
+            wishes: gauge!(PREFETCH_QUEUE, labels(&[])),
+            levels: [level(held("device")), level(held("host")), level(gauge!(LEASED, labels(&[])))],
             budgets,
         }
     }
@@ -162,7 +163,7 @@ impl Drop for Metered {
 }
 
 impl Travels {
-    fn new(pool: &Arc<str>, kind: Kind) -> Self {
+    fn new(kind: Kind, labels: &impl Fn(&[(&'static str, &'static str)]) -> Vec<Label>) -> Self {
         let (tier, direction) = match kind {
             Kind::Upload => ("device", "upload"),
             Kind::Download => ("device", "download"),
@@ -171,22 +172,14 @@ impl Travels {
             Kind::DiskRead => ("disk", "read"),
             Kind::DiskWrite => ("disk", "write"),
         };
-        let counter =
-            |name| counter!(name, "pool" => Arc::clone(pool), "tier" => tier, "direction" => direction);
-        let labels = || {
-            [
-                ("pool", metrics::SharedString::from(Arc::clone(pool))),
-                ("tier", tier.into()),
-                ("direction", direction.into()),
-            ]
-        };
+        let labels = || labels(&[("tier", tier), ("direction", direction)]);
         Travels {
-            count: counter(TRANSFERS),
-            bytes: counter(TRANSFER_BYTES),
-            failures: counter(TRANSFER_FAILURES),
+            count: counter!(TRANSFERS, labels()),
+            bytes: counter!(TRANSFER_BYTES, labels()),
+            failures: counter!(TRANSFER_FAILURES, labels()),
             // Moves have no owner who would say that they ended.
-            flying: if kind == Kind::Move { Gauge::noop() } else { gauge!(IN_FLIGHT, &labels()) },
-            seconds: histogram!(TRANSFER_TIME, &labels()),
+            flying: if kind == Kind::Move { Gauge::noop() } else { gauge!(IN_FLIGHT, labels()) },
+            seconds: histogram!(TRANSFER_TIME, labels()),
         }
     }
 }
@@ -272,7 +265,7 @@ mod tests {
         let recorder = DebuggingRecorder::new();
         let snapshots = recorder.snapshotter();
         let budget = Levels { device: 100, host: 200, leased: 0 };
-        let metered = metrics::with_local_recorder(&recorder, || Metered::new(&"p".into(), budget));
+        let metered = metrics::with_local_recorder(&recorder, || Metered::new(&"p".into(), None, budget));
         expect(&snapshots, &[("budget_bytes device", 100.0), ("budget_bytes host", 200.0)]);
         check(metered, &snapshots);
     }
@@ -359,7 +352,7 @@ mod tests {
     fn the_table_has_every_metric_and_no_other() {
         let recorder = DebuggingRecorder::new();
         let metered =
-            metrics::with_local_recorder(&recorder, || Metered::new(&"p".into(), Levels::default()));
+            metrics::with_local_recorder(&recorder, || Metered::new(&"p".into(), None, Levels::default()));
         let entries = recorder.snapshotter().snapshot().into_vec();
         let names: BTreeSet<_> = entries.iter().map(|(key, ..)| key.key().name().to_owned()).collect();
         let rows = include_str!("../../observe.rs")

@@ -1,6 +1,7 @@
 //! The face of the metrics without them: nothing is kept, and nothing happens.
 
 use super::{Kind, Levels, Reason};
+use crate::DeviceIndex;
 use std::{sync::Arc, time::Duration};
 
 /// Something that would count while it lasts.
@@ -16,7 +17,7 @@ impl Counted {
 pub(crate) struct Metered;
 
 impl Metered {
-    pub(super) fn new(_: &Arc<str>, _: Levels) -> Self {
+    pub(super) fn new(_: &Arc<str>, _: Option<DeviceIndex>, _: Levels) -> Self {
         Metered
     }
 

@@ -275,6 +275,11 @@ impl Scheduled {
         self.index.priority(key)
     }
 
+    /// The tensor is leased on a device that this is not the policy of.
+    pub(crate) fn used_elsewhere(&mut self, key: TensorKey) {
+        self.inner.used(key);
+    }
+
     fn followed(&self) -> Option<&Track> {
         self.active.as_ref().filter(|_| self.index.is_live())
     }
