@@ -4,10 +4,10 @@
 use crate::{
     SlotState, SwapError, TensorSpec,
     books::Books,
-    builder::PAGE,
     device::{Device, DeviceIndex, Spot},
     file::FileCopy,
     flight::{DEPTH, Flight, Settled},
+    host_memory::PAGE,
     lock::Guard,
     lower::{LowerCopy, Reading},
     observe::{Io, Kind},

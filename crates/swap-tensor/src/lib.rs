@@ -76,6 +76,7 @@ mod check;
 mod claim;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod contents;
 mod contiguous;
 mod device;
 #[cfg(all(feature = "disk", unix))]
@@ -88,6 +89,7 @@ mod file;
 mod fill;
 mod flight;
 mod hold;
+mod host_memory;
 mod lease;
 mod leases;
 mod lock;
@@ -103,6 +105,7 @@ mod reap;
 mod request;
 mod room;
 mod rule;
+mod settle;
 mod slot;
 mod spec;
 mod spill;

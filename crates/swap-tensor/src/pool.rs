@@ -12,9 +12,7 @@ use crate::{
     lower::Lower,
     movers::Movers,
     observe::{Levels, Probe},
-    policy::State,
-    request::{self, Errand, LeaseRequest, Wanted},
-    room::{Effort, Why},
+    request::{self, LeaseRequest, Wanted},
     tensor::Token,
 };
 use pinned_host::{HostPool, RegionOf, StagingRing, StagingStats, Transfer};
@@ -28,7 +26,7 @@ use std::{
 /// Tensors that swap between devices, host memory, a disk and attached files.
 ///
 /// Cloning is cheap and names the same pool. Calls block, and none holds a lock while it waits; what a task can await instead is
-/// a [`LeaseRequest`] or an [`Errand`].
+/// a [`LeaseRequest`] or an [`Errand`](crate::Errand).
 ///
 /// ```
 /// use backend_cpu::CpuDevice;
@@ -249,132 +247,6 @@ impl<T: Transfer> SwapPool<T> {
         }
     }
 
-    /// Starts to bring tensors to the first device ahead of their use, in order, and returns at once.
-    ///
-    /// A hint: what does not fit beside leased, pinned and already fetched tensors is skipped, and a failure shows
-    /// when the tensor is leased.
-    pub fn prefetch(&self, tensors: &[&Tensor<T>]) {
-        self.wish(DeviceIndex::FIRST, tensors);
-    }
-
-    /// [`prefetch`](Self::prefetch) to another device. What only other devices have is copied to host memory for it, unless it is
-    /// leased for writing there.
-    ///
-    /// # Errors
-    /// [`SwapError::NoDevice`].
-    pub fn prefetch_at(&self, device: DeviceIndex, tensors: &[&Tensor<T>]) -> Result<(), SwapError> {
-        self.inner.check_device(device)?;
-        self.wish(device, tensors);
-        Ok(())
-    }
-
-    fn wish(&self, on: DeviceIndex, tensors: &[&Tensor<T>]) {
-        self.inner.movers.wish(tensors.iter().map(|t| &t.token), on, self.inner.fetchers());
-    }
-
-    /// Takes back what [`prefetch`](Self::prefetch) was asked for, for whatever device, and nobody has begun; how many wishes those
-    /// were. A fetch that has taken room goes on.
-    pub fn cancel_prefetch(&self, tensors: &[&Tensor<T>]) -> usize {
-        self.inner.movers.unwish(|token| tensors.iter().any(|tensor| Arc::ptr_eq(&tensor.token, token)))
-    }
-
-    /// Says that an iteration of the program begins: a training step, a token. With [`PoolBuilder::schedule`] the leases of one
-    /// iteration are the schedule of the next: what is needed farthest ahead leaves first, and what is needed next comes in just in
-    /// time, without a [`prefetch`](Self::prefetch). Otherwise nothing happens.
-    ///
-    /// The first schedule is made while the second iteration runs, by a thread of the pool, and followed as soon as it is there. Where the program
-    /// leaves the order, the pool's policy decides, until the next call. See [`policy::schedule`](crate::policy::schedule).
-    ///
-    /// ```
-    /// use backend_cpu::CpuDevice;
-    /// use swap_tensor::{DType, SwapPool, TensorSpec};
-    ///
-    /// let pool = SwapPool::builder(CpuDevice::new()?)
-    ///     .device_memory(3 << 20)
-    ///     .host_memory(8 << 20)
-    ///     .schedule(true)
-    ///     .build()?;
-    /// let layers = (0..6u8)
-    ///     .map(|i| pool.create(TensorSpec::new(format!("{i}"), DType::U8, [1 << 20])?, &vec![i; 1 << 20]))
-    ///     .collect::<Result<Vec<_>, _>>()?;
-    /// for _token in 0..4 {
-    ///     pool.mark_step();
-    ///     for layer in &layers {
-    ///         layer.read()?.wait()?; // and compute, while the next one comes in
-    ///     }
-    /// }
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn mark_step(&self) {
-        for on in self.inner.devices.indices() {
-            let mut books = self.inner.lock();
-            let draft = books.rules[on].mark_step();
-            self.inner.poke(&mut books, on);
-            drop(books);
-            if let Some(draft) = draft {
-                self.inner.make_schedule(on, draft);
-            }
-        }
-    }
-
-    /// What the pool goes by on the first device: a recorded step, or the policy because there is none, or none that fits; `None`
-    /// without [`PoolBuilder::schedule`].
-    pub fn schedule_state(&self) -> Option<State> {
-        self.inner.lock().rules[DeviceIndex::FIRST].state()
-    }
-
-    /// [`schedule_state`](Self::schedule_state) of another device: each records its own leases, and follows their order.
-    ///
-    /// # Errors
-    /// [`SwapError::NoDevice`].
-    pub fn schedule_state_at(&self, device: DeviceIndex) -> Result<Option<State>, SwapError> {
-        self.inner.check_device(device)?;
-        Ok(self.inner.lock().rules[device].state())
-    }
-
-    /// Blocks until everything asked for by [`prefetch`](Self::prefetch) is on its way, or was given up, what other threads ask for
-    /// meanwhile included.
-    pub fn wait_prefetch(&self) {
-        self.inner.movers.wait_wishes();
-    }
-
-    /// Blocks until no transfer of this pool is in flight: everything enqueued before is done, or has failed.
-    ///
-    /// # Errors
-    /// The first write-back that failed and that nobody was told of yet: its source is still valid. [`SwapError::Timeout`] when the
-    /// disk tier ends nothing for as long as its deadline.
-    pub fn settle(&self) -> Result<(), SwapError> {
-        self.inner.settle()
-    }
-
-    /// [`settle`](Self::settle) for a task: a thread of the pool waits, from now on.
-    pub fn settle_async(&self) -> Errand<Result<(), SwapError>> {
-        let inner = Arc::clone(&self.inner);
-        // Not a thread that serves wishes, for which this waits.
-        self.inner.errand(move || inner.settle())
-    }
-
-    /// Changes the bytes that tensors may take on the first device, at most its arena; more than that counts as the arena. Returns the
-    /// bytes that are still taken beyond it.
-    ///
-    /// What nobody uses leaves at once as far as it can, the rest as soon as its leases end and others need room: a lease that no
-    /// longer fits is refused, not one that was given.
-    ///
-    /// # Errors
-    /// A write-back fails. The budget holds all the same.
-    pub fn set_device_budget(&self, bytes: u64) -> Result<u64, SwapError> {
-        self.inner.set_budget(DeviceIndex::FIRST, bytes)
-    }
-
-    /// [`set_device_budget`](Self::set_device_budget) of another device.
-    ///
-    /// # Errors
-    /// As there; [`SwapError::NoDevice`].
-    pub fn set_device_budget_at(&self, device: DeviceIndex, bytes: u64) -> Result<u64, SwapError> {
-        self.inner.check_device(device)?;
-        self.inner.set_budget(device, bytes)
-    }
-
     /// The leases that are open now, the oldest first: on what, for what, how old, and where in the program they were taken.
     ///
     /// One that was forgotten holds its tensor's room for ever; see [`PoolBuilder::on_leak`]. O(open leases).
@@ -481,44 +353,6 @@ impl<T: Transfer> Inner<T> {
     /// Who is told of what is no single device's.
     pub(crate) fn probe(&self) -> &Probe<T::Event> {
         &self.on(DeviceIndex::FIRST).probe
-    }
-
-    fn settle(&self) -> Result<(), SwapError> {
-        self.movers.wait_wishes();
-        let mut books = self.lock();
-        let (mut since, mut left) = (Instant::now(), books.spills);
-        loop {
-            books.reap();
-            if let Some(event) = books.job_in_flight(DeviceIndex::FIRST) {
-                books = self.wait_for(books, &event);
-            } else if books.spills == 0 {
-                return books.fault.take().map_or(Ok(()), |(_, error)| Err(error));
-            } else {
-                if core::mem::replace(&mut left, books.spills) != left {
-                    since = Instant::now();
-                }
-                let waited = since.elapsed();
-                if waited >= self.patience {
-                    return Err(SwapError::Timeout { operation: "settle: write to disk", waited });
-                }
-                books = self.sleep(books, since + self.patience);
-            }
-        }
-    }
-
-    fn set_budget(&self, on: DeviceIndex, bytes: u64) -> Result<u64, SwapError> {
-        let mut books = self.lock();
-        let device = &mut books.devices[on];
-        device.budget = bytes.min(device.arena.allocator().size());
-        let budget = device.budget;
-        if let Some(schedule) = books.rules[on].schedule() {
-            schedule.set_device_bytes(budget);
-        }
-        self.wake(&books);
-        let (since, failures) = (Instant::now(), books.failures(on));
-        let (mut books, left) = self.shrink(books, on, Effort { wait_until: None, since, why: Why::Lease });
-        let fault = if books.failures(on) > failures { books.take_fault(on) } else { None };
-        fault.map_or(left, Err)
     }
 
     /// Tells what is held now on a device. What host memory holds goes with the first one's.

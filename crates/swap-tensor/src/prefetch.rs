@@ -1,13 +1,13 @@
 //! Fetching ahead: what the program wishes for, and what the schedule wants.
 
 use crate::{
-    SlotState, SwapError,
+    DeviceIndex, SlotState, SwapError, SwapPool, Tensor,
     books::Books,
-    device::{DeviceIndex, Spot},
+    device::Spot,
     entry::Busy,
     fill::{Found, Want},
     observe::Counted,
-    policy::Draft,
+    policy::{Draft, State},
     pool::Inner,
     room::{Effort, Why},
     tensor::Token,
@@ -17,6 +17,97 @@ use std::{
     sync::{Arc, atomic::Ordering},
     time::Instant,
 };
+
+impl<T: Transfer> SwapPool<T> {
+    /// Starts to bring tensors to the first device ahead of their use, in order, and returns at once.
+    ///
+    /// A hint: what does not fit beside leased, pinned and already fetched tensors is skipped, and a failure shows
+    /// when the tensor is leased.
+    pub fn prefetch(&self, tensors: &[&Tensor<T>]) {
+        self.wish(DeviceIndex::FIRST, tensors);
+    }
+
+    /// [`prefetch`](Self::prefetch) to another device. What only other devices have is copied to host memory for it, unless it is
+    /// leased for writing there.
+    ///
+    /// # Errors
+    /// [`SwapError::NoDevice`].
+    pub fn prefetch_at(&self, device: DeviceIndex, tensors: &[&Tensor<T>]) -> Result<(), SwapError> {
+        self.inner.check_device(device)?;
+        self.wish(device, tensors);
+        Ok(())
+    }
+
+    fn wish(&self, on: DeviceIndex, tensors: &[&Tensor<T>]) {
+        self.inner.movers.wish(tensors.iter().map(|t| &t.token), on, self.inner.fetchers());
+    }
+
+    /// Takes back what [`prefetch`](Self::prefetch) was asked for, for whatever device, and nobody has begun; how many wishes those
+    /// were. A fetch that has taken room goes on.
+    pub fn cancel_prefetch(&self, tensors: &[&Tensor<T>]) -> usize {
+        self.inner.movers.unwish(|token| tensors.iter().any(|tensor| Arc::ptr_eq(&tensor.token, token)))
+    }
+
+    /// Says that an iteration of the program begins: a training step, a token. With [`PoolBuilder::schedule`](crate::PoolBuilder::schedule) the leases of one
+    /// iteration are the schedule of the next: what is needed farthest ahead leaves first, and what is needed next comes in just in
+    /// time, without a [`prefetch`](Self::prefetch). Otherwise nothing happens.
+    ///
+    /// The first schedule is made while the second iteration runs, by a thread of the pool, and followed as soon as it is there. Where the program
+    /// leaves the order, the pool's policy decides, until the next call. See [`policy::schedule`](crate::policy::schedule).
+    ///
+    /// ```
+    /// use backend_cpu::CpuDevice;
+    /// use swap_tensor::{DType, SwapPool, TensorSpec};
+    ///
+    /// let pool = SwapPool::builder(CpuDevice::new()?)
+    ///     .device_memory(3 << 20)
+    ///     .host_memory(8 << 20)
+    ///     .schedule(true)
+    ///     .build()?;
+    /// let layers = (0..6u8)
+    ///     .map(|i| pool.create(TensorSpec::new(format!("{i}"), DType::U8, [1 << 20])?, &vec![i; 1 << 20]))
+    ///     .collect::<Result<Vec<_>, _>>()?;
+    /// for _token in 0..4 {
+    ///     pool.mark_step();
+    ///     for layer in &layers {
+    ///         layer.read()?.wait()?; // and compute, while the next one comes in
+    ///     }
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn mark_step(&self) {
+        for on in self.inner.devices.indices() {
+            let mut books = self.inner.lock();
+            let draft = books.rules[on].mark_step();
+            self.inner.poke(&mut books, on);
+            drop(books);
+            if let Some(draft) = draft {
+                self.inner.make_schedule(on, draft);
+            }
+        }
+    }
+
+    /// What the pool goes by on the first device: a recorded step, or the policy because there is none, or none that fits; `None`
+    /// without [`PoolBuilder::schedule`](crate::PoolBuilder::schedule).
+    pub fn schedule_state(&self) -> Option<State> {
+        self.inner.lock().rules[DeviceIndex::FIRST].state()
+    }
+
+    /// [`schedule_state`](Self::schedule_state) of another device: each records its own leases, and follows their order.
+    ///
+    /// # Errors
+    /// [`SwapError::NoDevice`].
+    pub fn schedule_state_at(&self, device: DeviceIndex) -> Result<Option<State>, SwapError> {
+        self.inner.check_device(device)?;
+        Ok(self.inner.lock().rules[device].state())
+    }
+
+    /// Blocks until everything asked for by [`prefetch`](Self::prefetch) is on its way, or was given up, what other threads ask for
+    /// meanwhile included.
+    pub fn wait_prefetch(&self) {
+        self.inner.movers.wait_wishes();
+    }
+}
 
 /// A tensor to fetch to a device, unless it is used there before its turn comes.
 pub(crate) struct Wish<T: Transfer> {

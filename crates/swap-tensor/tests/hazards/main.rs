@@ -27,13 +27,13 @@
 //! | | [`room::pool_exhausted_for_long`] | `below.rs` `fill_from_below`: time from now on | time from the call on: `Timeout` of a disk with which nothing is wrong |
 //! | lock leaked on early return | [`room::guard_dropped_on_early_return`] | `claim.rs` `occupy`: `unclaim` | removed: bytes stay held after the error |
 //! | staging shares its pool with the cache | [`room::staging_apart_from_cache`] | `flight.rs` `staging_slice`: the ring | the host tier instead: no memory, and no way to make some |
-//! | mirror copies cannot be reclaimed | [`room::clean_duplicate_is_always_evictable`] | `room.rs` `drop_spare_host_copy`, `evict_one`; `tensor.rs` `load_to_host` waits for the transfer that has the memory | removed, each: `DeviceBudget` (host), write-backs of clean tensors (device) |
+//! | mirror copies cannot be reclaimed | [`room::clean_duplicate_is_always_evictable`] | `room.rs` `drop_spare_host_copy`, `evict_one`; `contents.rs` `load_to_host` waits for the transfer that has the memory | removed, each: `DeviceBudget` (host), write-backs of clean tensors (device) |
 //! | leaked pins | [`work::leaked_leases_show_and_dropped_ones_end`] | `hold.rs` `Drop`; `Stats::held_bytes` | no drop: two units stay held |
 //! | evict metadata against delete file | [`disk::evict_while_reader_reads_disk`] | `lower/disk.rs`: a copy's pieces are shared | pieces copied, so that the index's share ends them: `NoPart` |
 //! | descriptor used again after close | [`work::descriptor_reused`] | `disk/engine.rs` `Drop` joins; what does I/O owns its `Drive` | not closed and joined: descriptors are left; closed after the grace all the same: none is open under the read that hangs |
 //! | torn write | [`disk::torn_write_is_never_served`], [`disk::torn_write_leaves_the_source`] | `disk/request.rs` `conclude`, `compare`; `spill.rs` `end_host_write` | error ignored: a torn extent is published; sums not compared: wrong bytes served; source dropped: `NoValidCopy` |
 //! | attached file truncated or overwritten | [`disk::attached_file_truncated`] | `file.rs` `check_unchanged` | not compared: a bare end of file; the other contents served |
-//! | sticky error after a failed registration | [`room::sticky_error_after_failed_lock`] | `builder.rs` `tier` goes on with pageable memory | error passed on: no pool |
+//! | sticky error after a failed registration | [`room::sticky_error_after_failed_lock`] | `host_memory.rs` `tier` goes on with pageable memory | error passed on: no pool |
 //! | two pins of one page against a limit | [`room::two_pins_of_one_page`] | `builder.rs` `build`: what is locked counts once | staging counted twice: a tier that fits is pageable |
 //! | registration stalls, in the middle of serving | [`room::registration_on_the_hot_path`] | `builder.rs` locks all there is | a lock for each host copy: refused |
 //! | lock held across a wait | [`locks::no_lock_across_wait`], [`locks::no_lock_across_wait_for_the_device`] | `below.rs` `fill_from_below`, `room.rs` `wait_for` | kept: nobody gets in |

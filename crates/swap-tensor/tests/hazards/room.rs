@@ -16,7 +16,7 @@ use swap_tensor::{
 
 /// LMCache #3130: an object was evicted while somebody used it.
 /// Rule: only the path that counts users frees.
-/// Guards: `idle` in `books.rs`, which `evict` (`tensor.rs`) and `victim` (`room.rs`) ask; a lease makes its block a wall besides
+/// Guards: `is_idle_on` in `entry.rs`, which `evict` (`tensor.rs`) and `victim` (`room.rs`) ask; a lease makes its block a wall besides
 /// (`allocator-core`).
 #[test]
 fn evict_while_in_use() {
@@ -194,7 +194,7 @@ fn limited(limit: u64, faults: SimFaults) -> PoolBuilder<SimDevice> {
 
 /// vLLM #51080: a registration that the driver refused left an error behind that the next call, of something else, reported.
 /// Rule: a refusal is dealt with where it is met, and memory is locked in chunks.
-/// Guard: `tier` in `builder.rs`, which goes on with pageable memory; a region's length is bounded by `PageLocker::max_region`
+/// Guard: `tier` in `host_memory.rs`, which goes on with pageable memory; a region's length is bounded by `PageLocker::max_region`
 /// (unit test there). What a real driver keeps is `backend-cuda`'s to clear.
 #[test]
 fn sticky_error_after_failed_lock() {
