@@ -33,7 +33,7 @@ pub(crate) const SOAKS: &[Soak] = &[
         name: "swap",
         package: "swap-tensor",
         test: "soak_swap",
-        features: "swap-tensor/disk,swap-tensor/conformance",
+        features: "swap-tensor/disk,swap-tensor/conformance,swap-tensor/track",
         flag: "--schedules",
         variable: "SOAK_SCHEDULES",
         unit: 1,

@@ -99,7 +99,8 @@ fn arguments(options: &Options, present: &[&Backend]) -> Vec<String> {
     // The swap story is told by the crate above the backends, with a backend as its harness.
     args.extend([
         "--features".into(),
-        "swap-tensor/conformance,swap-tensor/disk,swap-tensor/metrics,swap-tensor/tracing".into(),
+        "swap-tensor/conformance,swap-tensor/disk,swap-tensor/track,swap-tensor/metrics,swap-tensor/tracing"
+            .into(),
     ]);
     for backend in present {
         for feature in backend.features {

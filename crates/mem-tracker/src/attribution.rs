@@ -1,10 +1,31 @@
 //! Who holds a device's memory.
 
+use core::fmt;
+
 use crate::book::{Book, NONE};
 use crate::usage::Bytes;
-use crate::{Category, StorageId, Usage, When};
+use crate::{Amount, Category, StorageId, Usage, When};
 
 /// Who holds, or held at the peak, a device's memory.
+///
+/// Its text has three lines, of categories, modules and the largest storages. The precision says how many modules are named, 5
+/// without one.
+///
+/// ```
+/// use mem_tracker::{Category, Tracker, When};
+///
+/// let tracker = Tracker::new();
+/// let device = tracker.device("cuda:0")?;
+/// let owner = |module, label| tracker.owner(Category::Parameter, Some(module), Some(label));
+/// let _held = (device.hold_for(3 << 20, &owner("h.0", "weight")?)?, device.hold_for(4096, &owner("h.1", "bias")?)?);
+/// assert_eq!(
+///     format!("{:.1}", device.attribution(When::Current, 1)),
+///     "held: 3.00 MiB Parameter\n\
+///      by module: 3.00 MiB h.0, 4.00 KiB 1 others\n\
+///      largest: 3.00 MiB Parameter weight of h.0"
+/// );
+/// # Ok::<(), mem_tracker::TrackError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Attribution {
@@ -33,6 +54,26 @@ impl Attribution {
     }
 }
 
+impl fmt::Display for Attribution {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = f.precision().unwrap_or(NAMED).min(self.modules.len());
+        let (named, others) = self.modules.split_at(named);
+        let mut modules: Vec<String> = named.iter().map(ModuleShare::to_string).collect();
+        if !others.is_empty() {
+            let rest = others.iter().map(|share| share.usage.total()).sum();
+            modules.push(format!("{} {} others", Amount(rest), others.len()));
+        }
+        writeln!(f, "held: {}", self.usage)?;
+        writeln!(f, "by module: {}", listed(&modules))?;
+        let largest: Vec<String> = self.largest.iter().map(StorageShare::to_string).collect();
+        write!(f, "largest: {}", listed(&largest))
+    }
+}
+
+fn listed(parts: &[String]) -> String {
+    if parts.is_empty() { "nothing".to_owned() } else { parts.join(", ") }
+}
+
 /// What a module holds, without modules below it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -41,6 +82,14 @@ pub struct ModuleShare {
     pub module: Option<String>,
     /// What it holds.
     pub usage: Usage,
+}
+
+/// `2.00 MiB Net.0`, or `2.00 MiB outside of modules`.
+impl fmt::Display for ModuleShare {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.module.as_deref().unwrap_or("outside of modules");
+        write!(f, "{} {name}", Amount(self.usage.total()))
+    }
 }
 
 /// What one storage holds.
@@ -59,6 +108,17 @@ pub struct StorageShare {
     pub allocated: u64,
     /// Bytes that were asked for.
     pub requested: u64,
+}
+
+/// `2.00 MiB Parameter weight of Net.0`, as far as it has names.
+impl fmt::Display for StorageShare {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", Amount(self.allocated), self.category)?;
+        if let Some(label) = &self.label {
+            write!(f, " {label}")?;
+        }
+        self.module.iter().try_for_each(|module| write!(f, " of {module}"))
+    }
 }
 
 /// A storage as it was at the moment that is asked about.
@@ -142,3 +202,6 @@ fn named(book: &Book, share: &Share) -> StorageShare {
         requested: share.bytes.requested,
     }
 }
+
+/// How many modules a text names, unless it is told.
+const NAMED: usize = 5;

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use crate::place::{self, Here};
 use crate::tracker::rounded;
-use crate::{Attribution, Category, Held, MemoryStats, StorageId, TrackError, Tracker, Usage, Watch, When};
+use crate::{
+    Attribution, Category, Held, MemoryStats, Owner, StorageId, TrackError, Tracker, Usage, Watch, When,
+};
 
 /// A device of a tracker: a name with figures.
 #[derive(Debug, Clone)]
@@ -57,6 +59,21 @@ impl Device {
     /// As [`add`](Self::add).
     pub fn hold_as(&self, bytes: u64, category: Category) -> Result<Held, TrackError> {
         Ok(Held { id: self.add_as(bytes, category)?, tracker: self.tracker.clone() })
+    }
+
+    /// A storage whose owner is known, until the guard is dropped. O(1).
+    ///
+    /// # Errors
+    /// As [`add`](Self::add); [`TrackError::ForeignOwner`].
+    pub fn hold_for(&self, bytes: u64, owner: &Owner) -> Result<Held, TrackError> {
+        let mut book = self.tracker.book();
+        owner.check(&book)?;
+        let bytes = rounded(&book, self.at, bytes)?;
+        let slot = book.add(self.at, bytes, owner.here)?;
+        book.blocks.get_mut(slot).label = owner.label;
+        let id = book.id(slot);
+        drop(book);
+        Ok(Held { id, tracker: self.tracker.clone() })
     }
 
     #[inline]

@@ -20,6 +20,9 @@ pub enum TrackError {
         /// The storage.
         storage: StorageId,
     },
+    /// The owner is another tracker's.
+    #[error("the owner is another tracker's")]
+    ForeignOwner,
     /// The arena has told of no such block, or has freed it.
     #[error("no block {handle} is known on device {device}")]
     UnknownBlock {

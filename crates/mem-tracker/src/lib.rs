@@ -53,7 +53,7 @@
 //!   parameter, a buffer or a gradient must be said ([`Module::parameters`], [`Module::buffers`], [`Tracker::retag`]). The first
 //!   category stays until then.
 //! * **Module**: a storage is of the innermost module whose scope is open on the thread that makes it. Guards belong to the thread
-//!   that made them; [`Tracker::context`] takes a thread's place along to another one.
+//!   that made them; [`Tracker::context`] takes a thread's place along to another one. An [`Owner`] says it where no scope can.
 //! * **Pass**: the peak of a module's pass is the most that a device held while its scope was open, whatever thread made it.
 //!   Scopes may be closed in any order, as PyTorch's backward hooks do.
 //! * **Recomputation**: a module that was entered before and runs forward inside a backward pass of its thread. It notes
@@ -114,6 +114,7 @@ mod error;
 mod module;
 mod modules;
 mod oom;
+mod owner;
 mod phase;
 mod place;
 mod snapshot;
@@ -136,13 +137,14 @@ pub use error::TrackError;
 pub use module::{Module, Scope};
 pub use modules::ModuleStats;
 pub use oom::OutOfMemoryReport;
+pub use owner::Owner;
 pub use phase::{Context, Phase};
 pub use snapshot::Snapshot;
 pub use state::{ModState, Peaks, When};
 pub use stats::{MemoryStats, Pools};
 pub use storage::{Held, Storage, StorageId};
 pub use tracker::Tracker;
-pub use units::Units;
+pub use units::{Amount, Units};
 pub use usage::Usage;
 pub use warning::Warning;
 pub use watch::{ArenaObserver, Watch};

@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-use allocator_core::{Explanation, OffsetAllocator, Placement, Request, Stats, Verdict};
+use allocator_core::{Block, Explanation, OffsetAllocator, Placement, Request, Stats, Verdict};
 
 use crate::book::Book;
 use crate::usage::Bytes;
-use crate::{Attribution, StorageShare, Usage, Watch, When};
+use crate::{Amount, Attribution, Usage, Watch, When};
 
 /// Why a request failed, and what would help: who holds what, what is fragmented, what moving or swapping out would free.
 ///
@@ -40,7 +40,7 @@ use crate::{Attribution, StorageShare, Usage, Watch, When};
 ///      by module: 2.00 MiB Net.0, 2.00 MiB outside of modules\n\
 ///      largest: 2.00 MiB Activation of Net.0, 2.00 MiB Activation\n\
 ///      free: 1 holes, the largest has 2.00 MiB; moving blocks reaches 2.00 MiB\n\
-///      missing: 2.00 MiB; swapping out what is not leased frees 2.00 MiB (2.00 MiB Activation), which is enough"
+///      missing: 2.00 MiB; swapping out what is idle frees 2.00 MiB (2.00 MiB Activation), which is enough"
 /// );
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -55,7 +55,7 @@ pub struct OutOfMemoryReport {
     pub explanation: Explanation,
     /// Who holds the device's memory, in this arena and beside it.
     pub holders: Attribution,
-    /// What in this arena nobody leases and the tracker knows: it could be swapped out.
+    /// What in this arena is idle, that is, not leased and free to leave, and known to the tracker: it could be swapped out.
     pub swappable: Usage,
 }
 
@@ -66,9 +66,11 @@ pub(crate) fn collect<P: Placement>(
     watch: &Watch,
     allocator: &OffsetAllocator<P>,
     request: Request,
+    mut may_leave: impl FnMut(&Block) -> bool,
 ) -> OutOfMemoryReport {
-    // Looking for a plan takes time, so not under the lock.
+    // Looking for a plan takes time, and `may_leave` is not ours: neither under the lock.
     let (arena, explanation) = (allocator.stats(), allocator.explain(request));
+    let idle: Vec<Block> = allocator.blocks().filter(|block| block.leases == 0 && may_leave(block)).collect();
     let mut book = watch.tracker.book();
     let device = book.watches[watch.at as usize].device;
     let counts = &mut book.devices[device as usize].counts;
@@ -78,14 +80,14 @@ pub(crate) fn collect<P: Placement>(
         arena,
         explanation,
         holders: crate::attribution::collect(&book, device, When::Current, NAMED),
-        swappable: swappable(&book, watch.at, allocator),
+        swappable: held_by(&book, watch.at, &idle),
     }
 }
 
-/// What the blocks without leases hold.
-fn swappable<P>(book: &Book, watch: u32, allocator: &OffsetAllocator<P>) -> Usage {
+/// What blocks of a watched arena hold, as far as the tracker knows them.
+fn held_by(book: &Book, watch: u32, blocks: &[Block]) -> Usage {
     let mut usage = Usage::default();
-    for block in allocator.blocks().filter(|block| block.leases == 0) {
+    for block in blocks {
         if let Some(slot) = book.watches[watch as usize].find(block.handle) {
             let bytes = Bytes { allocated: block.range.end - block.range.start, requested: block.requested };
             usage.add(book.blocks.get(slot).category, bytes);
@@ -104,7 +106,7 @@ impl OutOfMemoryReport {
         }
     }
 
-    /// Whether swapping out what nobody leases makes room, as far as bytes tell: alignment and leased blocks can still be in the
+    /// Whether swapping out what is idle makes room, as far as bytes tell: alignment and leased blocks can still be in the
     /// way.
     #[must_use]
     pub fn swapping_helps(&self) -> bool {
@@ -113,40 +115,21 @@ impl OutOfMemoryReport {
 
     fn first_line(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (device, arena) = (&self.holders.device, &self.arena);
-        write!(f, "{device} out of memory. Tried to allocate {}. ", amount(self.request.size))?;
-        write!(f, "The arena has a total capacity of {} ", amount(arena.size))?;
-        write!(f, "of which {} is free. ", amount(arena.free))?;
+        write!(f, "{device} out of memory. Tried to allocate {}. ", Amount(self.request.size))?;
+        write!(f, "The arena has a total capacity of {} ", Amount(arena.size))?;
+        write!(f, "of which {} is free. ", Amount(arena.free))?;
         let lost = arena.live.saturating_sub(arena.requested);
-        write!(f, "Of the allocated memory {} is requested by its users, ", amount(arena.requested))?;
-        writeln!(f, "and {} is lost to rounding.", amount(lost))
-    }
-
-    fn held(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let holders = &self.holders;
-        writeln!(f, "held: {}", by_category(&holders.usage))?;
-        let (named, others) = holders.modules.split_at(holders.modules.len().min(NAMED));
-        let mut modules: Vec<String> = named
-            .iter()
-            .map(|share| {
-                let name = share.module.as_deref().unwrap_or("outside of modules");
-                format!("{} {name}", amount(share.usage.total()))
-            })
-            .collect();
-        if !others.is_empty() {
-            let rest = others.iter().map(|share| share.usage.total()).sum();
-            modules.push(format!("{} {} others", amount(rest), others.len()));
-        }
-        writeln!(f, "by module: {}", listed(modules))?;
-        writeln!(f, "largest: {}", listed(holders.largest.iter().map(storage).collect()))
+        write!(f, "Of the allocated memory {} is requested by its users, ", Amount(arena.requested))?;
+        writeln!(f, "and {} is lost to rounding.", Amount(lost))
     }
 
     fn free(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let why = &self.explanation;
-        write!(f, "free: {} holes, the largest has {}; ", why.holes, amount(why.largest_hole))?;
-        write!(f, "moving blocks reaches {}", amount(why.reachable))?;
+        write!(f, "free: {} holes, the largest has {}; ", why.holes, Amount(why.largest_hole))?;
+        write!(f, "moving blocks reaches {}", Amount(why.reachable))?;
         if why.leased_blocks > 0 && why.reachable_unleased > why.reachable {
-            write!(f, ", and {} if the ", amount(why.reachable_unleased))?;
-            write!(f, "{} leased blocks ({}) were not", why.leased_blocks, amount(why.leased_bytes))?;
+            write!(f, ", and {} if the ", Amount(why.reachable_unleased))?;
+            write!(f, "{} leased blocks ({}) were not", why.leased_blocks, Amount(why.leased_bytes))?;
         }
         writeln!(f)
     }
@@ -154,13 +137,13 @@ impl OutOfMemoryReport {
     fn remedy(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.explanation.verdict {
             Verdict::Fragmented { bytes, moves } => {
-                write!(f, "fragmented: moving {} in {moves} moves makes room", amount(bytes))
+                write!(f, "fragmented: moving {} in {moves} moves makes room", Amount(bytes))
             }
             Verdict::Full { missing } => {
                 let (frees, enough) =
                     (self.swappable.total(), if self.swapping_helps() { "enough" } else { "not enough" });
-                write!(f, "missing: {}; swapping out what is not leased frees ", amount(missing))?;
-                write!(f, "{} ({}), which is {enough}", amount(frees), by_category(&self.swappable))
+                write!(f, "missing: {}; swapping out what is idle frees ", Amount(missing))?;
+                write!(f, "{} ({}), which is {enough}", Amount(frees), self.swappable)
             }
             // Its own text says all there is.
             _ => write!(f, "{}", self.explanation),
@@ -171,40 +154,8 @@ impl OutOfMemoryReport {
 impl fmt::Display for OutOfMemoryReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.first_line(f)?;
-        self.held(f)?;
+        writeln!(f, "{}", self.holders)?;
         self.free(f)?;
         self.remedy(f)
-    }
-}
-
-/// The categories that hold something.
-fn by_category(usage: &Usage) -> String {
-    let held = usage.by_category().filter(|(_, bytes)| *bytes > 0);
-    listed(held.map(|(category, bytes)| format!("{} {category}", amount(bytes))).collect())
-}
-
-fn storage(share: &StorageShare) -> String {
-    let mut text = format!("{} {}", amount(share.allocated), share.category);
-    if let Some(label) = &share.label {
-        text += &format!(" {label}");
-    }
-    if let Some(module) = &share.module {
-        text += &format!(" of {module}");
-    }
-    text
-}
-
-fn listed(parts: Vec<String>) -> String {
-    if parts.is_empty() { "nothing".to_owned() } else { parts.join(", ") }
-}
-
-/// An amount as PyTorch's message writes it.
-fn amount(bytes: u64) -> String {
-    let float = bytes as f64;
-    match () {
-        () if bytes <= 1 << 10 => format!("{bytes} bytes"),
-        () if bytes <= 1 << 20 => format!("{:.2} KiB", float / 1024.0),
-        () if bytes <= 1 << 30 => format!("{:.2} MiB", float / 1_048_576.0),
-        () => format!("{:.2} GiB", float / 1_073_741_824.0),
     }
 }

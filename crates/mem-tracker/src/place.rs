@@ -8,7 +8,7 @@ use crate::Category;
 use crate::book::{NONE, Shared};
 
 /// What a block made now on this thread is: innermost module and category.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Here {
     pub(crate) module: u32,
     pub(crate) category: Category,

@@ -6,8 +6,8 @@ use std::sync::{Arc, MutexGuard};
 use crate::book::{Book, Shared};
 use crate::usage::Bytes;
 use crate::{
-    Category, Context, Device, Module, ModuleStats, OpenScope, Peaks, Phase, Snapshot, Storage, StorageId,
-    TrackError, Units, Warning, When,
+    Category, Context, Device, Module, ModuleStats, OpenScope, Owner, Peaks, Phase, Snapshot, Storage,
+    StorageId, TrackError, Units, Warning, When,
 };
 
 /// Knows who holds which bytes, on every device, now and at the peak.
@@ -127,6 +127,18 @@ impl Tracker {
         let mut book = self.book();
         let slot = book.blocks.find(self.shared.number, storage)?;
         book.retag(slot, category);
+        Ok(())
+    }
+
+    /// Says whose a storage is from now on: what it is held for, of which module, and what it is called. O(1).
+    ///
+    /// # Errors
+    /// A stale or foreign storage; [`TrackError::ForeignOwner`].
+    pub fn assign(&self, storage: StorageId, owner: &Owner) -> Result<(), TrackError> {
+        let mut book = self.book();
+        owner.check(&book)?;
+        let slot = book.blocks.find(self.shared.number, storage)?;
+        book.assign(slot, owner.here, owner.label);
         Ok(())
     }
 

@@ -82,6 +82,28 @@ impl fmt::Display for Units {
     }
 }
 
+/// Bytes as PyTorch's message of an out-of-memory error writes them: `512 bytes`, `1.50 MiB`.
+///
+/// ```
+/// use mem_tracker::Amount;
+/// assert_eq!(Amount(1024).to_string(), "1024 bytes");
+/// assert_eq!(Amount(3 << 19).to_string(), "1.50 MiB");
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Amount(pub u64);
+
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let float = self.0 as f64;
+        match self.0 {
+            0..=0x400 => write!(f, "{} bytes", self.0),
+            0x401..=0x10_0000 => write!(f, "{:.2} KiB", float / 1024.0),
+            0x10_0001..=0x4000_0000 => write!(f, "{:.2} MiB", float / 1_048_576.0),
+            _ => write!(f, "{:.2} GiB", float / 1_073_741_824.0),
+        }
+    }
+}
+
 /// Reads what [`name`](Units::name) writes.
 impl FromStr for Units {
     type Err = TrackError;

@@ -1,6 +1,8 @@
 //! Bytes by category.
 
-use crate::{Category, Peaks};
+use core::fmt;
+
+use crate::{Amount, Category, Peaks};
 
 /// Bytes held on one device, by category: what they occupy, and what was asked for.
 ///
@@ -86,6 +88,18 @@ impl Usage {
         self.total_requested -= bytes.requested;
         self.allocated[category.index()] -= bytes.allocated;
         self.requested[category.index()] -= bytes.requested;
+    }
+}
+
+/// The categories that hold something: `4.00 MiB Parameter, 512 bytes Buffer`, or `nothing`.
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut between = "";
+        for (category, bytes) in self.by_category().filter(|(_, bytes)| *bytes > 0) {
+            write!(f, "{between}{} {category}", Amount(bytes))?;
+            between = ", ";
+        }
+        if between.is_empty() { f.write_str("nothing") } else { Ok(()) }
     }
 }
 

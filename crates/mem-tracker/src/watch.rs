@@ -2,7 +2,7 @@
 
 use allocator_core::{Block, Handle, Move, Observer, OffsetAllocator, Placement, Request};
 
-use crate::{Device, OutOfMemoryReport, StorageId, TrackError, Tracker, place};
+use crate::{Device, OutOfMemoryReport, Owner, StorageId, TrackError, Tracker, place};
 
 /// A watched arena: from its handles to storages, and what to say when it is full.
 ///
@@ -55,6 +55,22 @@ impl Watch {
         }
     }
 
+    /// Says whose the storage of a block is from now on. O(1).
+    ///
+    /// # Errors
+    /// [`TrackError::UnknownBlock`], [`TrackError::ForeignOwner`].
+    pub fn assign(&self, handle: Handle, owner: &Owner) -> Result<(), TrackError> {
+        let mut book = self.tracker.book();
+        owner.check(&book)?;
+        match book.watches[self.at as usize].find(handle) {
+            Some(slot) => {
+                book.assign(slot, owner.here, owner.label);
+                Ok(())
+            }
+            None => Err(TrackError::UnknownBlock { device: book.watched_device(self.at), handle }),
+        }
+    }
+
     /// Counts blocks that were there before the observer: give it
     /// [`OffsetAllocator::blocks`]. They are of the category of what this thread is doing. Blocks it knows already stay as they
     /// are. How many it did not know.
@@ -84,7 +100,19 @@ impl Watch {
         allocator: &OffsetAllocator<P>,
         request: Request,
     ) -> OutOfMemoryReport {
-        crate::oom::collect(self, allocator, request)
+        self.out_of_memory_where(allocator, request, |_| true)
+    }
+
+    /// [`out_of_memory`](Self::out_of_memory) for who knows more than leases: of the blocks without one, those that `may_leave` says
+    /// so of can be swapped out.
+    #[must_use]
+    pub fn out_of_memory_where<P: Placement>(
+        &self,
+        allocator: &OffsetAllocator<P>,
+        request: Request,
+        may_leave: impl FnMut(&Block) -> bool,
+    ) -> OutOfMemoryReport {
+        crate::oom::collect(self, allocator, request, may_leave)
     }
 }
 

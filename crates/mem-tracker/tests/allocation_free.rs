@@ -52,6 +52,7 @@ fn warm_events_and_scopes_do_not_allocate() {
         };
         let blocks: Vec<Block> = (1..=64_u64).map(&mut block).collect();
         let modules: Vec<_> = (0..10).map(|at| tracker.module(&format!("M.{at}")).unwrap()).collect();
+        let owner = tracker.owner(Category::Buffer, Some("M.3"), Some("mask")).unwrap();
         let mut step = || {
             let before = COUNT.with(Cell::get);
             for module in &modules {
@@ -65,7 +66,9 @@ fn warm_events_and_scopes_do_not_allocate() {
                     observer.on_resize(block, block);
                     observer.on_free(block);
                 }
+                drop(device.hold_for(50, &owner).unwrap());
                 let storage = device.add(50).unwrap();
+                tracker.assign(storage, &owner).unwrap();
                 tracker.resize(storage, 70).unwrap();
                 tracker.remove(storage).unwrap();
             }

@@ -39,6 +39,10 @@ fn what_is_gone_is_an_error() {
     other.device("cpu").unwrap().add(5).unwrap();
     let storage = device.add(9).unwrap();
     assert_eq!(other.remove(storage), Err(TrackError::ForeignStorage { storage }));
+    let foreign = other.owner(Category::Buffer, Some("A"), None).unwrap();
+    assert_eq!(tracker.assign(storage, &foreign), Err(TrackError::ForeignOwner));
+    assert_eq!(device.hold_for(9, &foreign).err(), Some(TrackError::ForeignOwner));
+    assert_eq!(tracker.storage(storage).unwrap().category, Category::Activation);
     assert_eq!((total(&tracker), total(&other)), (16, 5));
 }
 

@@ -179,10 +179,13 @@ fn out_of_memory_tells_fragmented_from_leased_from_full() {
     arena.unlease(blocks[3]).unwrap();
     let (helps, text) = last(&arena, 3000);
     assert!(helps);
-    let missing = "missing: 952 bytes; swapping out what is not leased frees 1024 bytes (1024 bytes Activation), \
+    let missing = "missing: 952 bytes; swapping out what is idle frees 1024 bytes (1024 bytes Activation), \
                    which is enough";
     assert_eq!(text[5], missing);
+    let pinned = |block: &allocator_core::Block| block.handle != blocks[3];
+    let report = watch.out_of_memory_where(arena.allocator(), Request::new(3000), pinned);
+    assert!(report.swappable.is_empty() && !report.swapping_helps());
     let (helps, text) = last(&arena, 3073 + 1024);
     assert!(!helps && text[5].ends_with("which is not enough"), "{text:?}");
-    assert_eq!(watch.device().memory_stats().num_ooms, 4);
+    assert_eq!(watch.device().memory_stats().num_ooms, 5);
 }

@@ -343,6 +343,35 @@ fn working_for_another_thread() {
 }
 
 /// A block that gets its category right after it was made is at the peak with it.
+/// Who makes a storage and whose it is are two things; what held the peak is told as it was then.
+#[test]
+fn owners_come_before_scopes_and_peaks_keep_the_old_ones() {
+    let tracker = Tracker::new();
+    let (device, worker) = (tracker.device("cuda:0").unwrap(), tracker.module("Worker").unwrap());
+    let one = tracker.owner(Category::Parameter, Some("A"), Some("weight")).unwrap();
+    let other = tracker.owner(Category::Optstate, Some("B"), Some("moment")).unwrap();
+    let working = worker.forward();
+    let made = device.add(100).unwrap();
+    tracker.assign(made, &one).unwrap();
+    let held = device.hold_for(60, &one.with_category(Category::Buffer)).unwrap();
+    drop(working);
+    let seen = |when| {
+        let of = device.attribution(when, 2);
+        let first = &of.largest[0];
+        let modules: Vec<_> = of.modules.iter().map(|share| share.module.clone().unwrap()).collect();
+        (modules.join(","), first.category, first.label.clone().unwrap(), of.usage.total())
+    };
+    let before = ("A".to_owned(), Category::Parameter, "weight".to_owned(), 160);
+    assert_eq!((seen(When::Current), seen(When::Peak)), (before.clone(), before.clone()));
+    assert_eq!(device.usage(When::Peak).allocated(Category::Buffer), 60);
+
+    drop(held);
+    tracker.assign(made, &other).unwrap();
+    tracker.assign(made, &other).unwrap();
+    assert_eq!(seen(When::Current), ("B".to_owned(), Category::Optstate, "moment".to_owned(), 100));
+    assert_eq!(seen(When::Peak), before);
+}
+
 #[test]
 fn a_peak_knows_the_category_that_was_said_next() {
     let tracker = Tracker::new();

@@ -47,6 +47,7 @@ impl<R: HostRegion> PinnedSlice<R> {
     /// let mut slice = pool.allocate(8192)?;
     /// slice.truncate(5000); // whole sectors were read, so many bytes count
     /// assert_eq!((slice.len(), slice.as_slice().len()), (5000, 5000));
+    /// assert_eq!(slice.taken(), 8192);
     /// drop(slice);
     /// assert_eq!(pool.stats().in_use, 0);
     /// # Ok::<(), HostError>(())
@@ -63,6 +64,11 @@ impl<R: HostRegion> PinnedSlice<R> {
     #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// Bytes it takes of its pool, rounding included: its part of [`HostStats::in_use`](crate::HostStats::in_use).
+    pub fn taken(&self) -> u64 {
+        self.len as u64 + u64::from(self.slack)
     }
 
     /// First byte. Valid until the slice is dropped or forgotten, and derived from the region's own pointer:
@@ -118,8 +124,7 @@ unsafe impl<R: HostRegion> Sync for PinnedSlice<R> {}
 
 impl<R: HostRegion> Drop for PinnedSlice<R> {
     fn drop(&mut self) {
-        let bytes = self.len as u64 + u64::from(self.slack);
-        self.shelf.free(self.place, self.region.as_ptr(), self.offset as u64, bytes);
+        self.shelf.free(self.place, self.region.as_ptr(), self.offset as u64, self.taken());
     }
 }
 

@@ -13,6 +13,7 @@ use crate::{
     rule::Rule,
     spill::Spill,
     stats::Counters,
+    track::Ledger,
 };
 use allocator_core::Handle;
 use core::ops::Range;
@@ -42,6 +43,8 @@ pub(crate) struct Books<T: Transfer> {
     /// Threads that sleep until something changes.
     pub(crate) sleepers: u32,
     pub(crate) counters: Counters,
+    /// What a memory tracker is told.
+    pub(crate) ledger: Ledger<T>,
 }
 
 /// A transfer in flight between a host copy and a device.
@@ -63,7 +66,7 @@ pub(crate) enum JobKind {
 }
 
 impl<T: Transfer> Books<T> {
-    pub(crate) fn new(devices: PerDevice<DeviceBooks<T>>, rules: PerDevice<Rule>) -> Self {
+    pub(crate) fn new(devices: PerDevice<DeviceBooks<T>>, rules: PerDevice<Rule>, ledger: Ledger<T>) -> Self {
         Books {
             devices,
             rules,
@@ -78,6 +81,7 @@ impl<T: Transfer> Books<T> {
             fault: None,
             sleepers: 0,
             counters: Counters::default(),
+            ledger,
         }
     }
 
@@ -115,7 +119,8 @@ impl<T: Transfer> Books<T> {
             });
         };
         let name = spec.name().to_owned();
-        let entry = Entry::new(spec, padded, self.devices.len());
+        let owner = self.ledger.owner(&spec)?;
+        let entry = Entry { owner, ..Entry::new(spec, padded, self.devices.len()) };
         let at = match self.vacant.pop() {
             Some(at) => {
                 self.entries[at as usize] = entry;
@@ -215,6 +220,7 @@ impl<T: Transfer> Books<T> {
         let slot = self.slot_mut(spot);
         slot.block = Some(block);
         slot.state.step(SlotState::Reserved);
+        self.ledger.on_device(spot.on, block, self.entry(spot.at).owner);
         let padded = self.entry(spot.at).padded;
         self.rules[spot.on].entered(Tier::Device, spot.at, padded);
     }
@@ -268,6 +274,8 @@ impl<T: Transfer> Books<T> {
 
     /// The host copy is none any more, whatever becomes of its memory.
     pub(crate) fn leave_host(&mut self, at: u32) {
+        let share = core::mem::take(&mut self.entry_mut(at).host.share);
+        self.ledger.left_host(share);
         if self.host_lru.remove(at) {
             self.rules[DeviceIndex::FIRST].left(Tier::Host, at);
         }

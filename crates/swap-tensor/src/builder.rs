@@ -13,6 +13,7 @@ use crate::{
     policy::{EvictionPolicy, Lru},
     pool::{Inner, Last, OnLeak},
     rule::Rule,
+    track::{Ledger, Tracking},
 };
 use allocator_core::{Arena, DeviceBuffer};
 use pinned_host::{HostPool, Lane, PageLocker, Queue, QueuedBuffer, Transfer};
@@ -40,6 +41,8 @@ pub struct PoolBuilder<T: Transfer> {
     policy: Box<dyn EvictionPolicy>,
     schedule: bool,
     keep_below: u64,
+    /// Who is told who holds which bytes.
+    pub(crate) tracking: Tracking,
 }
 
 /// Where the arena's bytes come from.
@@ -68,6 +71,7 @@ impl<T: Transfer> PoolBuilder<T> {
             policy: Box::<Lru>::default(),
             schedule: false,
             keep_below: 0,
+            tracking: Tracking::default(),
         }
     }
 
@@ -287,13 +291,14 @@ impl<T: Transfer> PoolBuilder<T> {
                 staging.try_acquire(lane, 1).map(|slice| lower.register::<T>(slice)).ok();
             }
         }
-        let books = devices.as_ref().try_map(|_, device| {
+        let mut books = devices.as_ref().try_map(|_, device| {
             Ok::<_, SwapError>(DeviceBooks::new(Arena::new(device.buffer.clone())?, device.probe.clone()))
         })?;
         let rules = PerDevice::each(devices.len(), |on| {
             Rule::new(self.policy.fresh(), self.schedule, devices[on].buffer.size())
         });
-        let books = Mutex::new(Books::new(books, rules));
+        let ledger = Ledger::open(&self.tracking, &self.name, &mut books, &host, self.lower.is_some())?;
+        let books = Mutex::new(Books::new(books, rules, ledger));
         let inner = Arc::new_cyclic(|me| Inner {
             books,
             changed: Condvar::new(),

@@ -20,6 +20,7 @@ impl<T: Transfer> Books<T> {
             self.check_leases(entry)?;
             self.check_transfers(at, entry)?;
             self.check_copies(entry)?;
+            self.check_shares(entry)?;
             spills += u32::from(entry.spill != Spill::No);
             spilling += if entry.spill == Spill::Host { entry.padded } else { 0 };
         }
@@ -39,7 +40,7 @@ impl<T: Transfer> Books<T> {
                 host.in_use, host.capacity
             ));
         }
-        Ok(())
+        self.check_told(host)
     }
 
     /// The arena, and what the copies in it come to.

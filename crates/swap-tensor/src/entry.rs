@@ -7,6 +7,7 @@ use crate::{
     lower::LowerSlot,
     spill::Spill,
     tensor::Token,
+    track::{Owner, Share},
 };
 use allocator_core::Handle;
 use pinned_host::{SliceOf, Transfer};
@@ -38,6 +39,8 @@ pub(crate) struct Entry<T: Transfer> {
     pub(crate) busy: Busy,
     /// Transfers in flight for it.
     pub(crate) jobs: u32,
+    /// Whose its copies are to a memory tracker.
+    pub(crate) owner: Owner,
     /// The tensor's handle, shared by all who hold it.
     pub(crate) token: Weak<Token<T>>,
 }
@@ -78,6 +81,8 @@ pub(crate) struct HostSlot<T: Transfer> {
     pub(crate) state: SlotState,
     /// `None` if the state holds no room, and while a transfer or a thread has the slice.
     pub(crate) slice: Option<SliceOf<T>>,
+    /// What a memory tracker knows of it, as long as the state holds room.
+    pub(crate) share: Share,
 }
 
 impl<T: Transfer> Entry<T> {
@@ -91,12 +96,13 @@ impl<T: Transfer> Entry<T> {
             version: 0,
             writer: None,
             devices: PerDevice::each(devices, |_| DeviceSlot::default()),
-            host: HostSlot { state: SlotState::Absent, slice: None },
+            host: HostSlot { state: SlotState::Absent, slice: None, share: Share::default() },
             disk: LowerSlot::default(),
             spill: Spill::No,
             file: None,
             busy: Busy::No,
             jobs: 0,
+            owner: Owner::NOBODY,
             token: Weak::new(),
         }
     }

@@ -245,6 +245,10 @@ pub enum SwapError {
         /// What there is.
         available: String,
     },
+    /// The memory tracker has no number left for a device, a module or a name.
+    #[cfg(feature = "track")]
+    #[error("memory tracker: {0}")]
+    Track(#[from] mem_tracker::TrackError),
     /// A configuration that cannot work.
     #[error("{what}: {why}")]
     Config {

@@ -40,6 +40,7 @@
 //! | fetch ahead | [`SwapPool::prefetch`], or by a recorded order: [`SwapPool::mark_step`] |
 //! | say who leaves first | [`policy`], [`Tensor::set_priority`], [`Tensor::pin`] |
 //! | hold more than host memory does | `disk` (feature `disk`), `PoolBuilder::disk` |
+//! | know who holds which bytes, and why there is no room | feature `track`: `PoolBuilder::tracker`, `SwapPool::explain` |
 //! | see what happens | [`Stats`], [`observe`], [`Timeline`], [`SwapPool::leases`] |
 //! | port a program of DeepSpeed's contiguous allocator | [`ContiguousAllocator`] |
 //!
@@ -61,7 +62,7 @@
 //! `cpu` (default): host memory as a device, [`backend_cpu`]. The pool itself is generic over
 //! [`Transfer`](pinned_host::Transfer): any implementation works, compiled in here or not. `disk` adds a tier below host memory
 //! ([`PoolBuilder::disk`]). `metrics` and `tracing` say what a pool does through the facades of these names: [`observe`] lists it,
-//! and the [`Timeline`] that needs no feature.
+//! and the [`Timeline`] that needs no feature. `track` tells a memory tracker who holds which bytes of every tier.
 #![cfg_attr(not(feature = "disk"), forbid(unsafe_code))]
 // But for `disk::io`, where the kernel is handed memory.
 #![cfg_attr(feature = "disk", deny(unsafe_code))]
@@ -112,6 +113,7 @@ mod spill;
 mod stats;
 mod tensor;
 mod tiles;
+mod track;
 
 pub use builder::PoolBuilder;
 pub use contiguous::{ContiguousAllocator, ParamView, TensorId};
@@ -129,3 +131,5 @@ pub use spec::TensorSpec;
 pub use stats::{DeviceStats, Stats};
 pub use tensor::Tensor;
 pub use tiles::TiledTensor;
+#[cfg(feature = "track")]
+pub use track::{Keepers, OutOfMemory};

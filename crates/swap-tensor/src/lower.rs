@@ -14,20 +14,21 @@ pub(crate) use disk::{Lower, LowerCopy, Piece, Reading, Writing};
 #[cfg(not(all(feature = "disk", unix)))]
 pub(crate) use none::{Lower, LowerCopy, Piece, Reading, Writing};
 
-use crate::SlotState;
+use crate::{SlotState, track::Share};
 
 /// A tensor's slot in the lower tier.
 #[derive(Default)]
 pub(crate) struct LowerSlot {
     pub(crate) state: SlotState,
-    /// `Some` iff the state is Valid or Stale.
-    copy: Option<LowerCopy>,
+    /// `Some` iff the state is Valid or Stale; and what a memory tracker knows of it.
+    copy: Option<(LowerCopy, Share)>,
 }
 
 impl LowerSlot {
     /// The copy, if it is current.
     pub(crate) fn copy(&self) -> Option<&LowerCopy> {
-        self.copy.as_ref().filter(|_| self.state == SlotState::Valid)
+        let current = self.copy.as_ref().filter(|_| self.state == SlotState::Valid);
+        current.map(|(copy, _)| copy)
     }
 
     /// A write to it begins.
@@ -40,10 +41,21 @@ impl LowerSlot {
     /// The write is done, of the current version or of an older one.
     pub(crate) fn publish(&mut self, copy: LowerCopy, current: bool) {
         self.state.step(if current { SlotState::Valid } else { SlotState::Stale });
-        self.copy = Some(copy);
+        self.copy = Some((copy, Share::default()));
         if !current {
             self.clear(); // worth nothing, and its room is
         }
+    }
+
+    /// What a memory tracker knows of the copy, if there is one.
+    #[cfg(feature = "track")]
+    pub(crate) fn share(&self) -> Option<&Share> {
+        self.copy.as_ref().map(|(_, share)| share)
+    }
+
+    #[cfg(feature = "track")]
+    pub(crate) fn share_mut(&mut self) -> Option<&mut Share> {
+        self.copy.as_mut().map(|(_, share)| share)
     }
 
     /// The write failed, or what it wrote is not to be trusted.

@@ -25,6 +25,7 @@ impl<T: Transfer> Books<T> {
                 self.finish(job);
             }
         }
+        self.ledger.reaped();
     }
 
     /// Changes come before transfers: a transfer that read a torn block must not publish it.

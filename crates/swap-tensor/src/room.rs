@@ -305,7 +305,10 @@ impl<T: Transfer> Inner<T> {
         loop {
             match self.host.allocate(len) {
                 Ok(slice) => {
-                    books.entry_mut(at).host.state.step(SlotState::Reserved);
+                    let share = books.ledger.in_host(slice.taken(), books.entry(at).owner);
+                    let host = &mut books.entry_mut(at).host;
+                    host.state.step(SlotState::Reserved);
+                    host.share = share;
                     return Ok(slice);
                 }
                 Err(HostError::Full { .. }) if books.drop_spare_host_copy() => {}
@@ -367,24 +370,27 @@ impl<T: Transfer> Books<T> {
         self.jobs.iter().find(|job| job.spot.at == at).map(|job| job.ticket.event().clone())
     }
 
-    /// Frees host memory that nothing depends on: a stale copy, or one that a file or a device also holds.
-    fn drop_spare_host_copy(&mut self) -> bool {
-        let spare = |books: &Self, at: u32| {
-            let entry = books.entry(at);
-            let known = |on| {
-                let spot = Spot { at, on };
-                books.slot(spot).state == SlotState::Valid && !books.is_changing(spot)
-            };
-            let on_device = || books.devices.indices().any(known);
-            let twin = entry.file_is_valid() || entry.disk.copy().is_some() || on_device();
-            let spare =
-                entry.host.state == SlotState::Stale || (entry.host.state == SlotState::Valid && twin);
-            spare && entry.host.slice.is_some() && entry.busy == Busy::No
+    /// Whether nothing depends on a host copy and nobody works with it: a stale one, or one that a file, the lower tier or a device
+    /// also holds.
+    pub(crate) fn is_spare_in_host(&self, at: u32) -> bool {
+        let entry = self.entry(at);
+        let known = |on| {
+            let spot = Spot { at, on };
+            self.slot(spot).state == SlotState::Valid && !self.is_changing(spot)
         };
+        let on_device = || self.devices.indices().any(known);
+        let twin = entry.file_is_valid() || entry.disk.copy().is_some() || on_device();
+        let spare = entry.host.state == SlotState::Stale || (entry.host.state == SlotState::Valid && twin);
+        spare && entry.host.slice.is_some() && entry.busy == Busy::No
+    }
+
+    /// Frees host memory that nothing depends on.
+    fn drop_spare_host_copy(&mut self) -> bool {
         let stale = |books: &Self, at: u32| books.entry(at).host.state == SlotState::Stale;
         // A stale copy is worth nothing; one of a tensor on the device saves a write-back.
         let by_worth = |at: &u32| !stale(self, *at);
-        let Some(at) = self.host_lru.iter().filter(|&at| spare(self, at)).min_by_key(by_worth) else {
+        let Some(at) = self.host_lru.iter().filter(|&at| self.is_spare_in_host(at)).min_by_key(by_worth)
+        else {
             return false;
         };
         self.drop_host_copy(at);

@@ -185,6 +185,7 @@ impl<T: Transfer> Inner<T> {
                 if entry.host.state == SlotState::Valid && current {
                     books.drop_host_copy(at);
                 }
+                books.tell_disk(at);
                 books.counters.spills += 1;
                 books.counters.disk_written_bytes += bytes;
             }
@@ -231,6 +232,7 @@ impl<T: Transfer> Inner<T> {
                     true => disk.publish(copy, true),
                     false => disk.give_up(),
                 }
+                books.tell_disk(at);
                 books.counters.spills += 1;
                 books.counters.disk_written_bytes += spec.bytes();
                 books.devices[on].counters.downloaded_bytes += books.entry(at).padded;

@@ -37,8 +37,20 @@ static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn a_warm_pass_allocates_nothing() {
-    let device = CpuDevice::new().unwrap();
-    let pool = SwapPool::builder(device).device_memory(1 << 20).host_memory(8 << 20).build().unwrap();
+    let builder = || SwapPool::builder(CpuDevice::new().unwrap()).device_memory(1 << 20).host_memory(8 << 20);
+    until_quiet(&builder().build().unwrap());
+    // One after the other: the count is the process's.
+    #[cfg(feature = "track")]
+    {
+        let tracker = mem_tracker::Tracker::new();
+        let pool = builder().tracker(tracker.clone()).build().unwrap();
+        until_quiet(&pool);
+        let moves = tracker.device("pool:0").unwrap().memory_stats().num_moves;
+        assert!(moves > 0, "nothing moved");
+    }
+}
+
+fn until_quiet(pool: &SwapPool<CpuDevice>) {
     let sizes = [300_000u64, 1_000, 500_000, 70_001, 250_000, 8, 400_000, 123_456];
     let tensors: Vec<_> = (0..24)
         .map(|i| {
@@ -52,7 +64,7 @@ fn a_warm_pass_allocates_nothing() {
     let mut quiet = 0;
     for _ in 0..60 {
         let before = (ALLOCATIONS.load(Ordering::SeqCst), pool.stats().write_backs);
-        pass(&pool, &tensors);
+        pass(pool, &tensors);
         pool.settle().unwrap();
         let after = (ALLOCATIONS.load(Ordering::SeqCst), pool.stats().write_backs);
         assert!(after.1 - before.1 >= 20, "the pass must swap to mean something");

@@ -1,6 +1,7 @@
 //! Random programs on a pool over one simulated device, or over two, with seeded faults, against a shadow of every tensor's contents.
 //!
-//! After each step the invariants of the books hold and the simulated device has seen no missing wait. A read never
+//! After each step the invariants of the books hold, a memory tracker's figures are the pool's (in every other program there is
+//! one), and the simulated device has seen no missing wait. A read never
 //! serves a wrong byte, whatever failed. Where no fault can cut a move or a write half-way, nothing is ever lost.
 //!
 //! `SOAK_SCHEDULES` sets the number of programs (default 400), `SOAK_SEED` the first seed. A failure names its seed:
@@ -8,6 +9,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop where it stands")]
 
 use backend_cpu::sim::{Call, Fault, FaultPlan as SimFaults, SimConfig, SimDevice, SimQueue};
+use mem_tracker::{Category, Tracker, When};
 use pinned_host::Queue;
 use std::{
     path::{Path, PathBuf},
@@ -173,6 +175,8 @@ struct World {
     devices: Vec<DeviceIndex>,
     /// The devices on which anything can fail.
     faulty: Vec<DeviceIndex>,
+    /// Who holds what, in some programs.
+    tracker: Option<Tracker>,
     /// The tier below host memory, in some programs.
     disk: Option<DiskStore>,
     /// Of each device.
@@ -236,6 +240,11 @@ fn program(seed: u64, devices: usize, file: &Path, contents: &[Vec<u8>]) -> Tota
     // A hang takes all of the disk's deadline.
     let patience = Duration::from_millis(if weather == Weather::Storm { 5 } else { 5000 });
     let builder = builder.deadline(Duration::ZERO).disk_deadline(patience);
+    let tracker = seed.is_multiple_of(2).then(Tracker::new);
+    let builder = match &tracker {
+        Some(tracker) => builder.tracker(tracker.clone()),
+        None => builder,
+    };
     let built = match &disk {
         Some(store) => builder.disk(store.clone()).build(),
         None => builder.build(),
@@ -252,6 +261,7 @@ fn program(seed: u64, devices: usize, file: &Path, contents: &[Vec<u8>]) -> Tota
         devices: pool.devices().map(|(on, _)| on).collect(),
         pool,
         faulty,
+        tracker,
         disk,
         queues,
         weather,
@@ -311,10 +321,14 @@ impl World {
         }
         let len = [0, 1, 7, 64, 900, 1500, 4096, 9000][self.rng.below(8)];
         let bytes = self.rng.bytes(len);
-        let spec = TensorSpec::new(format!("t{}", self.next_name), DType::U8, [len as u64]).unwrap();
+        let (name, module) = (self.next_name, self.next_name % 3);
+        let spec = TensorSpec::new(format!("m{module}.t{name}"), DType::U8, [len as u64]).unwrap();
         self.next_name += 1;
         match self.pool.create(spec, &bytes) {
-            Ok(tensor) => self.tensors.push(Shadow { tensor, bytes, doubtful: false }),
+            Ok(tensor) => {
+                tensor.set_category(Category::ALL[name as usize % Category::ALL.len()]);
+                self.tensors.push(Shadow { tensor, bytes, doubtful: false });
+            }
             Err(error) => self.expected(&error),
         }
     }
@@ -570,6 +584,7 @@ impl World {
         if let Err(broken) = self.pool.check() {
             panic!("{broken}");
         }
+        self.check_tracker();
         for (on, device) in self.pool.devices() {
             // What failed work should have written counts as never written: reading it is a mistake only where nothing fails.
             if matches!(self.weather, Weather::Calm | Weather::Refusals) || !self.faulty.contains(&on) {
@@ -585,6 +600,26 @@ impl World {
             let both = |shadow: &&Shadow| valid(&shadow.tensor, a) && valid(&shadow.tensor, b);
             self.shared += self.tensors.iter().filter(both).count() as u64;
         }
+    }
+
+    /// What the tracker says of every tier is what the pool says. Asking the pool is a look at what has ended, and threads write to
+    /// disk meanwhile, so it may take another.
+    fn check_tracker(&self) {
+        let Some(tracker) = &self.tracker else { return };
+        let told = |tier: &str| tracker.device(tier).unwrap().usage(When::Current).total();
+        let agree = |look: u64| {
+            std::thread::sleep(Duration::from_micros(look.min(100)));
+            let stats = self.pool.stats();
+            let host = told("host") == stats.host_bytes;
+            let disk = self.disk.is_none() || told("disk") <= stats.disk_bytes;
+            let on_device =
+                |on| (self.pool.device_stats(on).unwrap().device_bytes, told(&format!("pool:{on}")));
+            host && disk && self.devices.iter().map(|&on| on_device(on)).all(|(held, told)| held == told)
+        };
+        if !(0..1000).any(agree) {
+            panic!("{:?} is told of {:?}", tracker.snapshot(When::Current), self.pool.stats());
+        }
+        assert_eq!(tracker.warnings(), []);
     }
 
     /// Clear skies: everything that cannot have been lost comes back, and nothing stays behind.
@@ -644,6 +679,9 @@ impl World {
                 (0, 0, 0, 0),
                 "something stayed behind"
             );
+            let told =
+                |tracker: &Tracker| tracker.snapshot(When::Current).iter().all(|(_, usage)| usage.is_empty());
+            assert!(self.tracker.as_ref().is_none_or(told), "something is told to have stayed behind");
         }
         Totals {
             steps,

@@ -9,7 +9,7 @@ use crate::{Category, StorageId, TrackError};
 pub(crate) struct Block {
     /// The clock when it was made; 0 when vacant.
     pub(crate) born: u64,
-    /// The clock when its category or size last changed.
+    /// The clock when its owner or size last changed.
     pub(crate) changed: u64,
     pub(crate) bytes: Bytes,
     pub(crate) device: u32,

@@ -68,8 +68,16 @@ impl Book {
     /// The storage of a slot is held for something else.
     #[inline]
     pub(crate) fn retag(&mut self, slot: u32, category: Category) {
+        let Block { module, label, .. } = *self.blocks.get(slot);
+        self.assign(slot, Here { module, category }, label);
+    }
+
+    /// The storage of a slot is somebody's from now on.
+    #[inline]
+    pub(crate) fn assign(&mut self, slot: u32, here: Here, label: u32) {
+        let Here { module, category } = here;
         let block = *self.blocks.get(slot);
-        if block.category == category {
+        if (block.module, block.label, block.category) == (module, label, category) {
             return;
         }
         self.clock += 1;
@@ -78,9 +86,8 @@ impl Book {
         device.now.sub(block.category, block.bytes);
         // It held as much before.
         device.now.add(category, block.bytes);
-        let clock = self.clock;
-        let kept = self.blocks.get_mut(slot);
-        (kept.category, kept.changed) = (category, clock);
+        let changed = self.clock;
+        *self.blocks.get_mut(slot) = Block { changed, module, label, category, ..block };
         self.look(block.device);
     }
 

@@ -157,6 +157,12 @@ impl Lower {
         self.store.stats().reserved
     }
 
+    /// Bytes there are.
+    #[cfg(feature = "track")]
+    pub(crate) fn capacity(&self) -> u64 {
+        self.store.stats().capacity
+    }
+
     fn reserve(&self, bytes: u64) -> Result<Extent, SwapError> {
         let reserved = self.with_room(|| self.store.reserve(bytes));
         reserved.map_err(|source| full_or("take room on disk", bytes, source))

@@ -86,4 +86,9 @@ impl Lower {
     pub(crate) fn bytes(&self) -> u64 {
         match self.0 {}
     }
+
+    #[cfg(feature = "track")]
+    pub(crate) fn capacity(&self) -> u64 {
+        match self.0 {}
+    }
 }
