@@ -326,8 +326,9 @@ mod tests {
     #[test]
     fn a_class_fills_and_empties_in_any_order() {
         let class = of(5_000);
-        for order in 0..36 {
-            let mut bins = Bins::new(u64::MAX, 1);
+        // Seven apart, every order of three is among those in which they come, and among those in which they go.
+        for order in (0..36).step_by(if cfg!(miri) { 7 } else { 1 }) {
+            let mut bins = Bins::new(18_000, 1);
             let (mut put, mut gone) = ([1, 2, 3], [1, 2, 3]);
             for (slots, order) in [(&mut put, order / 6), (&mut gone, order % 6)] {
                 slots.swap(0, order % 3);

@@ -110,7 +110,7 @@ mod tests {
     fn every_destination_that_is_free_is_allowed_and_no_other() {
         // Blocks of 2, 3, 2 with a hole on each side, moved to every offset: exactly the free ones pass.
         for middle in 1..3 {
-            for dst in 0..16 {
+            for dst in (0..16).step_by(if cfg!(miri) { 3 } else { 1 }) {
                 let (mut allocator, blocks) = allocator(14, &[1, 2, 1, 3, 2, 2]);
                 allocator.free(blocks[0]).unwrap();
                 allocator.free(blocks[2]).unwrap();

@@ -73,6 +73,10 @@ pub(crate) struct RunArgs {
     /// Write a timeline of copies, reads, stalls and work to this file, for https://ui.perfetto.dev
     #[arg(long, value_name = "OUT.json")]
     pub(crate) trace: Option<PathBuf>,
+    /// Say who held which bytes of each tier: PyTorch's memory statistics, and the tensors and modules at the peak; and if a tier
+    /// is full, who holds it and what would help
+    #[arg(long)]
+    pub(crate) memory_report: bool,
     /// Print one JSON object, as the last line of standard output
     #[arg(long)]
     pub(crate) json: bool,

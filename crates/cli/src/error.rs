@@ -4,7 +4,7 @@ use crate::size::Size;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Everything the command reports as one line on stderr.
+/// Everything the command reports as one line on stderr; want of room, if asked, in more.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum CliError {
@@ -33,6 +33,9 @@ pub(crate) enum CliError {
         "a host tier of {given} is too small for what changed: {why}; give at least --host-memory {needed}"
     )]
     HostTooSmall { given: Size, needed: u64, why: String },
+    /// Want of room, and who has it.
+    #[error("{error}")]
+    OutOfMemory { error: Box<CliError>, explanation: String },
     #[error("backend {name} cannot be used: {why}")]
     Unusable { name: String, why: String },
     /// The cache directory does not take the generated model.
@@ -62,6 +65,7 @@ impl CliError {
     /// 2: what other arguments or another file would mend. 1: the work failed.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
+            CliError::OutOfMemory { error, .. } => error.exit_code(),
             CliError::Input { .. }
             | CliError::UnknownBackend { .. }
             | CliError::TooSmall { .. }
@@ -73,6 +77,14 @@ impl CliError {
             | CliError::Trace { .. }
             | CliError::NoCache => 2,
             _ => 1,
+        }
+    }
+
+    /// What there is to say about it beyond its line.
+    pub(crate) fn explanation(&self) -> Option<&str> {
+        match self {
+            CliError::OutOfMemory { explanation, .. } => Some(explanation),
+            _ => None,
         }
     }
 

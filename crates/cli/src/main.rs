@@ -9,6 +9,7 @@ mod expect;
 mod host;
 mod info;
 mod memcpy;
+mod memory;
 mod model;
 mod output;
 mod pattern;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output::complain(&error);
+            error.explanation().into_iter().for_each(output::explain);
             ExitCode::from(error.exit_code())
         }
     }

@@ -23,6 +23,14 @@ pub(crate) fn complain(text: impl fmt::Display) {
     let _ = writeln!(io::stderr().lock(), "swap-tensor: {}", visible(&text.to_string()));
 }
 
+/// Writes more about a complaint to standard error, line by line, each as visible as the complaint.
+pub(crate) fn explain(text: &str) {
+    let mut err = io::stderr().lock();
+    for line in text.lines() {
+        let _ = writeln!(err, "  {}", visible(line));
+    }
+}
+
 /// `text` with everything escaped that would break a line or make a terminal do more than show it.
 pub(crate) fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());

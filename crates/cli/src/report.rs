@@ -3,6 +3,7 @@
 use crate::output::visible;
 use crate::size::Size;
 use serde::Serialize;
+use serde_json::Value;
 use std::fmt;
 
 /// What a run did, and how fast. Sizes in bytes, times in seconds, rates in 10^9 bytes per second.
@@ -71,6 +72,9 @@ pub(crate) struct Report {
     pub(crate) memcpy_gb_per_s: f64,
     /// The ratio of the two above.
     pub(crate) transfer_to_memcpy: f64,
+    /// Who held which bytes, by tier; absent unless it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) memory_report: Option<Value>,
 }
 
 impl fmt::Display for Report {

@@ -9,7 +9,8 @@ use crate::report::Report;
 use crate::size::Size;
 use crate::trace::Trace;
 use crate::walk::{Numbered, Steps, Walk};
-use crate::{disk, model, output};
+use crate::{disk, memory, model, output};
+use mem_tracker::Tracker;
 use pinned_host::{ErrorKind, PageLocker, Transfer};
 use std::collections::HashMap;
 use std::path::Path;
@@ -48,6 +49,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), CliError> {
         output::line(json.map_err(|error| failed("write the report", &error))?)?;
     } else {
         output::line(&done.report)?;
+        done.memory.map_or(Ok(()), output::line)?;
     }
     match done.first_mismatch {
         None => Ok(()),
@@ -95,6 +97,8 @@ struct Done {
     report: Report,
     checks: u64,
     first_mismatch: Option<String>,
+    /// Who held which bytes, for people.
+    memory: Option<String>,
 }
 
 impl backends::Visitor for &Job<'_> {
@@ -106,7 +110,8 @@ impl backends::Visitor for &Job<'_> {
         let host_memory = self.args.host_memory.or(beside_disk).unwrap_or(needed);
         let tier =
             self.args.disk.as_deref().map(|directory| disk::Tier::open(directory, needed)).transpose()?;
-        let pool = self.pool(device, host_memory, tier.as_ref())?;
+        let tracker = self.args.memory_report.then(Tracker::new);
+        let pool = self.pool(device, host_memory, tier.as_ref(), tracker.as_ref())?;
         let tensors = self.attach(&pool)?;
         let mut memcpy = Memcpy::new(self.model.places.iter().map(|place| place.bytes as usize));
         let steps = Steps {
@@ -152,8 +157,10 @@ impl backends::Visitor for &Job<'_> {
             transfer_gb_per_s: transfer,
             memcpy_gb_per_s: memcpy,
             transfer_to_memcpy: if memcpy > 0.0 { transfer / memcpy } else { 0.0 },
+            memory_report: tracker.as_ref().filter(|_| self.args.json).map(memory::json),
         };
-        Ok(Done { report, checks: found.checks, first_mismatch: found.first_mismatch })
+        let memory = tracker.as_ref().filter(|_| !self.args.json).map(memory::text);
+        Ok(Done { report, checks: found.checks, first_mismatch: found.first_mismatch, memory })
     }
 }
 
@@ -163,6 +170,7 @@ impl Job<'_> {
         device: T,
         host_memory: Size,
         tier: Option<&disk::Tier>,
+        tracker: Option<&Tracker>,
     ) -> Result<SwapPool<T>, CliError> {
         let policy =
             policy::by_name(&self.args.policy).map_err(|error| CliError::Usage(error.to_string()))?;
@@ -176,6 +184,10 @@ impl Job<'_> {
             .measure_transfers(true);
         let builder = match self.timeline {
             Some(timeline) => builder.timeline(timeline.clone()),
+            None => builder,
+        };
+        let builder = match tracker {
+            Some(tracker) => builder.tracker(tracker.clone()),
             None => builder,
         };
         let builder = match tier {
@@ -242,6 +254,10 @@ fn too_small(error: CliError, given: Size, needed: Size) -> CliError {
     match error {
         CliError::HostFull { why, .. } if given < needed => {
             CliError::HostTooSmall { given, needed: needed.0, why }
+        }
+        CliError::OutOfMemory { error, explanation } => {
+            let error = Box::new(too_small(*error, given, needed));
+            CliError::OutOfMemory { error, explanation }
         }
         error => error,
     }

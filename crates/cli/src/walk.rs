@@ -97,7 +97,7 @@ impl<'a, T: Transfer> Walk<'a, T> {
         let order: Vec<usize> = (0..self.tensors.len()).collect();
         self.walk(&order, |walk, (number, tensor)| {
             let lease = tensor.read().and_then(|lease| lease.wait().map(|()| lease));
-            let lease = lease.map_err(|error| lease_error(tensor, &error))?;
+            let lease = lease.map_err(|error| walk.lease_error(tensor, &error))?;
             walk.compute(lease.spec());
             walk.aside(|walk| walk.check(*number, pass, &lease))
         })
@@ -108,7 +108,7 @@ impl<'a, T: Transfer> Walk<'a, T> {
         let order: Vec<usize> = (0..self.tensors.len()).rev().collect();
         self.walk(&order, |walk, (number, tensor)| {
             let lease = tensor.write().and_then(|lease| lease.wait().map(|()| lease));
-            let lease = lease.map_err(|error| lease_error(tensor, &error))?;
+            let lease = lease.map_err(|error| walk.lease_error(tensor, &error))?;
             walk.compute(lease.spec());
             walk.aside(|walk| walk.change(Pattern::of_pass(pass, *number), &lease))
         })
@@ -186,7 +186,24 @@ impl<'a, T: Transfer> Walk<'a, T> {
     }
 
     fn settle(&self) -> Result<(), CliError> {
-        self.pool.settle().map_err(|error| failed("finish the transfers", &error))
+        self.pool.settle().map_err(|error| self.explained(failed("finish the transfers", &error), &error))
+    }
+
+    fn lease_error(&self, tensor: &Tensor<T>, error: &SwapError) -> CliError {
+        let doing = format!("lease `{}`", tensor.spec().name());
+        let refused = match error {
+            SwapError::HostBudget { .. } => CliError::HostFull { doing, why: chain(error) },
+            _ => failed(doing, error),
+        };
+        self.explained(refused, error)
+    }
+
+    /// With what the pool knows of why there was no room, if that is what it was, and if somebody asked.
+    fn explained(&self, refused: CliError, error: &SwapError) -> CliError {
+        match self.pool.explain(error) {
+            Some(why) => CliError::OutOfMemory { error: Box::new(refused), explanation: why.to_string() },
+            None => refused,
+        }
     }
 
     fn aside(&mut self, work: impl FnOnce(&mut Self) -> Result<(), CliError>) -> Result<(), CliError> {
@@ -194,14 +211,6 @@ impl<'a, T: Transfer> Walk<'a, T> {
         let done = work(self);
         self.found.aside += started.elapsed();
         done
-    }
-}
-
-fn lease_error<T: Transfer>(tensor: &Tensor<T>, error: &SwapError) -> CliError {
-    let doing = format!("lease `{}`", tensor.spec().name());
-    match error {
-        SwapError::HostBudget { .. } => CliError::HostFull { doing, why: chain(error) },
-        _ => failed(doing, error),
     }
 }
 

@@ -118,7 +118,7 @@ pub trait Transfer: Sized + Send + Sync + 'static {
     /// The caller has waited for every use of the range.
     ///
     /// # Errors
-    /// A range or the device refuses; then nothing was written.
+    /// The range is refused, and nothing was written; or the device fails, and some of it may have been.
     fn write_now(&self, dst: &mut Self::Buffer, at: u64, src: &[u8]) -> Result<(), Self::Error>;
 }
 

@@ -123,6 +123,11 @@ fn packs_that_are_mostly_dead_move_together() {
     let (count, bytes) = (600, 10_000);
     let store = store(80).open().unwrap();
     let pool = pool(1, 1, &store);
+    // A pack of two that nobody touches again.
+    let cold: Vec<_> = (0..2).map(|i| create(&pool, 9000 + i, 3000).unwrap()).collect();
+    let crowd: Vec<_> = (0..3).map(|i| create(&pool, 9100 + i, UNIT - 8192).unwrap()).collect();
+    pool.settle().unwrap();
+    drop(crowd);
     let tensors: Vec<_> = (0..count).map(|i| create(&pool, i, bytes).unwrap()).collect();
     let mut seeds: Vec<u64> = (0..count).collect();
     let alive = count * bytes;
@@ -145,7 +150,8 @@ fn packs_that_are_mostly_dead_move_together() {
     (0..count as usize).for_each(|at| copies(&tensors[at], seeds[at]));
     (0..count as usize).for_each(|at| reads(&tensors[at], seeds[at]));
     pool.check().unwrap();
-    drop(tensors);
+    (0..2).for_each(|i| copies(&cold[i], 9000 + i as u64));
+    drop((tensors, cold));
     pool.settle().unwrap();
     assert_eq!((store.stats().extents, store.stats().dead_bytes), (0, 0));
 }

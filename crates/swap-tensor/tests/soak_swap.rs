@@ -634,10 +634,15 @@ impl World {
                 assert!(Instant::now() < until, "the pool never settles: {:?}", self.pool.stats());
             }
         }
+        // All of them first: a pin whose tensor could not be brought back still holds room.
+        for (shadow, &on) in
+            self.tensors.iter().flat_map(|shadow| self.devices.iter().map(move |on| (shadow, on)))
+        {
+            while shadow.tensor.unpin_at(on) {}
+        }
         let mut lost = 0;
         for at in 0..self.tensors.len() {
             let tensor = self.tensors[at].tensor.clone();
-            self.devices.iter().for_each(|&on| while tensor.unpin_at(on) {});
             let mut into = vec![0; self.tensors[at].bytes.len()];
             // The first try may still meet a failure that was under way.
             let mut read = tensor.copy_to(&mut into).or_else(|_| tensor.copy_to(&mut into));

@@ -260,6 +260,20 @@ impl VulkanDevice {
         let ops = [op, Op::ForHost].into_iter();
         self.compute.add_recorded(ops, &[buffer.memory(), window])?.synchronize()
     }
+
+    /// Plain access by way of the window. It is kept for the next, unless something failed: work may use it still then.
+    fn through_window(
+        &self,
+        kept: &mut Option<Arc<Memory>>,
+        access: impl FnOnce(&Arc<Memory>, NonNull<u8>) -> Result<(), VulkanError>,
+    ) -> Result<(), VulkanError> {
+        let (window, base) = self.window(kept)?;
+        let done = access(window, base);
+        if done.is_err() {
+            *kept = None;
+        }
+        done
+    }
 }
 
 impl Transfer for VulkanDevice {
@@ -359,16 +373,17 @@ impl Transfer for VulkanDevice {
             read(at, dst);
             return Ok(());
         }
-        let (window, base) = self.window(&mut kept)?;
-        let mut from = from;
-        for piece in dst.chunks_mut(WINDOW as usize) {
-            let bytes = piece.len() as u64;
-            self.copy_now(Op::copy(src.memory(), from, window, 0, bytes), src, window)?;
-            window.invalidate(0, bytes)?;
-            read(base.as_ptr(), piece);
-            from += bytes;
-        }
-        Ok(())
+        self.through_window(&mut kept, |window, base| {
+            let mut from = from;
+            for piece in dst.chunks_mut(WINDOW as usize) {
+                let bytes = piece.len() as u64;
+                self.copy_now(Op::copy(src.memory(), from, window, 0, bytes), src, window)?;
+                window.invalidate(0, bytes)?;
+                read(base.as_ptr(), piece);
+                from += bytes;
+            }
+            Ok(())
+        })
     }
 
     fn write_now(&self, dst: &mut VulkanBuffer, at: u64, src: &[u8]) -> Result<(), VulkanError> {
@@ -386,16 +401,17 @@ impl Transfer for VulkanDevice {
             write(to, src);
             return Ok(());
         }
-        let (window, base) = self.window(&mut kept)?;
-        let mut at = at;
-        for piece in src.chunks(WINDOW as usize) {
-            let bytes = piece.len() as u64;
-            write(base.as_ptr(), piece);
-            window.flush(0, bytes)?;
-            self.copy_now(Op::copy(window, 0, dst.memory(), at, bytes), dst, window)?;
-            at += bytes;
-        }
-        Ok(())
+        self.through_window(&mut kept, |window, base| {
+            let mut at = at;
+            for piece in src.chunks(WINDOW as usize) {
+                let bytes = piece.len() as u64;
+                write(base.as_ptr(), piece);
+                window.flush(0, bytes)?;
+                self.copy_now(Op::copy(window, 0, dst.memory(), at, bytes), dst, window)?;
+                at += bytes;
+            }
+            Ok(())
+        })
     }
 }
 

@@ -1,14 +1,16 @@
 //! Bytes that recorded training steps would swap under each policy, on a device of half of what they need.
 //!
-//! `cargo run --release -p swap-tensor --example schedule_bytes`
+//! `cargo run --release -p swap-tensor --example schedule_bytes [-- --pool]`. By arithmetic over the policies themselves; with
+//! `--pool` by a real pool on the CPU device, sizes divided so that a step needs a quarter of a GiB at most.
 
 mod oracle;
+mod pool;
 mod simulator;
 mod trace;
 
 use oracle::{End, oracle};
 use simulator::{Bytes, STEADY, Simulator};
-use std::{process::ExitCode, time::Instant};
+use std::{error::Error, process::ExitCode, time::Instant};
 use swap_tensor::policy::{self, Lru, Recording, Schedule};
 use trace::{Op, Trace, Writes};
 
@@ -26,9 +28,16 @@ fn main() -> ExitCode {
     );
     println!("| trace | writes | device | policy | up | down | ratio | ratio, step 2 | leases that wait |");
     println!("|---|---|---|---|---|---|---|---|---|");
+    let on_a_pool = std::env::args().any(|argument| argument == "--pool");
     for file in &files {
         for writes in [Writes::InPlace, Writes::First, Writes::All] {
             match Trace::read(file, writes) {
+                Ok(trace) if on_a_pool => {
+                    if let Err(error) = table_of_pools(&pool::divided(trace), writes) {
+                        eprintln!("{}: {error}", file.display());
+                        return ExitCode::FAILURE;
+                    }
+                }
                 Ok(trace) => table(&trace, writes),
                 Err(error) => {
                     eprintln!("{}: {error}", file.display());
@@ -37,7 +46,12 @@ fn main() -> ExitCode {
             }
         }
     }
-    files.iter().filter_map(|file| Trace::read(file, Writes::InPlace).ok()).for_each(|trace| plan(&trace));
+    if !on_a_pool {
+        files
+            .iter()
+            .filter_map(|file| Trace::read(file, Writes::InPlace).ok())
+            .for_each(|trace| plan(&trace));
+    }
     ExitCode::SUCCESS
 }
 
@@ -61,23 +75,35 @@ fn plan(trace: &Trace) {
     );
 }
 
+/// A row of the table: what a policy moved in the steps that repeat themselves, and how much that is of the `best`.
+fn row(trace: &Trace, writes: Writes, best: &[Bytes], policy: &str, steps: &[Bytes]) {
+    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    let sum = |steps: &[Bytes]| steps[STEADY].iter().copied().sum::<Bytes>();
+    let (bytes, ratio) = (sum(steps), |a: Bytes, b: Bytes| a.total() as f64 / b.total() as f64);
+    println!(
+        "| {} | {writes:?} | {:.2} GiB | {policy} | {:.2} GiB | {:.2} GiB | {:.4} | {:.4} | {} |",
+        trace.name,
+        gib(trace.device_bytes()),
+        gib(bytes.up),
+        gib(bytes.down),
+        ratio(bytes, sum(best)),
+        ratio(steps[FOLLOWED], best[FOLLOWED]),
+        bytes.waits,
+    );
+}
+
+/// What real pools moved, which have to make contiguous room.
+fn table_of_pools(trace: &Trace, writes: Writes) -> Result<(), Box<dyn Error>> {
+    let best = oracle(trace, End::Never);
+    row(trace, writes, &best, "farthest next use", &best);
+    row(trace, writes, &best, "a pool, lru", &pool::run(trace, false)?);
+    row(trace, writes, &best, "a pool, scheduled", &pool::run(trace, true)?);
+    Ok(())
+}
+
 fn table(trace: &Trace, writes: Writes) {
     let best = oracle(trace, End::Never);
-    let row = |policy: &str, steps: &[Bytes]| {
-        let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
-        let sum = |steps: &[Bytes]| steps[STEADY].iter().copied().sum::<Bytes>();
-        let (bytes, ratio) = (sum(steps), |a: Bytes, b: Bytes| a.total() as f64 / b.total() as f64);
-        println!(
-            "| {} | {writes:?} | {:.2} GiB | {policy} | {:.2} GiB | {:.2} GiB | {:.4} | {:.4} | {} |",
-            trace.name,
-            gib(trace.device_bytes()),
-            gib(bytes.up),
-            gib(bytes.down),
-            ratio(bytes, sum(&best)),
-            ratio(steps[FOLLOWED], best[FOLLOWED]),
-            bytes.waits,
-        );
-    };
+    let row = |policy: &str, steps: &[Bytes]| row(trace, writes, &best, policy, steps);
     row("farthest next use", &best);
     row("farthest next use or drop", &oracle(trace, End::AtDrop));
     for name in policy::NAMES {

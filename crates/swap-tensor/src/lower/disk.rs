@@ -126,12 +126,7 @@ impl Lower {
 
     /// Writes several tensors into one extent.
     pub(crate) fn write_pack(&self, contents: &[&[u8]]) -> Result<Vec<LowerCopy>, SwapError> {
-        let write = || self.packs.write(&self.store, contents);
-        let written = match write() {
-            // What is dead in older packs may be all that is missing.
-            Err(DiskError::Full { .. }) if self.packs.squeeze(&self.store) => write(),
-            written => written,
-        };
+        let written = self.with_room(|| self.packs.write(&self.store, contents));
         let places = written.map_err(|source| full_or(WRITE, bytes_of(contents), source))?;
         Ok(places.into_iter().map(|place| self.copy(vec![Piece(place)])).collect())
     }
@@ -169,12 +164,16 @@ impl Lower {
     }
 
     fn reserve(&self, bytes: u64) -> Result<Extent, SwapError> {
-        let reserve = || self.store.reserve(bytes);
-        let reserved = match reserve() {
-            Err(DiskError::Full { .. }) if self.packs.squeeze(&self.store) => reserve(),
-            reserved => reserved,
-        };
+        let reserved = self.with_room(|| self.store.reserve(bytes));
         reserved.map_err(|source| full_or("take room on disk", bytes, source))
+    }
+
+    /// Tries once more where the store is full and room can be made of what is dead in packs.
+    fn with_room<R>(&self, attempt: impl Fn() -> Result<R, DiskError>) -> Result<R, DiskError> {
+        match attempt() {
+            Err(DiskError::Full { .. }) if self.packs.squeeze(&self.store) => attempt(),
+            outcome => outcome,
+        }
     }
 }
 

@@ -255,7 +255,7 @@ fn partial_batch_of_leases_is_no_batch() {
 
 /// LMCache's `PinMonitor`, which frees pins past a timeout because nobody knows who leaked them.
 /// Rule: a lease ends when it is dropped; one that is leaked shows in a figure. Timeouts are for remote holders only.
-/// Guards: `Drop` of `Hold` in `hold.rs`; `held` in `books.rs`, as `Stats::held_bytes`.
+/// Guards: `Drop` of `Hold` in `hold.rs`; `held` in `device.rs`, as `Stats::held_bytes`.
 #[test]
 fn leaked_leases_show_and_dropped_ones_end() {
     let pool = cpu(2, 4);
