@@ -143,6 +143,24 @@ fn long_runs_keep_the_last_calls() {
     assert_eq!(stats.dropped_calls(ModState::PostForward), 99);
 }
 
+/// A backward pass from before a reset has no call any more: what it computes again is no later call's.
+#[test]
+fn a_recomputation_within_a_backward_pass_from_before_a_reset() {
+    let tracker = Tracker::new();
+    let device = tracker.device("cuda:0").unwrap();
+    let module = tracker.module("A").unwrap();
+    let _before = module.backward();
+    tracker.reset_mod_stats();
+    drop(module.backward());
+    let there = tracker.clone();
+    std::thread::spawn(move || drop(there.module("A").unwrap().forward())).join().unwrap();
+    let again = module.forward();
+    assert_eq!(again.opened(), ModState::PreForwardAc);
+    drop(device.hold(500).unwrap());
+    drop(again);
+    assert_eq!(tracker.modules()[0].snapshots(ModState::PeakBackward), [Snapshot::default()]);
+}
+
 /// Calls are numbered anew after a reset, with none dropped.
 #[test]
 fn a_reset_forgets_which_calls_were_dropped() {
