@@ -6,7 +6,7 @@ use crate::handle::next_owner;
 use crate::nodes::{MOST_BLOCKS, MOST_LEASES};
 use crate::placement::Holes;
 use crate::space::{Space, Span};
-use crate::{AllocError, Block, Fit, GoodFit, Handle, Placement, Request, Spot};
+use crate::{AllocError, AllocatorId, Block, Fit, GoodFit, Handle, Placement, Request, Spot};
 
 /// Blocks and holes in a range of offsets that is somebody else's memory. It touches no memory itself.
 ///
@@ -136,6 +136,12 @@ impl<P: Placement> OffsetAllocator<P> {
 }
 
 impl<P> OffsetAllocator<P> {
+    /// What its handles say made them ([`Handle::allocator`]).
+    #[must_use]
+    pub fn id(&self) -> AllocatorId {
+        AllocatorId(self.owner)
+    }
+
     /// Length of the whole range in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {

@@ -121,8 +121,10 @@ impl<B: DeviceBuffer, P: Placement> Arena<B, P> {
         self.compaction = compaction;
     }
 
-    /// Who hears every allocation, release and move from now on; `Box::new(())` for nobody.
-    pub fn set_observer(&mut self, observer: Box<dyn Observer + Send>) {
+    /// Who hears every allocation, release and move from now on; `Box::new(())` for nobody. It hears first whom it will hear
+    /// ([`Observer::on_attach`]); then the one before is dropped.
+    pub fn set_observer(&mut self, mut observer: Box<dyn Observer + Send>) {
+        observer.on_attach(self.allocator.id());
         self.observer = Some(observer);
     }
 

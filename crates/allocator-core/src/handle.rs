@@ -26,6 +26,13 @@ impl Handle {
         (self.slot - FIRST_BLOCK) as usize
     }
 
+    /// The allocator that made it: for who hears blocks of several.
+    #[must_use]
+    #[inline]
+    pub const fn allocator(self) -> AllocatorId {
+        AllocatorId(self.owner)
+    }
+
     #[inline]
     pub(crate) const fn new(slot: u32, generation: u32, owner: u32) -> Self {
         Self { slot, generation, owner }
@@ -44,6 +51,26 @@ impl Handle {
     #[inline]
     pub(crate) const fn owner(self) -> u32 {
         self.owner
+    }
+}
+
+/// Tells allocators apart, of one process, by a 32-bit counter. Its text is what follows the `@` in that of a [`Handle`].
+///
+/// ```
+/// use allocator_core::{OffsetAllocator, Request};
+///
+/// let (mut one, other) = (OffsetAllocator::new(64)?, OffsetAllocator::new(64)?);
+/// let block = one.allocate(Request::new(8))?;
+/// assert_eq!(block.allocator(), one.id());
+/// assert_ne!(block.allocator(), other.id());
+/// # Ok::<(), allocator_core::AllocError>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AllocatorId(pub(crate) u32);
+
+impl fmt::Display for AllocatorId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 

@@ -109,7 +109,7 @@ pub use arena::{Arena, Compaction};
 pub use buffer::{DeviceBuffer, RangeError, Remap, check_copy, check_range};
 pub use error::{AllocError, ApplyError, ArenaError, Inconsistency, MoveFault, ResizeError};
 pub use explain::{Explanation, Verdict};
-pub use handle::Handle;
+pub use handle::{AllocatorId, Handle};
 pub use observer::Observer;
 pub use overlap::{CopyCost, CopyWay, DisjointSteps, bounce_pieces, disjoint_steps};
 pub use params::ParamId;

@@ -1,12 +1,18 @@
 //! Hearing what happens in an arena.
 
-use crate::{Block, Move};
+use crate::{AllocatorId, Block, Move};
 
 /// Hears allocations, releases and moves of an [`Arena`](crate::Arena), after each was made.
 ///
 /// It is called under whatever lock the arena is under, so it must be quick and must not call back. The
 /// empty observer is `()`.
 pub trait Observer {
+    /// An arena was given this observer, and tells it of its blocks from now on; the observer it had before is still there. An
+    /// observer that passes on what it hears passes this on too.
+    fn on_attach(&mut self, allocator: AllocatorId) {
+        let _ = allocator;
+    }
+
     /// A block was allocated.
     fn on_alloc(&mut self, block: &Block) {
         let _ = block;

@@ -2,7 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops where it stands")]
 
 use allocator_core::{
-    AllocError, Arena, Block, DeviceBuffer, Handle, Observer, OffsetAllocator, Request, ResizeError, Verdict,
+    AllocError, AllocatorId, Arena, Block, DeviceBuffer, Handle, Observer, OffsetAllocator, Request,
+    ResizeError, Verdict,
 };
 use std::sync::{Arc, Mutex};
 
@@ -206,6 +207,32 @@ fn resized_blocks_are_heard_and_keep_their_parameters() {
     arena.unassign(part).unwrap();
     assert_eq!(arena.resize_block(block, 9), Ok(0..9));
     assert_eq!(*counts.0.lock().unwrap(), (10 + 30 + 9, 10 + 30));
+}
+
+/// Whom an observer hears, and that the one before is there until it knows.
+struct Attached(Arc<Mutex<Vec<String>>>, &'static str);
+
+impl Observer for Attached {
+    fn on_attach(&mut self, allocator: AllocatorId) {
+        self.0.lock().unwrap().push(format!("{} hears {allocator}", self.1));
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        self.0.lock().unwrap().push(format!("{} goes", self.1));
+    }
+}
+
+#[test]
+fn an_observer_knows_its_arena_before_the_last_one_goes() {
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let mut arena = Arena::new(Nothing(100)).unwrap();
+    arena.set_observer(Box::new(Attached(Arc::clone(&log), "one")));
+    arena.set_observer(Box::new(Attached(Arc::clone(&log), "two")));
+    let id = arena.allocator().id();
+    let told = [format!("one hears {id}"), format!("two hears {id}"), "one goes".to_owned()];
+    assert_eq!(*log.lock().unwrap(), told);
 }
 
 #[test]

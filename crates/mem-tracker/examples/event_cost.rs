@@ -1,4 +1,5 @@
-//! What an event costs: nanoseconds for each allocation or release, with more and more modules, flat and eight deep.
+//! What an event costs: nanoseconds for each allocation or release, with more and more modules, flat and eight deep; with many
+//! blocks live at once; on two threads.
 //!
 //! `cargo run --release -p mem-tracker --example event_cost [-- --quick]`
 
@@ -58,7 +59,20 @@ fn main() -> Result<()> {
         "arena, half of allocate + release: {bare:.1} ns without an observer, {heard:.1} ns with the tracker's"
     );
     println!("a scope, opened and closed: {scope:.0} ns");
+    println!();
+    for live in [LIVE as usize, 10_000, 200_000] {
+        let least = least_of(if quick { 3 } else { 20 }, || scattered(live))?;
+        println!("{live} blocks live, released in random order: {least:.1} ns per event");
+    }
+    for threads in [1, 2] {
+        let least = least_of(if quick { 3 } else { 20 }, || side_by_side(threads, 10 * EVENTS))?;
+        println!("{threads} threads with a device each: {least:.1} ns per event of a thread");
+    }
     Ok(())
+}
+
+fn least_of(runs: usize, mut run: impl FnMut() -> Result<f64>) -> Result<f64> {
+    (0..runs).try_fold(f64::MAX, |least, _| Ok(run()?.min(least)))
 }
 
 fn lower(least: &mut f64, figure: f64) {
@@ -156,6 +170,49 @@ fn arena(heard: bool, events: usize) -> Result<f64> {
         }
     }
     Ok(per(begin, rounds * 2 * LIVE as usize))
+}
+
+/// As many blocks as there are, then none, in an order that no cache foresees.
+fn scattered(live: usize) -> Result<f64> {
+    let mut observer = Tracker::new().device("cuda:0")?.watch(1 << 40)?.observer();
+    let mut offsets = OffsetAllocator::new(1 << 40)?;
+    let mut blocks = Vec::with_capacity(live);
+    for at in 0..live as u64 {
+        let handle = offsets.allocate(Request::new(4096 + 512 * (at % 64)))?;
+        blocks.push(offsets.block(handle)?);
+    }
+    let mut shuffled = blocks.clone();
+    let mut random = 1_u64;
+    for at in (1..live).rev() {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        shuffled.swap(at, (random >> 33) as usize % (at + 1));
+    }
+    let mut round = || {
+        blocks.iter().for_each(|block| observer.on_alloc(black_box(block)));
+        shuffled.iter().for_each(|block| observer.on_free(black_box(block)));
+    };
+    round();
+    let rounds = EVENTS.div_ceil(2 * live);
+    let begin = Instant::now();
+    (0..rounds).for_each(|_| round());
+    Ok(per(begin, rounds * 2 * live))
+}
+
+/// Threads that share a tracker, each with a device of its own: the one lock is all they share.
+fn side_by_side(threads: usize, events: usize) -> Result<f64> {
+    let tracker = Tracker::new();
+    let mut observers = Vec::new();
+    for thread in 0..threads {
+        observers.push(tracker.device(&format!("cuda:{thread}"))?.watch(1 << 40)?.observer());
+    }
+    let blocks = blocks()?;
+    let begin = Instant::now();
+    std::thread::scope(|scope| {
+        for observer in &mut observers {
+            scope.spawn(|| hear(observer, &blocks, events));
+        }
+    });
+    Ok(per(begin, events))
 }
 
 fn scope(times: usize) -> Result<f64> {

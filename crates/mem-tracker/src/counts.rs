@@ -29,6 +29,15 @@ pub(crate) struct Count {
 }
 
 impl Count {
+    /// As [`up`](Self::up); `false`, and nothing changed, when it would not fit.
+    fn up_to_most(&mut self, by: u64) -> bool {
+        let fits = self.current.checked_add(by).is_some();
+        if fits {
+            self.up(by);
+        }
+        fits
+    }
+
     #[inline]
     pub(crate) fn up(&mut self, by: u64) {
         self.current = self.current.saturating_add(by);
@@ -118,10 +127,25 @@ impl Counts {
         }
     }
 
-    /// An arena came.
-    pub(crate) fn segment_came(&mut self, size: u64) {
-        self.segments.up(1);
-        self.reserved.up(size);
+    /// An arena came; `false`, and nothing changed, when all together span more than can be counted.
+    pub(crate) fn segment_came(&mut self, size: u64) -> bool {
+        let fits = self.reserved.up_to_most(size);
+        if fits {
+            self.segments.up(1);
+        }
+        fits
+    }
+
+    /// An arena went.
+    pub(crate) fn segment_went(&mut self, size: u64) {
+        self.segments.down(1);
+        self.reserved.down(size);
+    }
+
+    /// An arena is longer or shorter; `false`, and nothing changed, when all together span more than can be counted.
+    pub(crate) fn reserve_instead(&mut self, before: u64, size: u64) -> bool {
+        self.reserved.down(before.saturating_sub(size));
+        self.reserved.up_to_most(size.saturating_sub(before))
     }
 
     pub(crate) fn reset_peak(&mut self) {

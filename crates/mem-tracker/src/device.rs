@@ -87,10 +87,10 @@ impl Device {
     /// Watches an arena of `size` bytes on this device: give [`Watch::observer`] to it.
     ///
     /// # Errors
-    /// [`TrackError::TooMany`].
+    /// [`TrackError::TooMany`]; [`TrackError::Overflow`]: the device's arenas together span more than can be counted.
     pub fn watch(&self, size: u64) -> Result<Watch, TrackError> {
         let at = self.tracker.book().watch(self.at, size)?;
-        Ok(Watch { tracker: self.tracker.clone(), at })
+        Ok(Watch::new(self.tracker.clone(), at))
     }
 
     /// What it holds now, or held at its peak. O(1).

@@ -1,5 +1,7 @@
 //! What is refused.
 
+use std::thread::ThreadId;
+
 use allocator_core::Handle;
 
 use crate::{ModState, StorageId};
@@ -20,6 +22,12 @@ pub enum TrackError {
         /// The storage.
         storage: StorageId,
     },
+    /// The storage is a block of a watched arena: what happens to it is what the arena tells.
+    #[error("storage {storage} is a block of a watched arena, which says how long it is and when it goes")]
+    InArena {
+        /// The storage.
+        storage: StorageId,
+    },
     /// The owner is another tracker's.
     #[error("the owner is another tracker's")]
     ForeignOwner,
@@ -36,9 +44,9 @@ pub enum TrackError {
     Overflow {
         /// Name of the device.
         device: String,
-        /// Bytes asked for.
+        /// Bytes asked for, of a storage or of an arena.
         bytes: u64,
-        /// Bytes the device holds.
+        /// Bytes the device holds, or its arenas span.
         held: u64,
     },
     /// A rounding is a number of bytes, and a device keeps the one it was made with.
@@ -68,6 +76,16 @@ pub enum TrackError {
         module: String,
         /// The state with which it was opened.
         state: ModState,
+    },
+    /// A phase was left open.
+    #[error("{open} phases are open; the oldest is {phase} on {thread:?}")]
+    PhasesOpen {
+        /// How many are open.
+        open: usize,
+        /// What the one is that began first.
+        phase: &'static str,
+        /// The thread that began it.
+        thread: ThreadId,
     },
     /// Not the name of a unit. The text is PyTorch's.
     #[error("Unsupported unit: {name}. Supported units are: B, KiB, MiB, GiB")]

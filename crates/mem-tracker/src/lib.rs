@@ -85,7 +85,7 @@
 //! | `get_tracker_snapshot(type)` | [`Tracker::snapshot`] |
 //! | `display_snapshot(type, units, tabulate)` | [`Tracker::display_snapshot`], the same text, returned |
 //! | `display_modulewise_snapshots(depth, units, tabulate)` | [`Tracker::display_modulewise_snapshots`] |
-//! | `reset_mod_stats()` | [`Tracker::reset_mod_stats`]; needed for nothing but memory, and [`Tracker::keep_calls`] bounds that |
+//! | `reset_mod_stats()` | [`Tracker::reset_mod_stats`]; needed for nothing: the last calls of each module are kept ([`Tracker::keep_calls`]) |
 //! | `memory_tracking`, `_ModMemStats` | [`Tracker::modules`], [`ModuleStats`] |
 //! | `_MemRefType`, `_ModState` | [`Category`], [`ModState`] |
 //! | `_UpdateType.ADD`, `DEL`, `REF`, `SIZE` | [`Device::add`], [`Tracker::remove`], [`Tracker::retag`], [`Tracker::resize`] |

@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use crate::book::{End, Way};
+use crate::book::Way;
 use crate::place::{self, Doing};
 use crate::{Category, ModState, StorageId, TrackError, Tracker};
 
@@ -69,7 +69,8 @@ impl Module {
     }
 
     /// A forward pass through the module, until the scope is dropped. Inside a backward pass of this thread, a module that was
-    /// entered before computes its activations once more: [`ModState::PreForwardAc`].
+    /// entered before computes its activations once more: [`ModState::PreForwardAc`]. One that was not begins with
+    /// [`ModState::PreForward`]; both end with [`ModState::PostForwardAc`], as in the original.
     pub fn forward(&self) -> Scope {
         self.open(Way::Forward { in_backward: place::in_backward(self.tracker.shared.number) })
     }
@@ -101,7 +102,7 @@ impl Module {
         };
         place::push(&self.tracker.shared, guard, doing, self.at);
         let tracker = self.tracker.clone();
-        Scope { tracker, module: self.at, guard, opened, end: End::Reached, here: PhantomData }
+        Scope { tracker, module: self.at, guard, opened, end: Some(way.end()), here: PhantomData }
     }
 }
 
@@ -117,7 +118,8 @@ pub struct Scope {
     module: u32,
     guard: u64,
     opened: ModState,
-    end: End,
+    /// The state with which it ends; `None` when it was given up.
+    end: Option<ModState>,
     /// A scope belongs to the thread that opened it.
     here: PhantomData<*const ()>,
 }
@@ -136,7 +138,7 @@ impl Scope {
     pub fn end(self, outputs: &[StorageId]) -> Result<(), TrackError> {
         let mut book = self.tracker.book();
         let sum = book.sum(outputs)?;
-        if self.opened == ModState::PreForward {
+        if self.end == Some(ModState::PostForward) {
             book.modules[self.module as usize].outputs = sum;
         }
         Ok(())
@@ -144,7 +146,7 @@ impl Scope {
 
     /// Ends the pass without a state of its end: it was given up half-way.
     pub fn abandon(mut self) {
-        self.end = End::Abandoned;
+        self.end = None;
     }
 }
 
@@ -152,7 +154,7 @@ impl Drop for Scope {
     fn drop(&mut self) {
         place::pop(self.tracker.shared.number, self.guard);
         // A pass that a panic cut short has not reached its end.
-        let end = if std::thread::panicking() { End::Abandoned } else { self.end };
+        let end = self.end.filter(|_| !std::thread::panicking());
         self.tracker.book().close(self.guard, end);
     }
 }

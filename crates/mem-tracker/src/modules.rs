@@ -1,6 +1,8 @@
 //! What is known of modules, and its printed forms.
 
-use crate::book::Book;
+use std::sync::Arc;
+
+use crate::book::{Book, Record};
 use crate::snapshot::{HEAD, cells, table};
 use crate::usage::Moment;
 use crate::{ModState, Snapshot, Units};
@@ -21,7 +23,7 @@ pub struct ModuleStats {
     pub input_mem: u64,
     /// The same for the outputs.
     pub output_mem: u64,
-    local_peak: Vec<(String, u64)>,
+    local_peak: Vec<(Arc<str>, u64)>,
     states: Vec<(ModState, Calls)>,
 }
 
@@ -37,12 +39,12 @@ impl ModuleStats {
     /// Bytes that a device held at the peak of the module's latest pass, forward or backward.
     #[must_use]
     pub fn local_peak(&self, device: &str) -> u64 {
-        self.local_peak.iter().find(|(name, _)| name == device).map_or(0, |(_, bytes)| *bytes)
+        self.local_peak.iter().find(|(name, _)| **name == *device).map_or(0, |(_, bytes)| *bytes)
     }
 
     /// The same for every device that held anything.
     pub fn local_peaks(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.local_peak.iter().map(|(name, bytes)| (name.as_str(), *bytes))
+        self.local_peak.iter().map(|(name, bytes)| (&**name, *bytes))
     }
 
     /// The states it met, in the order in which it met them first.
@@ -76,14 +78,22 @@ impl ModuleStats {
     }
 }
 
-/// Every module that was entered, in natural order of the names.
-pub(crate) fn collect(book: &mut Book) -> Vec<ModuleStats> {
+/// Names of devices, and the modules that were entered.
+pub(crate) type Copied = (Vec<Arc<str>>, Vec<Record>);
+
+/// What the answer is made of, so that this is all that is done under the lock.
+pub(crate) fn copy(book: &mut Book) -> Copied {
     book.settle();
-    let names: Vec<String> = book.devices.iter().map(|device| device.name.to_string()).collect();
+    let names = book.devices.iter().map(|device| Arc::clone(&device.name)).collect();
+    (names, book.modules.iter().filter(|record| record.entered).cloned().collect())
+}
+
+/// Every module that was entered, in natural order of the names.
+pub(crate) fn collect((names, records): Copied) -> Vec<ModuleStats> {
     let usage = |moment: &Moment| moment.usage;
-    let snapshot = |row: &[Moment]| Snapshot::new(names.iter().cloned().zip(row.iter().map(usage)));
+    let snapshot = |row: &[Moment]| Snapshot::new(names.iter().map(Arc::clone).zip(row.iter().map(usage)));
     let mut found: Vec<ModuleStats> = Vec::new();
-    for record in book.modules.iter().filter(|record| record.entered) {
+    for record in &records {
         let states = record.order.iter().map(|state| {
             let dropped = record.dropped(*state);
             let kept = (dropped..record.len(*state)).map(|call| snapshot(record.row(*state, call)));
@@ -96,7 +106,10 @@ pub(crate) fn collect(book: &mut Book) -> Vec<ModuleStats> {
             buffer_mem: record.buffers,
             input_mem: record.inputs,
             output_mem: record.outputs,
-            local_peak: snapshot(peak).iter().map(|(name, usage)| (name.to_owned(), usage.total())).collect(),
+            local_peak: snapshot(peak)
+                .rows()
+                .map(|(name, usage)| (Arc::clone(name), usage.total()))
+                .collect(),
             states: states.collect(),
         });
     }

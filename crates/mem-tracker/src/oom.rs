@@ -71,8 +71,8 @@ pub(crate) fn collect<P: Placement>(
     // Looking for a plan takes time, and `may_leave` is not ours: neither under the lock.
     let (arena, explanation) = (allocator.stats(), allocator.explain(request));
     let idle: Vec<Block> = allocator.blocks().filter(|block| block.leases == 0 && may_leave(block)).collect();
-    let mut book = watch.tracker.book();
-    let device = book.watches[watch.at as usize].device;
+    let mut book = watch.tracker().book();
+    let device = book.watches[watch.number() as usize].device;
     let counts = &mut book.devices[device as usize].counts;
     counts.ooms = counts.ooms.saturating_add(1);
     OutOfMemoryReport {
@@ -80,7 +80,7 @@ pub(crate) fn collect<P: Placement>(
         arena,
         explanation,
         holders: crate::attribution::collect(&book, device, When::Current, NAMED),
-        swappable: held_by(&book, watch.at, &idle),
+        swappable: held_by(&book, watch.number(), &idle),
     }
 }
 
@@ -88,7 +88,7 @@ pub(crate) fn collect<P: Placement>(
 fn held_by(book: &Book, watch: u32, blocks: &[Block]) -> Usage {
     let mut usage = Usage::default();
     for block in blocks {
-        if let Some(slot) = book.watches[watch as usize].find(block.handle) {
+        if let Some(slot) = book.block(watch, block.handle) {
             let bytes = Bytes { allocated: block.range.end - block.range.start, requested: block.requested };
             usage.add(book.blocks.get(slot).category, bytes);
         }

@@ -8,7 +8,8 @@ use crate::place::{self, Doing, Work};
 
 /// What this thread is doing beside modules, until it is dropped: a backward pass, an optimizer's step, a category.
 ///
-/// Phases may be dropped in any order, and not on another thread. An explicit category ([`Tracker::category`]) comes before an
+/// Phases may be dropped in any order, and not on another thread. One that is forgotten goes on until its thread ends:
+/// [`Tracker::check_closed`] names it. An explicit category ([`Tracker::category`]) comes before an
 /// optimizer's step, and that before a backward pass.
 #[derive(Debug)]
 #[must_use = "the phase ends when this is dropped"]
@@ -21,7 +22,7 @@ pub struct Phase {
 
 impl Phase {
     pub(crate) fn new(tracker: &Tracker, doing: Doing) -> Self {
-        let guard = tracker.book().next_guard();
+        let guard = tracker.book().begin_phase(doing.name(), place::me());
         place::push(&tracker.shared, guard, doing, NONE);
         Self { tracker: tracker.clone(), guard, here: PhantomData }
     }
@@ -30,6 +31,7 @@ impl Phase {
 impl Drop for Phase {
     fn drop(&mut self) {
         place::pop(self.tracker.shared.number, self.guard);
+        self.tracker.book().end_phase(self.guard);
     }
 }
 

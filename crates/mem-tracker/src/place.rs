@@ -26,6 +26,20 @@ pub(crate) enum Doing {
     As(Work),
 }
 
+impl Doing {
+    /// What errors and warnings call it.
+    pub(crate) const fn name(&self) -> &'static str {
+        match self {
+            Self::Forward => "a forward pass",
+            Self::Recompute => "a recomputation",
+            Self::Backward => "a backward pass",
+            Self::Optimizer => "an optimizer's step",
+            Self::Holding(_) => "a category",
+            Self::As(_) => "work for another thread",
+        }
+    }
+}
+
 /// What all open guards of a thread together say.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Work {
@@ -174,8 +188,31 @@ impl Work {
 impl Drop for Place {
     fn drop(&mut self) {
         let Some(shared) = self.shared.upgrade() else { return };
-        for frame in self.frames.iter().filter(|frame| frame.module != NONE) {
-            shared.book().left_open(frame.guard);
+        for frame in &self.frames {
+            if frame.module == NONE {
+                shared.book().phase_left_open(frame.guard);
+            } else {
+                shared.book().left_open(frame.guard);
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Tracker;
+
+    /// A thread that outlives many trackers keeps nothing of them.
+    #[test]
+    fn trackers_that_are_gone_make_way() {
+        let kept = Tracker::new();
+        let _phase = kept.backward();
+        for _ in 0..100 {
+            drop(Tracker::new().backward());
+        }
+        let places = PLACES.with(|places| places.borrow().len());
+        assert!(places <= 2, "{places} trackers are remembered");
+        assert_eq!(here(kept.shared.number).category, Category::Temp);
     }
 }

@@ -1,27 +1,33 @@
 //! What all devices hold at one moment, and its printed forms.
 
+use std::sync::Arc;
+
 use crate::{Category, Units, Usage};
 
 /// What each device holds at one moment. Devices that hold nothing are not in it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Snapshot {
-    rows: Vec<(String, Usage)>,
+    rows: Vec<(Arc<str>, Usage)>,
 }
 
 impl Snapshot {
-    pub(crate) fn new(rows: impl Iterator<Item = (String, Usage)>) -> Self {
+    pub(crate) fn new(rows: impl Iterator<Item = (Arc<str>, Usage)>) -> Self {
         Self { rows: rows.filter(|(_, usage)| !usage.is_empty()).collect() }
     }
 
     /// What a device holds.
     #[must_use]
     pub fn device(&self, name: &str) -> Option<&Usage> {
-        self.rows.iter().find(|(device, _)| device == name).map(|(_, usage)| usage)
+        self.rows.iter().find(|(device, _)| **device == *name).map(|(_, usage)| usage)
     }
 
     /// Every device that holds something, in the order in which the devices were made.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Usage)> {
-        self.rows.iter().map(|(device, usage)| (device.as_str(), usage))
+        self.rows.iter().map(|(device, usage)| (&**device, usage))
+    }
+
+    pub(crate) fn rows(&self) -> impl Iterator<Item = &(Arc<str>, Usage)> {
+        self.rows.iter()
     }
 
     /// Whether no device holds anything.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, MutexGuard};
 
-use crate::book::{Book, Shared};
+use crate::book::{Begun, Book, Shared};
 use crate::usage::Bytes;
 use crate::{
     Category, Context, Device, Module, ModuleStats, OpenScope, Owner, Peaks, Phase, Snapshot, Storage,
@@ -100,20 +100,21 @@ impl Tracker {
     /// Ends a storage; the bytes it occupied. O(1).
     ///
     /// # Errors
-    /// A stale or foreign storage.
+    /// A stale or foreign storage; [`TrackError::InArena`] for a block of a watched arena, whose release ends it.
     pub fn remove(&self, storage: StorageId) -> Result<u64, TrackError> {
         let mut book = self.book();
-        let slot = book.blocks.find(self.shared.number, storage)?;
+        let slot = book.blocks.find_own(self.shared.number, storage)?;
         Ok(book.remove(slot).bytes.allocated)
     }
 
     /// Makes a storage longer or shorter, with 0 bytes too; its category stays. O(1).
     ///
     /// # Errors
-    /// A stale or foreign storage; [`TrackError::Overflow`].
+    /// A stale or foreign storage; [`TrackError::Overflow`]; [`TrackError::InArena`] for a block of a watched arena, which
+    /// occupies what that says.
     pub fn resize(&self, storage: StorageId, bytes: u64) -> Result<(), TrackError> {
         let mut book = self.book();
-        let slot = book.blocks.find(self.shared.number, storage)?;
+        let slot = book.blocks.find_own(self.shared.number, storage)?;
         let device = book.blocks.get(slot).device;
         let bytes = rounded(&book, device, bytes)?;
         book.resize(slot, bytes)
@@ -178,7 +179,7 @@ impl Tracker {
         let book = self.book();
         let rows = book.devices.iter().map(|device| {
             let usage = if when == When::Current { device.now } else { device.peak.usage };
-            (device.name.to_string(), usage)
+            (Arc::clone(&device.name), usage)
         });
         Snapshot::new(rows)
     }
@@ -205,10 +206,13 @@ impl Tracker {
         self.book().reset_peak();
     }
 
-    /// Every module that was entered since the statistics were reset, in natural order of the names: `b.2` before `b.10`.
+    /// Every module that was entered since the statistics were reset, in natural order of the names: `b.2` before `b.10`. The
+    /// calls that are kept ([`keep_calls`](Self::keep_calls)) are copied under the tracker's lock, O(modules x calls); the rest is
+    /// done after.
     #[must_use]
     pub fn modules(&self) -> Vec<ModuleStats> {
-        crate::modules::collect(&mut self.book())
+        let copied = crate::modules::copy(&mut self.book());
+        crate::modules::collect(copied)
     }
 
     /// The text of PyTorch's `display_modulewise_snapshots`: modules whose names have at most `depth` parts, plain or as
@@ -218,11 +222,16 @@ impl Tracker {
         crate::modules::display(&self.modules(), depth, units, table)
     }
 
-    /// Keeps at least the last `calls` calls of each module's state, at most twice as many, and drops those before: for programs
-    /// that run for long. Without it all are kept, 136 bytes for each device and state of a call.
+    /// Keeps at least the last `calls` calls of each module's state, one at least and at most twice as many, and drops those before.
+    /// A call takes 136 bytes for each state and device; `usize::MAX` keeps all. O(modules).
+    ///
+    /// [`ModuleStats::dropped_calls`] says how many were dropped, and calls keep their numbers.
     pub fn keep_calls(&self, calls: usize) {
-        self.book().keep = calls.max(1);
+        self.book().keep_calls(calls);
     }
+
+    /// How many calls are kept at least where [`keep_calls`](Self::keep_calls) does not say.
+    pub const KEPT_CALLS: usize = 8;
 
     /// What this thread is doing, to go on with it on another one.
     #[must_use]
@@ -230,7 +239,7 @@ impl Tracker {
         Context::new(self)
     }
 
-    /// Forgets the calls of every module, not what is held nor what they own. Iterations may follow one another without it.
+    /// Forgets the calls of every module, and gives back what memory they took beyond the usual, not what is held nor what they own. Iterations may follow one another without it.
     /// Scopes that are open go on, and their end is not recorded: [`Warning::ScopeOutlivedReset`].
     pub fn reset_mod_stats(&self) {
         self.book().reset_modules();
@@ -248,19 +257,21 @@ impl Tracker {
         self.book().open_scopes()
     }
 
-    /// Whether every scope was closed: call it between two iterations.
+    /// Whether every scope was closed and every phase ended, on whatever thread: call it between two iterations.
     ///
     /// # Errors
-    /// [`TrackError::ScopesOpen`].
+    /// [`TrackError::ScopesOpen`], [`TrackError::PhasesOpen`].
     pub fn check_closed(&self) -> Result<(), TrackError> {
-        let open = self.open_scopes();
-        match open.first() {
+        let book = self.book();
+        let scopes = book.open_scopes();
+        if let Some(OpenScope { module, state, .. }) = scopes.first() {
+            return Err(TrackError::ScopesOpen { open: scopes.len(), module: module.clone(), state: *state });
+        }
+        match book.phases.first() {
             None => Ok(()),
-            Some(first) => Err(TrackError::ScopesOpen {
-                open: open.len(),
-                module: first.module.clone(),
-                state: first.state,
-            }),
+            Some(&Begun { phase, thread, .. }) => {
+                Err(TrackError::PhasesOpen { open: book.phases.len(), phase, thread })
+            }
         }
     }
 

@@ -20,19 +20,33 @@ pub enum Warning {
         /// The block.
         handle: Handle,
     },
-    /// An arena told of a block whose number another live block of the same observer has: two arenas share one, or a release
-    /// was not heard. Both are counted. Or it told of the same block twice, which is counted once.
+    /// Two arenas told one observer of their blocks. All are counted, and stay so until the observer goes, whichever arena goes
+    /// before.
     SharedObserver {
         /// Name of the device.
         device: String,
-        /// The block that came second.
+        /// The first block of the second arena.
         handle: Handle,
     },
-    /// A block with more bytes than `u64` can count together with the others. It is not counted.
+    /// An arena told of a block that is there already. It is counted once.
+    ToldTwice {
+        /// Name of the device.
+        device: String,
+        /// The block.
+        handle: Handle,
+    },
+    /// An arena gave a block's number to another one without having told that the block is gone. It is counted no more.
+    ReleaseMissed {
+        /// Name of the device.
+        device: String,
+        /// The block that is gone.
+        handle: Handle,
+    },
+    /// A block or an arena with more bytes than `u64` can count together with the others. It is not counted.
     Overflow {
         /// Name of the device.
         device: String,
-        /// Bytes of the block.
+        /// Bytes of it.
         bytes: u64,
     },
     /// A thread ended without closing a scope, whose guard was forgotten. It was closed then, without a state of its end.
@@ -42,6 +56,13 @@ pub enum Warning {
         /// The state with which the scope was opened.
         state: ModState,
         /// The thread that opened it.
+        thread: ThreadId,
+    },
+    /// A thread ended without ending a phase, whose guard was forgotten. It has ended with the thread.
+    PhaseLeftOpen {
+        /// What it was.
+        phase: &'static str,
+        /// The thread that began it.
         thread: ThreadId,
     },
     /// A scope was open while the module statistics were reset. Its end is not recorded.
@@ -60,16 +81,22 @@ impl fmt::Display for Warning {
                 write!(f, "block {handle} on device {device} was never heard of, and is not counted")
             }
             Self::SharedObserver { device, handle } => {
-                write!(
-                    f,
-                    "block {handle} on device {device} has the number of another live one: an observer for each arena"
-                )
+                write!(f, "block {handle} on device {device} is of a second arena: an observer for each")
+            }
+            Self::ToldTwice { device, handle } => {
+                write!(f, "block {handle} on device {device} was told of twice, and is counted once")
+            }
+            Self::ReleaseMissed { device, handle } => {
+                write!(f, "block {handle} on device {device} went without a word, and is counted no more")
             }
             Self::Overflow { device, bytes } => {
-                write!(f, "a block of {bytes} bytes on device {device} is more than can be counted")
+                write!(f, "{bytes} bytes in one piece on device {device} are more than can be counted")
             }
             Self::ScopeLeftOpen { module, state, thread } => {
                 write!(f, "{thread:?} ended with a scope of module {module} open since {state}")
+            }
+            Self::PhaseLeftOpen { phase, thread } => {
+                write!(f, "{thread:?} ended with {phase} not ended")
             }
             Self::ScopeOutlivedReset { module, state } => {
                 write!(f, "a scope of module {module}, open since {state}, outlived a reset")

@@ -1,10 +1,18 @@
 //! Arenas that are watched.
 
-use allocator_core::{Block, Handle, Move, Observer, OffsetAllocator, Placement, Request};
+use std::sync::Arc;
+
+use allocator_core::{AllocatorId, Block, Handle, Move, Observer, OffsetAllocator, Placement, Request};
 
 use crate::{Device, OutOfMemoryReport, Owner, StorageId, TrackError, Tracker, place};
 
 /// A watched arena: from its handles to storages, and what to say when it is full.
+///
+/// It is taken as there, and counts to its device's `segment` and `reserved_bytes`, until its last observer is dropped, or the last
+/// clone of this if it never had one.
+///
+/// An arena that takes the place of another, because it had to grow, may have the same watch: blocks of both are counted while both
+/// are there, each until its own arena goes; [`set_size`](Self::set_size) says how long the second is.
 ///
 /// ```
 /// use allocator_core::conformance::VecBuffer; // host memory, for examples
@@ -23,24 +31,52 @@ use crate::{Device, OutOfMemoryReport, Owner, StorageId, TrackError, Tracker, pl
 /// ```
 #[derive(Debug, Clone)]
 pub struct Watch {
-    pub(crate) tracker: Tracker,
-    pub(crate) at: u32,
+    watched: Arc<Watched>,
+}
+
+/// A watch's number, for as long as somebody names it.
+#[derive(Debug)]
+struct Watched {
+    tracker: Tracker,
+    at: u32,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.tracker.book().unwatch(self.at);
+    }
 }
 
 impl Watch {
-    /// What the arena is to be given ([`Arena::set_observer`](allocator_core::Arena::set_observer)). When it is dropped, with
-    /// the arena or because that got another one, the arena is taken as gone, and its blocks with it.
+    pub(crate) fn new(tracker: Tracker, at: u32) -> Self {
+        Self { watched: Arc::new(Watched { tracker, at }) }
+    }
+
+    /// What the arena is to be given ([`Arena::set_observer`](allocator_core::Arena::set_observer)). When it is dropped with the
+    /// arena, that is taken as gone, and its blocks with it; they stay when the arena was given another one of this watch.
+    ///
+    /// An observer knows its arena by [`on_attach`](Observer::on_attach), or else from its first block on.
     #[must_use]
     pub fn observer(&self) -> ArenaObserver {
-        self.tracker.book().listen(self.at);
-        ArenaObserver { tracker: self.tracker.clone(), at: self.at }
+        let Watched { tracker, at } = &*self.watched;
+        let number = tracker.book().listen(*at);
+        let watched = Arc::clone(&self.watched);
+        ArenaObserver { tracker: tracker.clone(), at: *at, number, hears: None, _watched: watched }
+    }
+
+    pub(crate) fn tracker(&self) -> &Tracker {
+        &self.watched.tracker
+    }
+
+    pub(crate) fn number(&self) -> u32 {
+        self.watched.at
     }
 
     /// The device.
     #[must_use]
     pub fn device(&self) -> Device {
-        let at = self.tracker.book().watches[self.at as usize].device;
-        Device { tracker: self.tracker.clone(), at }
+        let at = self.tracker().book().watches[self.number() as usize].device;
+        Device { tracker: self.tracker().clone(), at }
     }
 
     /// The storage that stands for a block. It follows moves and resizes. O(1).
@@ -48,10 +84,10 @@ impl Watch {
     /// # Errors
     /// [`TrackError::UnknownBlock`].
     pub fn storage(&self, handle: Handle) -> Result<StorageId, TrackError> {
-        let book = self.tracker.book();
-        match book.watches[self.at as usize].find(handle) {
+        let (book, at) = (self.tracker().book(), self.number());
+        match book.block(at, handle) {
             Some(slot) => Ok(book.id(slot)),
-            None => Err(TrackError::UnknownBlock { device: book.watched_device(self.at), handle }),
+            None => Err(TrackError::UnknownBlock { device: book.watched_device(at), handle }),
         }
     }
 
@@ -60,14 +96,14 @@ impl Watch {
     /// # Errors
     /// [`TrackError::UnknownBlock`], [`TrackError::ForeignOwner`].
     pub fn assign(&self, handle: Handle, owner: &Owner) -> Result<(), TrackError> {
-        let mut book = self.tracker.book();
+        let (mut book, at) = (self.tracker().book(), self.number());
         owner.check(&book)?;
-        match book.watches[self.at as usize].find(handle) {
+        match book.block(at, handle) {
             Some(slot) => {
                 book.assign(slot, owner.here, owner.label);
                 Ok(())
             }
-            None => Err(TrackError::UnknownBlock { device: book.watched_device(self.at), handle }),
+            None => Err(TrackError::UnknownBlock { device: book.watched_device(at), handle }),
         }
     }
 
@@ -75,12 +111,14 @@ impl Watch {
     /// [`OffsetAllocator::blocks`]. They are of the category of what this thread is doing. Blocks it knows already stay as they
     /// are. How many it did not know.
     pub fn adopt(&self, blocks: impl IntoIterator<Item = Block>) -> usize {
-        let here = place::here(self.tracker.shared.number);
-        let mut book = self.tracker.book();
+        let here = place::here(self.tracker().shared.number);
+        // The iterator is not ours, and may ask the tracker: it runs before the lock is taken.
+        let blocks: Vec<Block> = blocks.into_iter().collect();
+        let (mut book, at) = (self.tracker().book(), self.number());
         let mut adopted = 0;
         for block in blocks {
-            if book.watches[self.at as usize].find(block.handle).is_none() {
-                book.on_alloc(self.at, &block, here);
+            if book.block(at, block.handle).is_none() {
+                book.on_alloc(at, &block, here);
                 adopted += 1;
             }
         }
@@ -88,8 +126,11 @@ impl Watch {
     }
 
     /// The arena is `size` bytes long now: its observer is not told.
-    pub fn set_size(&self, size: u64) {
-        self.tracker.book().set_size(self.at, size);
+    ///
+    /// # Errors
+    /// [`TrackError::Overflow`]: the device's arenas together span more than can be counted.
+    pub fn set_size(&self, size: u64) -> Result<(), TrackError> {
+        self.tracker().book().set_size(self.number(), size)
     }
 
     /// What to say when a request failed: who holds what, what is fragmented, what moving and swapping out would free. Counts as
@@ -121,13 +162,29 @@ impl Watch {
 pub struct ArenaObserver {
     tracker: Tracker,
     at: u32,
+    number: u64,
+    /// The allocator that it has heard of last.
+    hears: Option<AllocatorId>,
+    /// The watch's number is not another's while this is there.
+    _watched: Arc<Watched>,
 }
 
 impl Observer for ArenaObserver {
+    fn on_attach(&mut self, allocator: AllocatorId) {
+        self.hears = Some(allocator);
+        self.tracker.book().hears(self.at, self.number, allocator, None);
+    }
+
     #[inline]
     fn on_alloc(&mut self, block: &Block) {
         let here = place::here(self.tracker.shared.number);
-        self.tracker.book().on_alloc(self.at, block, here);
+        let allocator = block.handle.allocator();
+        let known = self.hears.replace(allocator) == Some(allocator);
+        let mut book = self.tracker.book();
+        if !known {
+            book.hears(self.at, self.number, allocator, Some(block.handle));
+        }
+        book.on_alloc(self.at, block, here);
     }
 
     #[inline]
@@ -146,6 +203,6 @@ impl Observer for ArenaObserver {
 
 impl Drop for ArenaObserver {
     fn drop(&mut self) {
-        self.tracker.book().unlisten(self.at);
+        self.tracker.book().unlisten(self.at, self.number);
     }
 }

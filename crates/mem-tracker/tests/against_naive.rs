@@ -1,5 +1,5 @@
-//! The tracker against the original's algorithm, on random streams of events: several devices, scopes opened and closed in any
-//! order, recomputation, retagging, resizing, resets.
+//! The tracker against the original's algorithm, on random streams of events: several devices, an arena on one of them, scopes
+//! opened and closed in any order, recomputation, retagging, resizing, resets.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop where it stands")]
 
@@ -7,8 +7,11 @@ mod naive;
 
 use std::collections::BTreeMap;
 
+use allocator_core::conformance::VecBuffer;
+use allocator_core::{Arena, Handle, Request};
 use mem_tracker::{
-    Category, Device, ModState, Module, Peaks, Phase, Scope, Snapshot, StorageId, Tracker, When,
+    Category, Device, ModState, Module, Peaks, Phase, Scope, Snapshot, StorageId, TrackError, Tracker, Watch,
+    When,
 };
 use naive::{Naive, Snap};
 use proptest::prelude::*;
@@ -23,6 +26,11 @@ enum Op {
     Remove(usize),
     Retag(usize, Category),
     Resize(usize, u64),
+    /// A block of the arena: made, given back, made longer or shorter, its storage removed behind the arena's back.
+    Allocate(u64),
+    Release(usize),
+    ResizeBlock(usize, u64),
+    RemoveBlock(usize),
     Forward(usize),
     Backward(usize),
     Close(usize),
@@ -36,6 +44,9 @@ enum Op {
 }
 
 const DEVICES: [&str; 3] = ["cpu", "cuda:0", "cuda:1"];
+/// The device of the arena, and its size.
+const ARENA: usize = 1;
+const ROOM: u64 = 2000;
 const MODULES: [&str; 4] = ["Net", "Net.0", "Net.1", "Net.1.x"];
 
 fn category() -> impl Strategy<Value = Category> {
@@ -51,6 +62,10 @@ fn op() -> impl Strategy<Value = Op> {
         8 => any::<usize>().prop_map(Op::Remove),
         4 => (any::<usize>(), category()).prop_map(|(at, to)| Op::Retag(at, to)),
         4 => (any::<usize>(), bytes()).prop_map(|(at, to)| Op::Resize(at, to)),
+        6 => (1..5_u64).prop_map(|n| Op::Allocate(n * 100)),
+        4 => any::<usize>().prop_map(Op::Release),
+        2 => (any::<usize>(), 1..5_u64).prop_map(|(at, n)| Op::ResizeBlock(at, n * 100)),
+        1 => any::<usize>().prop_map(Op::RemoveBlock),
         5 => (0..4_usize).prop_map(Op::Forward),
         3 => (0..4_usize).prop_map(Op::Backward),
         7 => any::<usize>().prop_map(Op::Close),
@@ -69,8 +84,12 @@ struct Pair {
     devices: Vec<Device>,
     modules: Vec<Module>,
     naive: Naive,
+    watch: Watch,
+    arena: Arena<VecBuffer>,
+    blocks: Vec<(u64, Handle)>,
     storages: Vec<(u64, StorageId)>,
-    scopes: Vec<(u64, Scope)>,
+    /// With the states with which they end.
+    scopes: Vec<(u64, Scope, ModState)>,
     phase: Option<Phase>,
     next: u64,
     outlived: bool,
@@ -79,16 +98,33 @@ struct Pair {
 impl Pair {
     fn new(peaks: Peaks) -> Self {
         let tracker = Tracker::with_peaks(peaks);
+        tracker.keep_calls(usize::MAX);
         let devices = DEVICES.map(|name| tracker.device(name).unwrap()).to_vec();
         let modules = MODULES.map(|name| tracker.module(name).unwrap()).to_vec();
         let mut naive = Naive::new(peaks);
         naive.keep = true;
-        let (storages, scopes) = (Vec::new(), Vec::new());
-        Self { tracker, devices, modules, naive, storages, scopes, phase: None, next: 0, outlived: false }
+        let watch = devices[ARENA].watch(ROOM).unwrap();
+        let mut arena = Arena::new(VecBuffer::new(ROOM as usize)).unwrap();
+        arena.set_observer(Box::new(watch.observer()));
+        let (blocks, storages, scopes) = (Vec::new(), Vec::new(), Vec::new());
+        Self {
+            tracker,
+            devices,
+            modules,
+            naive,
+            watch,
+            arena,
+            blocks,
+            storages,
+            scopes,
+            phase: None,
+            next: 0,
+            outlived: false,
+        }
     }
 
     fn open(&self, state: ModState) -> bool {
-        self.scopes.iter().any(|(_, scope)| scope.opened() == state)
+        self.scopes.iter().any(|(_, scope, _)| scope.opened() == state)
     }
 
     fn in_backward(&self) -> bool {
@@ -118,29 +154,43 @@ impl Pair {
                 self.tracker.resize(storage, to).unwrap();
                 self.naive.resize(id, to);
             }
+            Op::Allocate(bytes) => self.allocate(bytes),
+            Op::Release(at) if !self.blocks.is_empty() => {
+                let (id, block) = self.blocks.swap_remove(at % self.blocks.len());
+                self.arena.release(block).unwrap();
+                self.naive.remove(id);
+            }
+            Op::ResizeBlock(at, to) if !self.blocks.is_empty() => {
+                let (id, block) = self.blocks[at % self.blocks.len()];
+                if self.arena.resize_block(block, to).is_ok() {
+                    self.naive.resize(id, to);
+                }
+            }
+            Op::RemoveBlock(at) if !self.blocks.is_empty() => {
+                let storage = self.watch.storage(self.blocks[at % self.blocks.len()].1).unwrap();
+                let refused = TrackError::InArena { storage };
+                assert_eq!(self.tracker.remove(storage), Err(refused.clone()));
+                assert_eq!(self.tracker.resize(storage, 1), Err(refused));
+            }
             Op::Forward(at) => {
                 let known = self.naive.modules.contains_key(MODULES[at]);
                 let again = known && self.in_backward();
                 let opened = if again { ModState::PreForwardAc } else { ModState::PreForward };
+                let end = if self.in_backward() { ModState::PostForwardAc } else { ModState::PostForward };
                 let scope = self.modules[at].forward();
-                self.opened(at, scope, opened);
+                self.opened(at, scope, opened, end);
             }
             Op::Backward(at) => {
                 let scope = self.modules[at].backward();
-                self.opened(at, scope, ModState::PreBackward);
+                self.opened(at, scope, ModState::PreBackward, ModState::PostBackward);
             }
             Op::Close(at) if !self.scopes.is_empty() => {
-                let (guard, scope) = self.scopes.remove(at % self.scopes.len());
-                let end = match scope.opened() {
-                    ModState::PreForward => ModState::PostForward,
-                    ModState::PreForwardAc => ModState::PostForwardAc,
-                    _ => ModState::PostBackward,
-                };
+                let (guard, scope, end) = self.scopes.remove(at % self.scopes.len());
                 drop(scope);
                 self.naive.close(guard, Some(end));
             }
             Op::Abandon(at) if !self.scopes.is_empty() => {
-                let (guard, scope) = self.scopes.remove(at % self.scopes.len());
+                let (guard, scope, _) = self.scopes.remove(at % self.scopes.len());
                 scope.abandon();
                 self.naive.close(guard, None);
             }
@@ -174,17 +224,29 @@ impl Pair {
             Some(category) => self.devices[device].add_as(bytes, category).unwrap(),
             None => self.devices[device].add(bytes).unwrap(),
         };
-        let temporary = self.in_backward() && !self.open(ModState::PreForwardAc);
-        let chosen = if temporary { Category::Temp } else { Category::Activation };
-        self.naive.add(id, DEVICES[device], told.unwrap_or(chosen), bytes);
+        self.naive.add(id, DEVICES[device], told.unwrap_or(self.chosen()), bytes);
         self.storages.push((id, storage));
     }
 
-    fn opened(&mut self, module: usize, scope: Scope, opened: ModState) {
+    fn allocate(&mut self, bytes: u64) {
+        // It is full now and then.
+        let Ok(block) = self.arena.allocate(Request::new(bytes)) else { return };
+        let id = self.number();
+        self.naive.add(id, DEVICES[ARENA], self.chosen(), bytes);
+        self.blocks.push((id, block));
+    }
+
+    /// What a storage is held for that nobody says it of.
+    fn chosen(&self) -> Category {
+        let temporary = self.in_backward() && !self.open(ModState::PreForwardAc);
+        if temporary { Category::Temp } else { Category::Activation }
+    }
+
+    fn opened(&mut self, module: usize, scope: Scope, opened: ModState, end: ModState) {
         assert_eq!(scope.opened(), opened);
         let guard = self.number();
         self.naive.open(guard, MODULES[module], opened);
-        self.scopes.push((guard, scope));
+        self.scopes.push((guard, scope, end));
     }
 
     fn compare(&self) {
@@ -252,6 +314,7 @@ fn check(peaks: Peaks, ops: &[Op]) {
     pair.compare();
     pair.compare_holders();
     pair.scopes.clear();
+    pair.phase = None;
     let warned = pair.tracker.warnings();
     assert!(warned.is_empty() || pair.outlived, "{warned:?}");
     pair.tracker.check_closed().unwrap();

@@ -84,6 +84,46 @@ fn blocks_that_were_never_told_of() {
     assert_eq!((total(&tracker), tracker.warnings()[0].1), (0, 2));
 }
 
+/// What happens to a block is the arena's word: nobody else ends its storage or says how long it is.
+#[test]
+fn blocks_are_their_arenas() {
+    let tracker = Tracker::new();
+    let device = tracker.device("cuda:0").unwrap();
+    let watch = device.watch(1 << 20).unwrap();
+    let mut arena = Arena::new(VecBuffer::new(1 << 20)).unwrap();
+    arena.set_observer(Box::new(watch.observer()));
+    let block = arena.allocate(Request::new(4096)).unwrap();
+    let storage = watch.storage(block).unwrap();
+    assert_eq!(tracker.remove(storage), Err(TrackError::InArena { storage }));
+    assert_eq!(tracker.resize(storage, 1), Err(TrackError::InArena { storage }));
+    let other = device.add_as(100, Category::Parameter).unwrap();
+    assert_eq!((total(&tracker), watch.storage(block).unwrap()), (4196, storage));
+    arena.release(block).unwrap();
+    assert_eq!((total(&tracker), tracker.storage(other).unwrap().allocated), (100, 100));
+    assert_eq!(tracker.remove(storage), Err(TrackError::StaleStorage { storage }));
+    assert_eq!(tracker.warnings(), []);
+    // The slot of a block is a storage's of the program's own next, which may go.
+    let [one, two] = [1, 2].map(|bytes| device.add(bytes).unwrap());
+    assert_eq!((tracker.remove(one), tracker.remove(two)), (Ok(1), Ok(2)));
+}
+
+/// Blocks may come from something that asks the tracker meanwhile.
+#[test]
+fn adopting_calls_out_without_the_lock() {
+    let tracker = Tracker::new();
+    let watch = tracker.device("cuda:0").unwrap().watch(1 << 20).unwrap();
+    let block = block(&mut OffsetAllocator::new(1 << 20).unwrap(), 100);
+    let (done, adopted) = std::sync::mpsc::channel();
+    let (asked, _kept) = (watch.clone(), watch.clone());
+    std::thread::spawn(move || {
+        let blocks = [block].into_iter().inspect(|_| assert_eq!(asked.device().name(), "cuda:0"));
+        done.send(watch.adopt(blocks)).unwrap();
+    });
+    // Only to end a test that hangs.
+    assert_eq!(adopted.recv_timeout(std::time::Duration::from_secs(60)), Ok(1));
+    assert_eq!(total(&tracker), 100);
+}
+
 #[test]
 fn two_arenas_on_one_observer_are_counted_and_said() {
     let tracker = Tracker::new();
@@ -100,43 +140,43 @@ fn two_arenas_on_one_observer_are_counted_and_said() {
     assert_eq!(total(&tracker), 200);
     observer.on_free(&two);
     assert_eq!(total(&tracker), 0);
-    // The same block once more is one block.
     observer.on_alloc(&one);
-    observer.on_alloc(&one);
-    assert_eq!((total(&tracker), tracker.warnings()[0].1), (100, 2));
+    observer.on_alloc(&two);
+    assert_eq!((total(&tracker), tracker.warnings()[0].1), (300, 1));
+    drop(observer);
+    assert_eq!(total(&tracker), 0);
 }
 
 #[test]
-fn an_arena_that_is_dropped_takes_its_blocks_along() {
+fn a_block_that_is_told_of_twice_is_one_block() {
     let tracker = Tracker::new();
     let watch = tracker.device("cuda:0").unwrap().watch(1 << 20).unwrap();
-    let mut arena = Arena::new(VecBuffer::new(1 << 20)).unwrap();
-    arena.set_observer(Box::new(watch.observer()));
-    let block = arena.allocate(Request::new(1000)).unwrap();
-    let storage = watch.storage(block).unwrap();
-    drop(arena);
-    assert_eq!((total(&tracker), watch.device().usage(When::Peak).total()), (0, 1000));
-    assert_eq!(tracker.storage(storage), Err(TrackError::StaleStorage { storage }));
-    assert!(watch.storage(block).is_err());
-    assert_eq!(tracker.warnings(), []);
+    let mut observer = watch.observer();
+    let [mut first, mut second] = [0; 2].map(|_| OffsetAllocator::new(1 << 20).unwrap());
+    let (one, two) = (block(&mut first, 100), block(&mut second, 200));
+    [&one, &two].into_iter().for_each(|block| observer.on_alloc(block));
+    observer.on_free(&one);
+    observer.on_alloc(&two);
+    let twice = Warning::ToldTwice { device: "cuda:0".to_owned(), handle: two.handle };
+    assert_eq!((total(&tracker), tracker.warnings()[1].clone()), (200, (twice, 1)));
 }
 
+/// A number that another block has says that the one before is gone.
 #[test]
-fn an_arena_that_gets_another_observer() {
+fn a_release_that_was_not_heard() {
     let tracker = Tracker::new();
-    let device = tracker.device("cuda:0").unwrap();
-    let watch = device.watch(1 << 20).unwrap();
-    drop(watch.observer());
-    assert_eq!(device.memory_stats().segment.current, 0);
-    let mut arena = Arena::new(VecBuffer::new(1 << 20)).unwrap();
-    arena.set_observer(Box::new(watch.observer()));
-    arena.allocate(Request::new(1000)).unwrap();
-    // The second is there before the first goes, so nothing is lost.
-    arena.set_observer(Box::new(watch.observer()));
-    assert_eq!((total(&tracker), device.memory_stats().reserved_bytes.current), (1000, 1 << 20));
-    drop(arena);
-    watch.set_size(1 << 21);
-    assert_eq!((total(&tracker), device.memory_stats().reserved_bytes.current), (0, 0));
+    let watch = tracker.device("cuda:0").unwrap().watch(1 << 20).unwrap();
+    let mut observer = watch.observer();
+    let mut offsets = OffsetAllocator::new(1 << 20).unwrap();
+    let one = block(&mut offsets, 100);
+    observer.on_alloc(&one);
+    offsets.free(one.handle).unwrap();
+    let two = block(&mut offsets, 30);
+    assert_eq!(one.handle.index(), two.handle.index());
+    observer.on_alloc(&two);
+    let missed = Warning::ReleaseMissed { device: "cuda:0".to_owned(), handle: one.handle };
+    assert_eq!((total(&tracker), tracker.warnings()), (30, vec![(missed, 1)]));
+    assert!(watch.storage(one.handle).is_err() && watch.storage(two.handle).is_ok());
 }
 
 #[test]
@@ -188,6 +228,29 @@ fn scopes_that_are_left_open() {
     device.add(1000).unwrap();
     let stats = &tracker.modules()[0];
     assert_eq!((stats.local_peak("cpu"), stats.snapshots(ModState::PostBackward).len()), (0, 0));
+}
+
+/// A phase that is forgotten makes everything of its kind: it is named until its thread ends, and then.
+#[test]
+fn phases_that_are_left_open() {
+    let tracker = Tracker::new();
+    let there = tracker.clone();
+    let thread = std::thread::spawn(move || {
+        std::mem::forget(there.optimizer_step());
+        let _told = there.category(Category::Other);
+        let error = there.check_closed().unwrap_err();
+        let thread = std::thread::current().id();
+        assert_eq!(error, TrackError::PhasesOpen { open: 2, phase: "an optimizer's step", thread });
+        let text = format!("2 phases are open; the oldest is an optimizer's step on {thread:?}");
+        assert_eq!(error.to_string(), text);
+        thread
+    });
+    let thread = thread.join().unwrap();
+    let left = Warning::PhaseLeftOpen { phase: "an optimizer's step", thread };
+    assert_eq!((tracker.warnings(), tracker.check_closed()), (vec![(left, 1)], Ok(())));
+    // One that is ended is none.
+    drop(tracker.backward());
+    tracker.check_closed().unwrap();
 }
 
 /// A pass that a panic cuts short is closed, and has no state of an end that it did not reach.

@@ -63,7 +63,7 @@ fn memory_stats_count_as_pytorchs_do() {
     // The tracker's own peak is another matter.
     assert_eq!(device.usage(When::Peak).total(), mega + 1024);
 
-    watch.set_size(9 << 20);
+    watch.set_size(9 << 20).unwrap();
     assert_eq!(device.memory_stats().reserved_bytes.current, 9 << 20);
     drop(arena);
     let (segment, reserved) = (device.memory_stats().segment, device.memory_stats().reserved_bytes);

@@ -233,6 +233,38 @@ fn early(module: &ModuleStats, state: ModState) -> u64 {
     if computes_again && last_in_block && state == ModState::PreBackward { bytes } else { 0 }
 }
 
+/// Two iterations without a reset between them: the rows of the first stay what they were, and those of the second are what they
+/// are after a reset.
+fn iterations_stand_apart(case: &Case) {
+    let (lasting, anew) = (tracker(), tracker());
+    let device = Device::allocating(Arena::new(Nowhere { size: case.room(), grain: 1 }).unwrap());
+    device.track(&lasting, DEVICE).unwrap();
+    let mut first = Vec::new();
+    case.train(&device, |label| {
+        if label == "it0_after_zero_grad" {
+            first = lasting.modules();
+        }
+    });
+    run(case, 1, &anew);
+    let (both, second) = (lasting.modules(), anew.modules());
+    assert!(!first.is_empty() && first.len() == both.len() && second.len() == both.len());
+    for ((both, first), second) in both.iter().zip(&first).zip(&second) {
+        assert_eq!(both.states(), first.states(), "{}", both.name);
+        for state in both.states() {
+            let apart = [first.snapshots(state), second.snapshots(state)].concat();
+            assert_eq!(both.snapshots(state), apart, "{} {state}", both.name);
+        }
+        assert_eq!(both.local_peak(DEVICE), second.local_peak(DEVICE), "{}", both.name);
+    }
+}
+
+#[test]
+fn modules_of_two_iterations() {
+    iterations_stand_apart(&EQUIVALENCE);
+    iterations_stand_apart(&PLAIN);
+    iterations_stand_apart(&CHECKPOINTED);
+}
+
 #[test]
 fn modules_of_attribution() {
     modules_agree(&ATTRIBUTION, &recording!("attribution_cpu"));

@@ -16,6 +16,8 @@ pub(crate) struct Block {
     pub(crate) module: u32,
     pub(crate) label: u32,
     pub(crate) category: Category,
+    /// Whether it is a block of a watched arena: then only what the arena tells ends or resizes it.
+    pub(crate) watched: bool,
 }
 
 /// Every live storage.
@@ -60,6 +62,19 @@ impl Blocks {
         }
     }
 
+    /// The slot of a storage that the program itself told of, and may end or resize.
+    #[inline]
+    pub(crate) fn find_own(&self, tracker: u32, storage: StorageId) -> Result<u32, TrackError> {
+        let slot = self.find(tracker, storage)?;
+        if self.get(slot).watched { Err(TrackError::InArena { storage }) } else { Ok(slot) }
+    }
+
+    /// Whether the storage in a slot is the one made then.
+    #[inline]
+    pub(crate) fn is(&self, slot: u32, born: u64) -> bool {
+        self.slots.get(slot as usize).is_some_and(|block| block.born == born)
+    }
+
     /// A live block by its slot.
     #[inline]
     pub(crate) fn get(&self, slot: u32) -> &Block {
@@ -78,11 +93,5 @@ impl Blocks {
             .enumerate()
             .filter(|(_, block)| block.born > 0)
             .map(|(at, block)| (at as u32, block))
-    }
-
-    /// Forgets every block; names stay errors.
-    pub(crate) fn clear(&mut self) {
-        self.slots.clear();
-        self.vacant.clear();
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Block, Book, DeviceBook, NONE};
+use super::{Block, Blocks, Book, DeviceBook, NONE};
 use crate::place::Here;
 use crate::usage::Bytes;
 use crate::warning::Warnings;
@@ -19,7 +19,8 @@ impl Book {
         }
         self.clock += 1;
         let born = self.clock;
-        let block = Block { born, changed: born, bytes, device: at, module, label: NONE, category };
+        let block =
+            Block { born, changed: born, bytes, device: at, module, label: NONE, category, watched: false };
         let Some(slot) = self.blocks.put(block) else {
             device.now.sub(category, bytes);
             return Err(TrackError::TooMany { what: "storages", limit: u64::from(NONE) });
@@ -116,18 +117,14 @@ impl Book {
     /// Forgets everything but devices, modules' names and watched arenas. O(everything).
     pub(crate) fn reset(&mut self) {
         self.reset_modules();
-        self.levels.forget();
-        self.blocks.clear();
+        self.modules.iter_mut().for_each(super::Record::give_back);
+        // Names of storages stay errors: no later one is born when an earlier one was.
+        self.blocks = Blocks::default();
         self.warnings = Warnings::default();
         for device in &mut self.devices {
             *device = DeviceBook::new(Arc::clone(&device.name), device.rounding);
         }
-        for watch in &mut self.watches {
-            watch.drain();
-            if !watch.gone {
-                self.devices[watch.device as usize].counts.segment_came(watch.size);
-            }
-        }
+        self.forget_blocks();
     }
 
     /// What is held now is the peak.

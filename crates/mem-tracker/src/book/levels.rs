@@ -101,6 +101,13 @@ impl Levels {
         }
     }
 
+    /// The latest backward call of a module that is open.
+    pub(crate) fn backward(&self, module: u32, era: u32) -> Option<usize> {
+        let of = |level: &Level| level.module == module && level.era == era;
+        let calls = self.open.iter().filter(|level| of(level) && level.opened == ModState::PreBackward);
+        calls.filter_map(|level| level.raises.map(|(_, call)| call)).max()
+    }
+
     /// A backward call of a module begins: recomputations of it that are open raise that one from now on.
     pub(crate) fn retarget(&mut self, module: u32, call: usize, modules: &mut [Record], era: u32) {
         let recomputing = |level: &Level| level.module == module && level.opened == ModState::PreForwardAc;
@@ -116,11 +123,6 @@ impl Levels {
             level.most = self.spare.pop().unwrap_or_default();
             self.open.push(level);
         }
-    }
-
-    /// Forgets what was seen so far.
-    pub(crate) fn forget(&mut self) {
-        self.open.iter_mut().for_each(|level| level.most.clear());
     }
 
     fn tell(&self, at: usize, modules: &mut [Record], era: u32) {

@@ -6,8 +6,10 @@ mod blocks;
 mod device;
 mod events;
 mod levels;
+mod phases;
 mod records;
 mod scopes;
+mod tenants;
 mod watches;
 
 use std::collections::HashMap;
@@ -17,9 +19,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub(crate) use blocks::{Block, Blocks};
 pub(crate) use device::DeviceBook;
 pub(crate) use levels::Levels;
+pub(crate) use phases::Begun;
 pub(crate) use records::Record;
 pub use scopes::OpenScope;
-pub(crate) use scopes::{End, Way};
+pub(crate) use scopes::Way;
 pub(crate) use watches::WatchBook;
 
 use crate::warning::Warnings;
@@ -65,9 +68,13 @@ pub(crate) struct Book {
     pub(crate) modules: Vec<Record>,
     by_name: HashMap<Arc<str>, u32>,
     pub(crate) watches: Vec<WatchBook>,
+    /// Numbers of watches that nobody names.
+    vacant_watches: Vec<u32>,
     labels: Vec<Arc<str>>,
     by_label: HashMap<Arc<str>, u32>,
     pub(crate) warnings: Warnings,
+    /// Phases that are open, the one begun first at the front.
+    pub(crate) phases: Vec<Begun>,
     next_guard: u64,
     /// Rises when module statistics are reset.
     era: u32,
@@ -87,12 +94,14 @@ impl Book {
             modules: Vec::new(),
             by_name: HashMap::new(),
             watches: Vec::new(),
+            vacant_watches: Vec::new(),
             labels: Vec::new(),
             by_label: HashMap::new(),
             warnings: Warnings::default(),
+            phases: Vec::new(),
             next_guard: 0,
             era: 0,
-            keep: usize::MAX,
+            keep: crate::Tracker::KEPT_CALLS,
         }
     }
 

@@ -7,7 +7,7 @@ use crate::usage::Moment;
 use crate::{ModState, Peaks};
 
 /// One module.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Record {
     pub(crate) name: Arc<str>,
     /// Whether it was entered since the module statistics were reset.
@@ -20,11 +20,13 @@ pub(crate) struct Record {
     pub(crate) order: Vec<ModState>,
     /// The call whose peak is the local one.
     pub(crate) latest: Option<(ModState, usize)>,
+    /// The backward call that began after the latest forward call: the one that a recomputation is for.
+    backward: Option<usize>,
     calls: [Calls; 8],
 }
 
 /// What all devices held at one state, a row of devices for each call.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Calls {
     rows: Vec<Moment>,
     /// Devices in a row.
@@ -45,15 +47,39 @@ impl Record {
             outputs: 0,
             order: Vec::new(),
             latest: None,
+            backward: None,
             calls: Default::default(),
         }
     }
 
     /// Forgets the calls; what the module owns stays.
     pub(crate) fn reset(&mut self) {
-        (self.entered, self.inputs, self.outputs, self.latest) = (false, 0, 0, None);
+        (self.entered, self.inputs, self.outputs, self.latest, self.backward) = (false, 0, 0, None, None);
         self.order.clear();
         self.calls.iter_mut().for_each(Calls::clear);
+    }
+
+    /// A pass begins whose peak is a state of its own; the number of the call.
+    pub(crate) fn begin(&mut self, peak: ModState, devices: &[DeviceBook], clock: u64, keep: usize) -> usize {
+        let call = self.note(peak, devices, clock, keep);
+        self.latest = Some((peak, call));
+        self.backward = (peak == ModState::PeakBackward).then_some(call);
+        call
+    }
+
+    /// The backward call that began after the latest forward call.
+    pub(crate) fn backward(&self) -> Option<usize> {
+        self.backward
+    }
+
+    /// Drops all calls but the last `keep` of each state.
+    pub(crate) fn keep(&mut self, keep: usize) {
+        self.calls.iter_mut().for_each(|calls| calls.keep(keep));
+    }
+
+    /// Gives back the room that calls took which are forgotten.
+    pub(crate) fn give_back(&mut self) {
+        self.calls.iter_mut().for_each(|calls| calls.rows.shrink_to_fit());
     }
 
     /// Notes what the devices hold, and keeps the last `keep` calls at least; the number of this call, from 0. O(devices).
@@ -103,20 +129,34 @@ impl Record {
 }
 
 impl Calls {
-    /// Forgets the calls. The room they took stays for the next ones.
+    /// Forgets the calls. The room they took stays for the next ones, unless it is more than these will need.
     fn clear(&mut self) {
         self.rows.clear();
+        if self.rows.capacity() > MOST_SPARE * self.width {
+            self.rows = Vec::new();
+        }
         (self.len, self.dropped) = (0, 0);
     }
 
     /// Drops the first calls once there are twice as many as are to be kept: O(1) a call.
     fn trim(&mut self, keep: usize) {
-        let kept = self.len - self.dropped;
-        if kept / 2 >= keep {
-            let drop = kept - keep;
-            self.rows.drain(..drop * self.width);
-            self.dropped += drop;
+        if (self.len - self.dropped) / 2 >= keep {
+            self.drop_to(keep);
         }
+    }
+
+    /// Drops the first calls at once, and gives their room back.
+    fn keep(&mut self, keep: usize) {
+        if self.len - self.dropped > keep {
+            self.drop_to(keep);
+            self.rows.shrink_to_fit();
+        }
+    }
+
+    fn drop_to(&mut self, keep: usize) {
+        let drop = self.len - self.dropped - keep;
+        self.rows.drain(..drop * self.width);
+        self.dropped += drop;
     }
 
     /// Makes the rows at least this wide. Happens once for each device, should it come after the first call.
@@ -135,3 +175,6 @@ impl Calls {
         self.width = width;
     }
 }
+
+/// Rows of calls whose room is kept: as many as there can be of those that are kept where nobody says how many.
+const MOST_SPARE: usize = 4 * crate::Tracker::KEPT_CALLS;

@@ -13,6 +13,18 @@ pub(crate) enum Way {
     Backward,
 }
 
+impl Way {
+    /// The state with which it ends. As in the original, what runs forward inside a backward pass has computed once more, also a
+    /// module that was never entered before.
+    pub(crate) const fn end(self) -> ModState {
+        match self {
+            Self::Forward { in_backward: false } => ModState::PostForward,
+            Self::Forward { in_backward: true } => ModState::PostForwardAc,
+            Self::Backward => ModState::PostBackward,
+        }
+    }
+}
+
 /// A scope that is open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -38,14 +50,12 @@ impl Book {
         };
         record.entered = true;
         let raises = match peak {
-            Some(peak) => {
-                let call = record.note(peak, &self.devices, self.clock, self.keep);
-                record.latest = Some((peak, call));
-                Some((peak, call))
-            }
-            None => {
-                record.len(ModState::PeakBackward).checked_sub(1).map(|last| (ModState::PeakBackward, last))
-            }
+            Some(peak) => Some((peak, record.begin(peak, &self.devices, self.clock, self.keep))),
+            // Of the pass that it is for, and of no earlier one: while none has begun there is nothing to raise.
+            None => record
+                .backward()
+                .or_else(|| self.levels.backward(module, self.era))
+                .map(|call| (ModState::PeakBackward, call)),
         };
         record.note(opened, &self.devices, self.clock, self.keep);
         if let Some((ModState::PeakBackward, call)) = raises.filter(|_| peak.is_some()) {
@@ -61,17 +71,16 @@ impl Book {
         (guard, opened)
     }
 
-    /// Closes a scope, with a state of its end where that was reached. O(devices), and O(later scopes x devices) for a scope that
+    /// Closes a scope, with the state of its end where that was reached. O(devices), and O(later scopes x devices) for a scope that
     /// is not the last.
-    pub(crate) fn close(&mut self, guard: u64, end: End) {
+    pub(crate) fn close(&mut self, guard: u64, end: Option<ModState>) {
         let Some(level) = self.levels.close(guard, &mut self.modules, self.era) else { return };
         if level.era != self.era {
             let warning = Warning::ScopeOutlivedReset { module: self.name_of(&level), state: level.opened };
             return self.warnings.note(warning);
         }
-        if end == End::Reached {
-            let record = &mut self.modules[level.module as usize];
-            record.note(after(level.opened), &self.devices, self.clock, self.keep);
+        if let Some(end) = end {
+            self.modules[level.module as usize].note(end, &self.devices, self.clock, self.keep);
         }
     }
 
@@ -115,6 +124,12 @@ impl Book {
         self.levels.settle(&mut self.modules, self.era);
     }
 
+    /// Keeps the last `keep` calls of each module's state from now on.
+    pub(crate) fn keep_calls(&mut self, keep: usize) {
+        self.keep = keep.max(1);
+        self.modules.iter_mut().for_each(|record| record.keep(self.keep));
+    }
+
     /// Forgets every call of every module.
     pub(crate) fn reset_modules(&mut self) {
         self.era = self.era.wrapping_add(1);
@@ -123,21 +138,5 @@ impl Book {
 
     fn name_of(&self, level: &Level) -> String {
         self.module_name(level.module).unwrap_or_default()
-    }
-}
-
-/// How a scope ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum End {
-    Reached,
-    Abandoned,
-}
-
-/// The state with which a scope ends.
-fn after(opened: ModState) -> ModState {
-    match opened {
-        ModState::PreForward => ModState::PostForward,
-        ModState::PreForwardAc => ModState::PostForwardAc,
-        _ => ModState::PostBackward,
     }
 }

@@ -18,6 +18,8 @@ pub(crate) struct ModStats {
     pub(crate) snapshots: HashMap<ModState, Vec<Snap>>,
     /// The call whose peak is the local one.
     pub(crate) latest: Option<(ModState, usize)>,
+    /// The backward calls since the latest forward call.
+    since_forward: Vec<(ModState, usize)>,
 }
 
 /// An open scope.
@@ -120,6 +122,21 @@ impl Naive {
             calls.push(now.clone());
             raises = Some((peak, calls.len() - 1));
             stats.latest = raises;
+            stats.since_forward.retain(|_| peak == ModState::PeakBackward);
+            stats.since_forward.extend(raises.filter(|(peak, _)| *peak == ModState::PeakBackward));
+        }
+        let of_this = |other: &&mut Open| other.module == module && !other.stale;
+        if opened == ModState::PreForwardAc {
+            // It counts to a backward call that is open or came after the latest forward call.
+            let running =
+                self.open.iter_mut().filter(of_this).filter(|other| other.opened == ModState::PreBackward);
+            raises =
+                running.filter_map(|other| other.raises).chain(stats.since_forward.iter().copied()).max();
+        }
+        if opened == ModState::PreBackward {
+            let again =
+                self.open.iter_mut().filter(of_this).filter(|other| other.opened == ModState::PreForwardAc);
+            again.for_each(|other| other.raises = raises);
         }
         stats.snapshots.entry(opened).or_default().push(now);
         self.open.push(Open { guard, module: module.to_owned(), opened, raises, stale: false });
@@ -174,12 +191,7 @@ impl Naive {
                 continue;
             }
             for open in self.open.iter().filter(|open| open.module == *name && !open.stale) {
-                // A recomputation counts to the latest backward call.
-                let last = || {
-                    Some((ModState::PeakBackward, stats.snapshots.get(&ModState::PeakBackward)?.len() - 1))
-                };
-                let raises = if open.opened == ModState::PreForwardAc { last() } else { open.raises };
-                let Some((state, call)) = raises else { continue };
+                let Some((state, call)) = open.raises else { continue };
                 let Some(peak) = stats.snapshots.get_mut(&state).and_then(|calls| calls.get_mut(call)) else {
                     continue;
                 };
