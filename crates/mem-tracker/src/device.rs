@@ -101,7 +101,8 @@ impl Device {
         if when == When::Current { device.now } else { device.peak.usage }
     }
 
-    /// Who holds it: by category, by module, and the `largest` largest storages. O(storages of the tracker).
+    /// Who holds it: by category, by module, and the `largest` largest storages. O(n + m log m) for n storages of the tracker and m of
+    /// the device, under the tracker's lock.
     #[must_use]
     pub fn attribution(&self, when: When, largest: usize) -> Attribution {
         crate::attribution::collect(&self.tracker.book(), self.at, when, largest)
@@ -113,10 +114,13 @@ impl Device {
         crate::stats::collect(&self.tracker.book().devices[self.at as usize])
     }
 
-    /// The text of `torch.cuda.memory_summary` for this device.
+    /// The text of `torch.cuda.memory_summary` for this device. Its ID is the number that its name ends with, `cuda:3`, or else how
+    /// many devices were made before it.
     #[must_use]
     pub fn memory_summary(&self, abbreviated: bool) -> String {
-        crate::summary::text(&self.memory_stats(), self.at, abbreviated)
+        let name = self.name();
+        let id = name.rsplit_once(':').and_then(|(_, id)| id.parse().ok()).unwrap_or(self.at);
+        crate::summary::text(&self.memory_stats(), id, abbreviated)
     }
 
     /// The peaks of [`memory_stats`](Self::memory_stats) start anew from what there is now.

@@ -145,6 +145,22 @@ impl OutOfMemoryReport {
                 write!(f, "missing: {}; swapping out what is idle frees ", Amount(missing))?;
                 write!(f, "{} ({}), which is {enough}", Amount(frees), self.swappable)
             }
+            Verdict::Leased => {
+                let why = &self.explanation;
+                write!(f, "leased: moving makes room once leases end, of {} blocks (", why.leased_blocks)?;
+                write!(f, "{}) at most", Amount(why.leased_bytes))
+            }
+            Verdict::Misaligned => {
+                let reaches = Amount(self.explanation.reachable);
+                write!(
+                    f,
+                    "misaligned: free bytes suffice and moving joins no more than {reaches} of them; "
+                )?;
+                match self.request.align {
+                    0 | 1 => f.write_str("free a block"),
+                    align => write!(f, "ask for an alignment below {align}, or free a block"),
+                }
+            }
             // Its own text says all there is.
             _ => write!(f, "{}", self.explanation),
         }

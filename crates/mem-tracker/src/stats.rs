@@ -19,7 +19,7 @@ pub struct MemoryStats {
     pub allocated_bytes: Pools,
     /// Bytes that were asked for of those.
     pub requested_bytes: Pools,
-    /// Watched arenas.
+    /// Watched arenas. Among PyTorch's keys they are of the large pool, from which also storages of at most 1 MiB are taken here.
     pub segment: Stat,
     /// Bytes they span.
     pub reserved_bytes: Stat,
@@ -54,13 +54,13 @@ impl MemoryStats {
             ("requested_bytes", &self.requested_bytes),
             ("active", &self.allocation),
             ("active_bytes", &self.allocated_bytes),
+            ("segment", &arenas(self.segment)),
+            ("reserved_bytes", &arenas(self.reserved_bytes)),
         ] {
             put(&mut map, key, "all", &pools.all);
             put(&mut map, key, "large_pool", &pools.large_pool);
             put(&mut map, key, "small_pool", &pools.small_pool);
         }
-        put(&mut map, "segment", "all", &self.segment);
-        put(&mut map, "reserved_bytes", "all", &self.reserved_bytes);
         map.insert("num_ooms".to_owned(), self.num_ooms);
         map
     }
@@ -83,6 +83,11 @@ pub(crate) fn collect(device: &DeviceBook) -> MemoryStats {
         num_moves: counts.moves,
         moved_bytes: counts.moved_bytes,
     }
+}
+
+/// Arenas by pool: PyTorch's segments have the size of an arena only in the large one.
+pub(crate) fn arenas(all: Stat) -> Pools {
+    Pools { all, large_pool: all, small_pool: Stat::default() }
 }
 
 fn put(map: &mut BTreeMap<String, u64>, key: &str, pool: &str, stat: &Stat) {

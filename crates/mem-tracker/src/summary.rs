@@ -2,7 +2,7 @@
 
 use crate::MemoryStats;
 use crate::counts::Stat;
-use crate::stats::Pools;
+use crate::stats::{Pools, arenas};
 
 /// The whole table: 77 columns a line.
 pub(crate) fn text(stats: &MemoryStats, device: u32, abbreviated: bool) -> String {
@@ -16,18 +16,17 @@ pub(crate) fn text(stats: &MemoryStats, device: u32, abbreviated: bool) -> Strin
     ];
     // What an arena has no counterpart of is zero, as PyTorch prints it for allocators that do not count it.
     let none = Pools::default();
-    let whole = |all: Stat| Pools { all, ..none };
     let sizes: [(&str, Pools); 5] = [
         ("Allocated memory", stats.allocated_bytes),
         ("Active memory", stats.allocated_bytes),
         ("Requested memory", stats.requested_bytes),
-        ("GPU reserved memory", whole(stats.reserved_bytes)),
+        ("GPU reserved memory", arenas(stats.reserved_bytes)),
         ("Non-releasable memory", none),
     ];
     let counts: [(&str, Pools); 4] = [
         ("Allocations", stats.allocation),
         ("Active allocs", stats.allocation),
-        ("GPU reserved segments", whole(stats.segment)),
+        ("GPU reserved segments", arenas(stats.segment)),
         ("Non-releasable allocs", none),
     ];
     for (rows, show) in [(&sizes[..], size as Show), (&counts[..], count as Show)] {

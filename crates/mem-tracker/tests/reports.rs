@@ -26,7 +26,7 @@ fn memory_stats_count_as_pytorchs_do() {
     device.add(0).unwrap();
 
     let stats = device.memory_stats_map();
-    assert_eq!(stats.len(), 5 * 12 + 2 * 4 + 1);
+    assert_eq!(stats.len(), 7 * 12 + 1);
     let mega = 2 << 20;
     for (key, value) in [
         ("allocation.all.current", 2),
@@ -46,7 +46,11 @@ fn memory_stats_count_as_pytorchs_do() {
         ("active.all.current", 2),
         ("active_bytes.all.current", 1024 + 100),
         ("segment.all.current", 1),
+        ("segment.large_pool.current", 1),
+        ("segment.small_pool.current", 0),
         ("reserved_bytes.all.current", 8 << 20),
+        ("reserved_bytes.large_pool.peak", 8 << 20),
+        ("reserved_bytes.small_pool.allocated", 0),
         ("num_ooms", 0),
     ] {
         assert_eq!(stats[key], value, "{key}");
@@ -147,6 +151,17 @@ fn an_abbreviated_summary_and_counts() {
 |===========================================================================|
 ";
     assert_eq!(device.memory_summary(true), text);
+    // The arena is of the large pool.
+    let whole = device.memory_summary(false);
+    let reserved: Vec<&str> =
+        whole.lines().skip_while(|line| !line.contains("reserved memory")).take(3).collect();
+    assert_eq!(reserved[1], "|       from large pool |   4096 B   |   4096 B   |   4096 B   |      0 B   |");
+    assert_eq!(reserved[2], "|       from small pool |      0 B   |      0 B   |      0 B   |      0 B   |");
+    // A device's number is in its name, or the order in which it was made.
+    for (name, id) in [("cuda:3", 3), ("host", 2), ("cuda:x", 3), ("a:b:17", 17)] {
+        let text = tracker.device(name).unwrap().memory_summary(true);
+        assert!(text.contains(&format!("device ID {id} ")), "{name}: {text}");
+    }
 }
 
 #[test]
@@ -176,6 +191,8 @@ fn out_of_memory_tells_fragmented_from_leased_from_full() {
                   and 2.00 KiB if the 2 leased blocks (2.00 KiB) were not";
     assert_eq!(text[4], leased);
 
+    assert_eq!(text[5], "leased: moving makes room once leases end, of 2 blocks (2.00 KiB) at most");
+
     arena.unlease(blocks[3]).unwrap();
     let (helps, text) = last(&arena, 3000);
     assert!(helps);
@@ -188,4 +205,22 @@ fn out_of_memory_tells_fragmented_from_leased_from_full() {
     let (helps, text) = last(&arena, 3073 + 1024);
     assert!(!helps && text[5].ends_with("which is not enough"), "{text:?}");
     assert_eq!(watch.device().memory_stats().num_ooms, 5);
+}
+
+#[test]
+fn out_of_memory_says_what_to_do_about_alignment() {
+    let tracker = Tracker::new();
+    let (watch, mut arena) = arena(&tracker, 4096, 1);
+    // 1000 bytes are free below a block that only fits where it is, and 1000 above.
+    let before = arena.allocate(Request::new(1048)).unwrap();
+    let room = arena.allocate(Request::new(1000)).unwrap();
+    arena.allocate(Request::new(1048).align(2048)).unwrap();
+    arena.release(room).unwrap();
+    let request = Request::new(1500).align(2048);
+    let text = watch.out_of_memory(arena.allocator(), request).to_string();
+    let remedy = "misaligned: free bytes suffice and moving joins no more than 1000 bytes of them; \
+                  ask for an alignment below 2048, or free a block";
+    assert_eq!(text.lines().last(), Some(remedy), "{text}");
+    arena.release(before).unwrap();
+    assert!(arena.allocate(request).is_ok());
 }

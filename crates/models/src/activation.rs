@@ -2,7 +2,7 @@
 
 use crate::{ModelError, Module, Tape, Tensor, kernels};
 
-/// What is negative becomes zero. Saves its **output**, so the input can go.
+/// What is negative becomes zero; what is no number stays so. Saves its **output**, so the input can go.
 #[derive(Debug, Default)]
 pub struct Relu;
 
@@ -12,7 +12,7 @@ pub struct Gelu;
 
 impl Module for Relu {
     fn forward(&self, input: &Tensor, tape: &mut Tape) -> Result<Tensor, ModelError> {
-        let out = mapped(input, |x| x.max(0.0))?;
+        let out = mapped(input, |x| if x < 0.0 { 0.0 } else { x })?;
         if out.wants_gradient() {
             tape.save(&out)?;
         }
@@ -21,7 +21,7 @@ impl Module for Relu {
 
     fn backward(&self, gradient: Tensor, tape: &mut Tape) -> Result<Option<Tensor>, ModelError> {
         let output = tape.take()?;
-        slope(&gradient, &output, |gradient, output| if output > 0.0 { gradient } else { 0.0 }).map(Some)
+        slope(&gradient, &output, |gradient, output| if output <= 0.0 { 0.0 } else { gradient }).map(Some)
     }
 }
 

@@ -8,6 +8,9 @@ use crate::{Category, Float, ModelError, Optimizer, Parameter, Tensor, kernels};
 /// The state of a parameter ([`Category::Optstate`]) is two tensors like it and a count of steps, 4 bytes, made at the first
 /// step that finds a gradient. Temporary tensors are [`Category::Temp`]; the original calls them state too.
 ///
+/// A step for which there is no room changes no number, so it can be taken again when there is some. One that the device refuses to
+/// compute half-way leaves some parameters and states changed.
+///
 /// [`F16`](Float::F16) has no number as small as epsilon or as the square of a small gradient: parameters of that type turn
 /// into no numbers, in the original as here.
 #[derive(Debug)]
@@ -69,23 +72,23 @@ impl Optimizer for Adam {
         let _step = device.optimizer_step();
         let mut slots = self.slots()?;
         let _temporary = device.holding(Category::Temp);
-        count(&mut slots)?;
+        let roots = room(&slots)?;
+        slots.iter_mut().try_for_each(Slot::count)?;
         slots.iter().try_for_each(Slot::blend)?;
-        let roots = slots.iter().map(Slot::root).collect::<Result<Vec<_>, _>>()?;
+        slots.iter().zip(&roots).try_for_each(|(slot, root)| slot.fill(root))?;
         slots.iter().zip(&roots).try_for_each(|(slot, root)| slot.descend(root, rate))
     }
 }
 
-/// One more step for each parameter.
-fn count(slots: &mut [Slot<'_>]) -> Result<(), ModelError> {
-    let Some(first) = slots.first() else { return Ok(()) };
-    let one = Tensor::full(first.value.device(), &[1], Float::F32, 1.0)?;
-    for slot in slots {
-        slot.state.taken = slot.state.taken.saturating_add(1);
-        let steps = &slot.state.steps;
-        steps.device().update([&one], steps, |[one], steps| steps[0] += one[0])?;
+/// The denominators of the step, one for each parameter and as large, still without numbers: all the room that the step needs is
+/// taken before anything changes, so that it can be taken again when there is none.
+fn room(slots: &[Slot<'_>]) -> Result<Vec<Tensor>, ModelError> {
+    if let Some(first) = slots.first() {
+        // The original adds a tensor to its counts of steps, which is gone when the denominators are made. Ours needs the memory
+        // only.
+        Tensor::full(first.value.device(), &[1], Float::F32, 1.0)?;
     }
-    Ok(())
+    slots.iter().map(|slot| slot.value.empty_like()).collect()
 }
 
 impl State {
@@ -98,6 +101,14 @@ impl State {
 }
 
 impl Slot<'_> {
+    /// One more step.
+    fn count(&mut self) -> Result<(), ModelError> {
+        let steps = &self.state.steps;
+        steps.device().update([], steps, |[], steps| steps[0] += 1.0)?;
+        self.state.taken = self.state.taken.saturating_add(1);
+        Ok(())
+    }
+
     /// Lets the means of the gradient and of its square decay towards the latest.
     fn blend(&self) -> Result<(), ModelError> {
         let State { mean, square, .. } = &*self.state;
@@ -109,14 +120,12 @@ impl Slot<'_> {
         })
     }
 
-    /// The denominator of the step: a temporary tensor as large as the parameter.
-    fn root(&self) -> Result<Tensor, ModelError> {
-        let root = self.value.empty_like()?;
+    /// Computes the denominator of the step.
+    fn fill(&self, root: &Tensor) -> Result<(), ModelError> {
         let scale = 1.0 / (1.0 - DECAY_OF_SQUARE.powi(self.state.taken)).sqrt();
-        root.device().compute([&self.state.square], &root, |[square], root| {
+        root.device().compute([&self.state.square], root, |[square], root| {
             kernels::map(square, root, |square| square.sqrt() * scale + EPSILON);
-        })?;
-        Ok(root)
+        })
     }
 
     fn descend(&self, root: &Tensor, rate: f32) -> Result<(), ModelError> {

@@ -10,7 +10,8 @@ pub trait Optimizer {
     /// Changes every parameter that has a gradient.
     ///
     /// # Errors
-    /// No room for its state, or the device's refusal; some parameters may have changed by then.
+    /// No room for its state or what it computes with: no number has changed. Or the device's refusal: some parameters may have
+    /// changed by then.
     fn step(&mut self) -> Result<(), ModelError>;
 
     /// Gives the memory of all gradients back.

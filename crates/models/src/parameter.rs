@@ -41,16 +41,18 @@ impl Parameter {
         Arc::ptr_eq(&self.shared, &other.shared)
     }
 
-    /// Adds to the gradient: the first one is kept as it comes, later ones are added to it and freed.
+    /// Adds to the gradient: the first one is kept as it comes, later ones are added to it and freed. Of one number that is
+    /// repeated in all places a tensor is made, as PyTorch does.
     ///
     /// # Errors
-    /// [`ModelError::Shape`] unless it has as many elements; [`ModelError::Device`].
+    /// [`ModelError::Shape`] unless it has as many elements; [`ModelError::Device`], [`ModelError::Alloc`].
     pub fn accumulate(&self, gradient: Tensor) -> Result<(), ModelError> {
         gradient.must_have(self.value().elements(), "gradient of a parameter")?;
         let mut slot = self.slot();
         if let Some(sum) = &*slot {
             return sum.device().update([&gradient], sum, |[more], sum| kernels::add(more, sum));
         }
+        let gradient = gradient.whole()?;
         if let Some(tracking) = gradient.device().tracking() {
             tracking.retag(&gradient, Category::Gradient)?;
         }

@@ -76,6 +76,16 @@ impl Tensor {
         Ok(Tensor { storage: Arc::clone(&self.storage), shape: shape.to_vec(), wants_gradient: false })
     }
 
+    /// The same with an element in memory for each of its shape.
+    pub(crate) fn whole(self) -> Result<Self, ModelError> {
+        if self.storage.elements == self.elements() {
+            return Ok(self);
+        }
+        let out = self.empty_like()?;
+        out.device().compute([&self], &out, |[values], out| out.copy_from_slice(values))?;
+        Ok(out)
+    }
+
     /// Refuses to go on with another number of elements than `expected`.
     pub(crate) fn must_have(&self, expected: usize, operation: &'static str) -> Result<(), ModelError> {
         if self.elements() == expected {

@@ -100,6 +100,59 @@ fn checkpoints_within_checkpoints_change_no_bit() {
     assert_eq!(plain, run(true, true));
 }
 
+/// As in PyTorch: a number that is none goes through, and so does its gradient.
+#[test]
+fn relu_hides_no_number_that_is_none() {
+    let device = device();
+    let linear = Linear::new(&device, (1, 1), Float::F32, 1).unwrap();
+    let layers = vec![Layer::new("0", linear), Layer::new("1", Relu)];
+    let mut model = Model::new("R", Sequential::new(layers));
+    let output = model.forward(&Tensor::full(&device, &[1, 1], Float::F32, f32::NAN).unwrap()).unwrap();
+    assert!(output.values().unwrap()[0].is_nan());
+    Loss::sum(&output).unwrap().backward(&mut model).unwrap();
+    assert_eq!(model.parameters()[1].gradient().unwrap().values().unwrap(), [1.0]);
+}
+
+/// The gradient of a sum is one number in all places. A layer with nothing but a bias passes it to its parameter.
+#[test]
+fn a_gradient_that_is_one_number_becomes_a_tensor() {
+    /// Adds a parameter to its input.
+    #[derive(Debug)]
+    struct Bias(Parameter);
+
+    impl Module for Bias {
+        fn forward(&self, input: &Tensor, _: &mut Tape) -> Result<Tensor, ModelError> {
+            let out = input.empty_like()?;
+            out.device().compute([input, self.0.value()], &out, |[input, bias], out| {
+                out.iter_mut().zip(input.iter().zip(bias)).for_each(|(out, (a, b))| *out = a + b);
+            })?;
+            Ok(out.with_gradient())
+        }
+
+        fn backward(&self, gradient: Tensor, _: &mut Tape) -> Result<Option<Tensor>, ModelError> {
+            self.0.accumulate(gradient).map(|()| None)
+        }
+
+        fn parameters(&self) -> Vec<Parameter> {
+            vec![self.0.clone()]
+        }
+    }
+
+    let device = device();
+    let tracker = Tracker::new();
+    device.track(&tracker, "cpu").unwrap();
+    let bias = Parameter::new(Tensor::full(&device, &[5], Float::F32, 0.5).unwrap());
+    let mut model = Model::new("B", Bias(bias.clone()));
+    let input = input(&device, &[5], Float::F32);
+    for times in [1.0, 2.0] {
+        let output = model.forward(&input).unwrap();
+        Loss::sum(&output).unwrap().backward(&mut model).unwrap();
+        assert_eq!(bias.gradient().unwrap().values().unwrap(), [times; 5]);
+    }
+    let held = tracker.device("cpu").unwrap().usage(mem_tracker::When::Current);
+    assert_eq!(held.requested(Category::Gradient), 5 * 4);
+}
+
 fn losses(float: Float, mut optimizer: impl FnMut(Vec<Parameter>) -> Box<dyn Optimizer>) -> Vec<f32> {
     let device = device();
     let mut model = cases::attribution(&device, 2, 8, float).unwrap();

@@ -74,6 +74,41 @@ fn room_may_be_missing_in_the_optimizer() {
     assert!(refused.len() > 4, "it was missing for {refused:?} only");
 }
 
+/// What two steps of Adam come to, and how often they were refused where `others` hold the arena: less and less of it, until the
+/// step has room.
+fn two_steps(others: bool) -> (Vec<f32>, usize) {
+    let device = Device::computing(CpuDevice::new().unwrap(), 64 << 10).unwrap();
+    let parameter = |value| Parameter::new(Tensor::full(&device, &[500], Float::F32, value).unwrap());
+    let parameters = vec![parameter(1.0), parameter(2.0)];
+    let mut adam = Adam::new(parameters.clone(), 0.1);
+    let mut refused = 0;
+    for gradient in [2.0, -1.0] {
+        for parameter in &parameters {
+            parameter.accumulate(Tensor::full(&device, &[500], Float::F32, gradient).unwrap()).unwrap();
+        }
+        let held = if others { device.stats().free as usize / 4 } else { 1 };
+        for held in (1..=held).rev().step_by(16) {
+            // The states that a refused step has made stay, so others may not have as much.
+            let Ok(_others) = Tensor::empty(&device, &[held], Float::F32) else { continue };
+            match adam.step() {
+                Ok(()) => break,
+                Err(ModelError::Alloc { .. }) => refused += 1,
+                Err(other) => unreachable!("{other}"),
+            }
+        }
+        adam.zero_grad();
+    }
+    (parameters.iter().flat_map(|parameter| parameter.value().values().unwrap()).collect(), refused)
+}
+
+/// A step for which there was no room has changed no number: taken again, it is the step it would have been.
+#[test]
+fn a_step_without_room_can_be_taken_again() {
+    let (values, refused) = two_steps(true);
+    assert!(refused > 100, "{refused}");
+    assert_eq!(values, two_steps(false).0);
+}
+
 /// Strikes the `k`-th call of a kind in a step, for every `k`; how many there were.
 fn strike(call: Call, rows: usize, arena: u64) -> u64 {
     for k in 1.. {

@@ -38,7 +38,8 @@ pub struct OpenScope {
 }
 
 impl Book {
-    /// Opens a scope and returns its guard's number and the state it opened with. O(devices).
+    /// Opens a scope and returns its guard's number and the state it opened with. O(devices), and O(open scopes) for a backward
+    /// pass and what it computes again.
     pub(crate) fn open(&mut self, module: u32, way: Way, thread: ThreadId) -> (u64, ModState) {
         let guard = self.next_guard();
         let record = &mut self.modules[module as usize];
