@@ -109,6 +109,10 @@ fn a_long_run_takes_no_more_than_a_short_one() {
     let short = train(&tracker, 4 * Tracker::KEPT_CALLS);
     assert_eq!(train(&tracker, 1000), 0, "beside {short} bytes");
 
+    let before = HELD.with(Cell::get);
+    tracker.reset();
+    assert!(before - HELD.with(Cell::get) > short / 2, "a reset keeps no room for calls");
+
     // Where all calls are kept, a reset gives their memory back.
     for reset in [Tracker::reset_mod_stats, Tracker::reset] {
         let tracker = Tracker::new();
