@@ -67,12 +67,12 @@
 //! # Cost
 //! An event is O(1): a lock, a slot of a table, a row of figures, and a copy of that row while the total is the highest so far. It
 //! does not depend on how many modules there are or how deep their scopes nest, and allocates nothing once warm (example
-//! `event_cost`: 19 ns on the machine of the repository's `benches/results/tracker.md`, 27 ns with scopes that open every 32 events,
+//! `event_cost`: 21 ns on the machine of the repository's `benches/results/tracker.md`, 27 ns with scopes that open every 32 events,
 //! where PyTorch's algorithm needs 0.2 µs in Rust without modules and 12 µs with 500; more where the blocks are too many for the
-//! caches). The most that was held at each level of open scopes is kept for the stretch during which the level was the last, and
-//! joined when scopes close. Opening a scope, and closing the one opened last, is O(devices), for a backward pass and what it
-//! computes again also O(open scopes); closing another one is O(later scopes x devices). Questions walk over what there is:
-//! O(storages), sorted by size, or O(modules x calls).
+//! caches, or threads wait for the one lock). The most that was held at each level of open scopes is kept for the stretch during
+//! which the level was the last, and joined when scopes close. Opening a scope, and closing the one opened last, is O(devices), for
+//! a backward pass and what it computes again also O(open scopes); closing another one is O(later scopes x devices). Questions walk
+//! over what there is: O(storages), sorted by size, or O(modules x calls).
 //!
 //! # The original
 //! What became of each public member of PyTorch 2.15's `torch.distributed._tools.mem_tracker.MemTracker`, and of
