@@ -23,7 +23,7 @@ fn main() -> Result<()> {
     let quick = std::env::args().any(|arg| arg == "--quick");
     let runs = if quick { 3 } else { RUNS };
     // The least of some short runs, all in turn: what disturbs a machine only adds, and neither to every run nor to one alone.
-    let (mut cases, mut rest) = ([[f64::MAX; 3]; CASES.len()], [f64::MAX; 3]);
+    let (mut cases, mut rest) = ([[f64::MAX; 3]; CASES.len()], [f64::MAX; 4]);
     for _ in 0..runs {
         for ((modules, deep), least) in CASES.iter().zip(&mut cases) {
             lower(&mut least[0], events_alone(*modules, *deep, EVENTS)?);
@@ -33,6 +33,7 @@ fn main() -> Result<()> {
         lower(&mut rest[0], arena(false, EVENTS)?);
         lower(&mut rest[1], arena(true, EVENTS)?);
         lower(&mut rest[2], scope(EVENTS / 20)?);
+        lower(&mut rest[3], owned(EVENTS / 3)?);
     }
     println!(
         "ns per event (an allocation or a release); each figure is the least of {runs} runs of {EVENTS} events"
@@ -54,11 +55,12 @@ fn main() -> Result<()> {
             most / least
         );
     }
-    let [bare, heard, scope] = rest;
+    let [bare, heard, scope, owned] = rest;
     println!(
         "arena, half of allocate + release: {bare:.1} ns without an observer, {heard:.1} ns with the tracker's"
     );
     println!("a scope, opened and closed: {scope:.0} ns");
+    println!("a block that comes, is given an owner and goes, as a pool's do: {owned:.0} ns");
     println!();
     for live in [LIVE as usize, 10_000, 200_000] {
         let least = least_of(if quick { 3 } else { 20 }, || scattered(live))?;
@@ -227,6 +229,26 @@ fn scope(times: usize) -> Result<f64> {
         }
     }
     Ok(per(begin, times))
+}
+
+/// What a pool tells of a copy on a device.
+fn owned(copies: usize) -> Result<f64> {
+    let tracker = Tracker::new();
+    let watch = tracker.device("cuda:0")?.watch(1 << 40)?;
+    let mut observer = watch.observer();
+    let blocks = blocks()?;
+    let owner = |at| tracker.owner(Category::Parameter, Some(&format!("Net.h.{}", at / 2)), Some("weight"));
+    let owners = (0..blocks.len()).map(owner).collect::<std::result::Result<Vec<_>, _>>()?;
+    let rounds = copies / blocks.len();
+    let begin = Instant::now();
+    for _ in 0..rounds {
+        for (block, owner) in blocks.iter().zip(&owners) {
+            observer.on_alloc(black_box(block));
+            watch.assign(block.handle, owner)?;
+        }
+        blocks.iter().for_each(|block| observer.on_free(black_box(block)));
+    }
+    Ok(per(begin, rounds * blocks.len()))
 }
 
 fn per(begin: Instant, events: usize) -> f64 {

@@ -215,7 +215,7 @@ fn sticky_error_after_failed_lock() {
 /// Memory that two lock (a driver and io_uring, or staging and the host tier) against one limit; a container's limit is not `free`.
 /// Rule: what there is counts once, and what does not fit is pageable or refused when the pool is built, never later.
 /// Guard: `build` in `builder.rs` asks the locker what is left once staging is locked. That pages pinned twice count once is
-/// `PagePin`'s in `pinned-host` (`tests/os.rs`); that a ring's refusal costs only the gain, `tests/disk.rs` shows.
+/// `PagePin`'s in `pinned-host` (`tests/os.rs`); that a ring's refusal costs only the gain, `tests/stories/disk.rs` shows.
 #[test]
 fn two_pins_of_one_page() {
     // Six units may be locked, two of which staging has.

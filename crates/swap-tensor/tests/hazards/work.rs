@@ -70,7 +70,7 @@ fn stale_copy_published_after_write() {
 
 /// SGLang #31296, and io_uring anywhere: a buffer was freed that an operation in flight still wrote to.
 /// Rule: the job owns its buffers, whoever stops waiting for it.
-/// Guard: `Flight` in `disk/io/flight.rs`, whose buffer leaves it only with an outcome; `tests/disk.rs` shows the same of the store
+/// Guard: `Flight` in `disk/io/flight.rs`, whose buffer leaves it only with an outcome; `tests/stories/disk.rs` shows the same of the store
 /// alone (`tickets_dropped_in_flight_leave_their_buffers_to_the_operation`). Device copies: `Ticket` and `Parking` in `pinned-host`.
 #[test]
 fn buffer_dropped_during_io() {

@@ -1,6 +1,6 @@
 //! Calls that name a device.
 
-use crate::support::{A, B, UNIT, sim, tensor, value, well, write};
+use super::support::{A, B, UNIT, sim, tensor, value, well, write};
 use backend_cpu::{
     CpuDevice,
     sim::{SimConfig, SimDevice},

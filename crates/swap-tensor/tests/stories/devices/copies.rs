@@ -1,6 +1,6 @@
 //! Which copies there are, and which version each has.
 
-use crate::support::{A, B, UNIT, cpu, sim, states, tensor, value, well, write};
+use super::support::{A, B, UNIT, cpu, sim, states, tensor, value, well, write};
 use std::{
     thread,
     time::{Duration, Instant},

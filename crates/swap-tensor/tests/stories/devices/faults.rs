@@ -1,6 +1,6 @@
 //! What fails on one device, and the others.
 
-use crate::support::{A, B, sim, states, tensor, value, write};
+use super::support::{A, B, sim, states, tensor, value, write};
 use backend_cpu::sim::{Call, Fault};
 use swap_tensor::{SlotState, SwapError};
 

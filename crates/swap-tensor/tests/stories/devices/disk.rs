@@ -1,6 +1,6 @@
 //! Devices over a disk tier.
 
-use crate::support::{A, B, SEEDS, UNIT, cpu, sim_with, states, tensor, value, well, write};
+use super::support::{A, B, SEEDS, UNIT, cpu, sim_with, states, tensor, value, well, write};
 use std::{
     path::PathBuf,
     thread,

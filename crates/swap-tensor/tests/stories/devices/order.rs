@@ -1,6 +1,6 @@
 //! Who waits for whom, and what is in flight meanwhile.
 
-use crate::support::{A, B, SEEDS, UNIT, add_one, cpu, sim, states, tensor, value, well};
+use super::support::{A, B, SEEDS, UNIT, add_one, cpu, sim, states, tensor, value, well};
 use backend_cpu::sim::{Call, Fault};
 use futures::executor::block_on;
 use pinned_host::Queue;
