@@ -401,6 +401,17 @@ impl<T: Transfer> Books<T> {
     }
 }
 
+/// Whether a device copy is valid and nobody uses it or works with it: only for want of another copy could it not leave.
+pub(crate) fn may_leave<T: Transfer>(
+    devices: &PerDevice<DeviceBooks<T>>,
+    entry: &Entry<T>,
+    on: DeviceIndex,
+) -> bool {
+    let slot = &entry.devices[on];
+    let unused = entry.is_idle_on(on) && entry.jobs == 0 && devices[on].is_free_to_go(slot.block);
+    slot.state == SlotState::Valid && unused
+}
+
 /// [`Books::valid_elsewhere`], for who has borrowed a part of the books.
 pub(crate) fn valid_elsewhere<T: Transfer>(
     devices: &PerDevice<DeviceBooks<T>>,

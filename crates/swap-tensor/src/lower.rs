@@ -87,3 +87,6 @@ impl LowerSlot {
         }
     }
 }
+
+/// Bytes of a pack of small tensors, about.
+pub(crate) const PACK: u64 = 1 << 20;

@@ -2,7 +2,7 @@
 
 use crate::{
     SlotState, SwapError,
-    books::{Books, Job, JobKind, valid_elsewhere},
+    books::{Books, Job, JobKind, may_leave, valid_elsewhere},
     device::{Device, DeviceBooks, DeviceIndex, Spot},
     entry::Busy,
     lock::Guard,
@@ -334,10 +334,7 @@ impl<T: Transfer> Books<T> {
         rules[on].first(Tier::Device, whose, |at| {
             let entry = &entries[at as usize];
             let slot = &entry.devices[on];
-            let may_go = slot.state == SlotState::Valid
-                && entry.is_idle_on(on)
-                && entry.jobs == 0
-                && devices[on].is_free_to_go(slot.block)
+            let may_go = may_leave(devices, entry, on)
                 && entry.padded >= spare.below
                 && !(spare.fetched && slot.fetched_ahead);
             if !may_go {

@@ -9,7 +9,7 @@ use crate::{
     device::{Device, DeviceIndex, Spot},
     entry::Busy,
     flight::{DEPTH, Flight, Settled},
-    lower::{Lower, LowerCopy, Piece, Writing},
+    lower::{Lower, LowerCopy, PACK, Piece, Writing},
     observe::{Io, Kind, Reason},
     policy::Tier,
     pool::Inner,
@@ -396,6 +396,5 @@ type Write<T> = (Io<<T as Transfer>::Event>, u64, Writing<T>);
 
 /// Tensors smaller than this are packed with others.
 const SMALL: u64 = 256 << 10;
-/// Bytes of a pack, about, and the most tensors in it.
-const PACK: u64 = 1 << 20;
+/// The most tensors in a pack.
 const MOST: usize = 1024;

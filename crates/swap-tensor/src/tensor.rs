@@ -2,6 +2,7 @@
 
 use crate::{
     DeviceIndex, Residency, SlotState, SwapError, TensorSpec,
+    books::may_leave,
     device::Spot,
     down::Descent,
     entry::Busy,
@@ -229,8 +230,10 @@ impl<T: Transfer> Tensor<T> {
         let mut books = self.inner().lock();
         books.reap();
         let entry = books.entry(self.at());
-        let free = books.slot(spot).state == SlotState::Valid && entry.is_idle_on(device) && entry.jobs == 0;
-        if !free || !books.valid_elsewhere(spot) || !books.release_device(spot) {
+        if !may_leave(&books.devices, entry, device)
+            || !books.valid_elsewhere(spot)
+            || !books.release_device(spot)
+        {
             return false;
         }
         books.count_eviction(spot, Reason::Asked);

@@ -131,9 +131,14 @@ fn enumerate(backends: wgpu::Backends, flags: wgpu::InstanceFlags) -> Vec<wgpu::
     }
     let compiled = wgpu::Instance::enabled_backend_features() & backends;
     if compiled.contains(wgpu::Backends::VULKAN) {
-        let adapters = ready(kept().enumerate_adapters(wgpu::Backends::VULKAN));
-        if flags.is_empty() && compiled == wgpu::Backends::VULKAN && !adapters.is_empty() {
-            return adapters;
+        // Also where it is another instance that is asked: the drivers stay loaded.
+        let kept = kept();
+        if flags.is_empty() && compiled == wgpu::Backends::VULKAN {
+            let adapters = ready(kept.enumerate_adapters(wgpu::Backends::VULKAN));
+            // If there was no driver then, one may have been installed since.
+            if !adapters.is_empty() {
+                return adapters;
+            }
         }
     }
     ready(instance(backends, flags).enumerate_adapters(backends))

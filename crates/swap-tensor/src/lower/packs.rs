@@ -5,7 +5,10 @@
 //! Ousterhout, 1992), the packs with the least alive are read and their living parts written into a new one: what was moved is less
 //! than what became free, and all packs together hold no more than twice what is alive, and one pack.
 
-use super::disk::{PAGED, wait};
+use super::{
+    PACK,
+    disk::{PAGED, wait},
+};
 use crate::disk::{DiskBuf, DiskError, DiskStore, Extent, IoBuf, IoTicket};
 use std::{
     mem::replace,
@@ -277,8 +280,6 @@ fn write(store: &DiskStore, extent: &Extent, contents: &[&[u8]]) -> Result<(), D
     wait(store.write_parts(extent, buffer, &parts)).map(drop).map_err(|failed| failed.error)
 }
 
-/// Bytes of a pack, about.
-const PACK: u64 = 1 << 20;
 /// Less is not worth moving anything for.
 const LEAST: u64 = 4 << 10;
 /// New packs that are made before other work is looked at.

@@ -3,7 +3,7 @@
 use super::on::Tiers;
 use crate::{
     SlotState, SwapError, SwapPool,
-    books::Books,
+    books::{Books, may_leave},
     device::{DeviceIndex, Spot},
     entry::Busy,
 };
@@ -224,14 +224,13 @@ impl<T: Transfer> Books<T> {
         keepers
     }
 
-    /// Why a copy stays on a device: the same as in the search for one that can leave.
+    /// Why a copy stays on a device.
     fn kept_on(&self, spot: Spot) -> Keeper {
         let (entry, slot) = (self.entry(spot.at), self.slot(spot));
-        let still = entry.is_idle_on(spot.on) && entry.jobs == 0 && self.is_free_to_go(spot);
         match () {
             () if slot.readers > 0 || entry.writer == Some(spot.on) => Keeper::Lease,
             () if slot.pins > 0 => Keeper::Pin,
-            () if !still || slot.state != SlotState::Valid => Keeper::Work,
+            () if !may_leave(&self.devices, entry, spot.on) => Keeper::Work,
             () if self.valid_elsewhere(spot) => Keeper::Nothing,
             () => Keeper::OnlyCopy,
         }
