@@ -88,14 +88,15 @@ impl<T: Transfer> Books<T> {
         Ok(())
     }
 
-    /// One writer, or readers, on whatever devices; a writer's copy is the only one on a device that can be valid.
+    /// One writer, or readers, on whatever devices, and nobody reads an old copy. Who has only claimed one waits for the new
+    /// contents: `load` can come in between.
     fn check_leases(&self, entry: &Entry<T>) -> Result<(), String> {
         let name = entry.spec.name();
         if entry.writer.is_some() && entry.readers() > 0 {
             return Err(format!("{name}: leased for writing and for reading"));
         }
         let old = |(on, slot): (DeviceIndex, &crate::entry::DeviceSlot)| {
-            (slot.state == SlotState::Stale && slot.readers > 0).then_some(on)
+            (slot.state == SlotState::Stale && self.open.is_open(&entry.spec, on)).then_some(on)
         };
         match entry.devices.iter().find_map(old) {
             Some(on) => Err(format!("{name}: an old copy on device {on} is leased")),
@@ -153,5 +154,43 @@ impl<T: Transfer> Books<T> {
             entry.version,
             devices.join(", ")
         ))
+    }
+}
+
+#[cfg(all(test, feature = "cpu"))]
+mod tests {
+    use crate::{
+        DType, DeviceIndex, Mode, SlotState, SwapPool, TensorSpec,
+        claim::Claim,
+        device::Spot,
+        fill::Want,
+        room::{Effort, Why},
+    };
+    use backend_cpu::CpuDevice;
+    use std::time::Instant;
+
+    /// As when `load` had begun before the reader came, and ends while the reader waits for it.
+    #[test]
+    fn who_waits_for_new_contents_does_not_read_the_old_copy_and_who_reads_it_is_found_out() {
+        let builder = SwapPool::builder(CpuDevice::new().unwrap()).device_memory(1 << 16);
+        let pool = builder.host_memory(1 << 20).build().unwrap();
+        let tensor = pool.create(TensorSpec::new("t", DType::U8, [4096]).unwrap(), &[1; 4096]).unwrap();
+        drop(tensor.read().unwrap());
+        let (inner, spot) = (&pool.inner, Spot { at: tensor.at(), on: DeviceIndex::FIRST });
+        let effort = Effort { wait_until: None, since: Instant::now(), why: Why::Lease };
+        let claim = Claim { spot, mode: Mode::Read, want: Want::Contents, queue: pool.queue() };
+        let mut books = inner.claim(inner.lock(), &[claim], effort).unwrap_or_else(|e| panic!("{e}"));
+        books.outdate(spot.at, None);
+        assert_eq!(books.slot(spot).state, SlotState::Stale, "the claim keeps its room");
+        drop(books);
+        pool.check().unwrap();
+        let (mut books, range) = inner.occupy(inner.lock(), claim, effort);
+        assert!(range.is_ok() && books.slot(spot).state != SlotState::Stale);
+        inner.unclaim(&mut books, spot, Mode::Read);
+        drop(books);
+
+        let _lease = tensor.read().unwrap();
+        inner.lock().slot_mut(spot).state.step(SlotState::Stale);
+        assert!(pool.check().unwrap_err().contains("t: an old copy on device 0 is leased"));
     }
 }

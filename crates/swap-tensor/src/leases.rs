@@ -154,6 +154,12 @@ impl OpenLeases {
         self.open
     }
 
+    /// Whether one on this tensor is open on a device. O(open leases).
+    pub(crate) fn is_open(&self, spec: &Arc<TensorSpec>, on: DeviceIndex) -> bool {
+        let leases = self.slots.iter().filter_map(|slot| slot.lease.as_ref());
+        leases.into_iter().any(|lease| Arc::ptr_eq(&lease.spec, spec) && lease.device == on)
+    }
+
     /// Those that are open, the oldest first.
     pub(crate) fn list(&self, now: Instant) -> Vec<OpenLease> {
         self.iter(now).collect()
