@@ -236,11 +236,14 @@ impl<T: Transfer> Inner<T> {
     }
 
     /// The host tier has no room for a copy of `spot`: makes some by way of the lower tier, or sends the device copy there
-    /// directly. `false`: there is no lower tier, or nothing to send.
+    /// directly, if the host has none that is needed later. `false`: there is no lower tier, or nothing to send.
     pub(crate) fn spill_for(&self, books: &mut Books<T>, spot: Spot, then: Then) -> bool {
         let padded = books.entry(spot.at).padded;
         let fits = padded <= self.host.max_slice() as u64;
-        (fits && (books.spilling >= padded || self.spill_host(books))) || self.spill_device(books, spot, then)
+        // What another device waits for goes the faster way.
+        let direct = then == Then::Leave && books.outlasts_the_host(spot);
+        let through_host = fits && (books.spilling >= padded || (!direct && self.spill_host(books)));
+        through_host || self.spill_device(books, spot, then)
     }
 
     /// Enqueues the copy of a valid device copy to the host tier.

@@ -119,6 +119,14 @@ impl Rule {
         chosen
     }
 
+    /// Leases until the next one of the tensor, as far as a schedule that is followed knows of one.
+    pub(crate) fn next_use(&self, at: u32) -> Option<u64> {
+        match self {
+            Rule::Policy(_) => None,
+            Rule::Schedule(schedule) => schedule.next_use(TensorKey::new(at)),
+        }
+    }
+
     /// Whether a recorded step is being followed.
     pub(crate) fn follows(&self) -> bool {
         matches!(self, Rule::Schedule(schedule) if schedule.state() == State::Following)

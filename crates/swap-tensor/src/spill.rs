@@ -7,13 +7,13 @@ use crate::{
     SlotState, SwapError, TensorSpec,
     books::Books,
     device::{Device, DeviceIndex, Spot},
-    entry::Busy,
+    entry::{Busy, Entry},
     flight::{DEPTH, Flight, Settled},
     lower::{Lower, LowerCopy, PACK, Piece, Writing},
     observe::{Io, Kind, Reason},
     policy::Tier,
     pool::Inner,
-    rule::For,
+    rule::{For, Rule},
 };
 use core::ops::Range;
 use pinned_host::{Access, Lane, SliceOf, Transfer};
@@ -332,6 +332,20 @@ impl<T: Transfer> Inner<T> {
 }
 
 impl<T: Transfer> Books<T> {
+    /// Whether a schedule says that what is on the first device is needed later than all that the host tier could write to disk in
+    /// its stead: it would only come to be the next to go there. The host tier has the order of that device.
+    pub(crate) fn outlasts_the_host(&mut self, Spot { at, on }: Spot) -> bool {
+        let Books { rules, entries, .. } = self;
+        let rule = &mut rules[on];
+        let waits = |rule: &Rule, at| rule.next_use(at).unwrap_or(u64::MAX);
+        if on != DeviceIndex::FIRST || !rule.follows() {
+            return false;
+        }
+        let coldest =
+            rule.first(Tier::Host, For::Lease, |other| entries[other as usize].may_spill().then_some(other));
+        coldest.is_none_or(|other| waits(rule, at) > waits(rule, other))
+    }
+
     /// The coldest host copy that is the only one of its tensor and that nobody works with.
     ///
     /// Several if it is smaller than `small`: the next such ones, up to a pack.
@@ -340,9 +354,7 @@ impl<T: Transfer> Books<T> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         rules[DeviceIndex::FIRST].first(Tier::Host, For::Lease, |at| {
             let entry = &entries[at as usize];
-            let alone = entry.host.state == SlotState::Valid && entry.host.slice.is_some();
-            let free = entry.is_idle() && entry.jobs == 0;
-            if !(alone && free && entry.disk.copy().is_none() && entry.live) {
+            if !entry.may_spill() {
                 return None;
             }
             match batch.is_empty() {
@@ -391,6 +403,14 @@ impl<T: Transfer> Books<T> {
     }
 }
 
+impl<T: Transfer> Entry<T> {
+    /// Whether its host copy is the only one below the devices, and nobody works with it.
+    fn may_spill(&self) -> bool {
+        let alone = self.host.state == SlotState::Valid && self.host.slice.is_some();
+        alone && self.is_idle() && self.jobs == 0 && self.disk.copy().is_none() && self.live
+    }
+}
+
 /// A piece on its way to the lower tier, and its bytes.
 type Write<T> = (Io<<T as Transfer>::Event>, u64, Writing<T>);
 
@@ -398,3 +418,49 @@ type Write<T> = (Io<<T as Transfer>::Event>, u64, Writing<T>);
 const SMALL: u64 = 256 << 10;
 /// The most tensors in a pack.
 const MOST: usize = 1024;
+
+#[cfg(all(test, feature = "cpu"))]
+mod tests {
+    use crate::{DType, DeviceIndex, SwapPool, Tensor, TensorSpec, device::Spot, policy::State};
+    use backend_cpu::CpuDevice;
+    use std::time::{Duration, Instant};
+
+    /// What has its only copy on the device, and is used after all that host memory could do without, needs no place there.
+    #[test]
+    fn what_a_schedule_needs_last_outlasts_the_host() {
+        let pool = SwapPool::builder(CpuDevice::new().unwrap()).device_memory(4 << 16).host_memory(8 << 16);
+        let pool = pool.schedule(true).build().unwrap();
+        let tensors = ["a", "b", "c", "d"].map(|name| {
+            pool.create(TensorSpec::new(name, DType::U8, [1 << 16]).unwrap(), &[1; 1 << 16]).unwrap()
+        });
+        let outlasts = |tensor: &Tensor<CpuDevice>| {
+            pool.inner.lock().outlasts_the_host(Spot { at: tensor.at(), on: DeviceIndex::FIRST })
+        };
+        let use_them = |tensors: &[Tensor<CpuDevice>]| {
+            tensors.iter().for_each(|tensor| tensor.write().map(drop).unwrap());
+            pool.settle().unwrap();
+        };
+        pool.mark_step();
+        use_them(&tensors);
+        assert!(!tensors.iter().any(outlasts), "nothing is known of the order");
+        pool.mark_step();
+        let until = Instant::now() + Duration::from_secs(20);
+        while pool.schedule_state() != Some(State::Following) {
+            assert!(Instant::now() < until, "{:?}", pool.schedule_state());
+            std::thread::yield_now();
+        }
+        // Host memory has all but `b`, written just now, of which only the device has the contents.
+        tensors.iter().for_each(|tensor| tensor.load(&[2; 1 << 16]).unwrap());
+        use_them(&tensors[..1]);
+        tensors[0].load(&[3; 1 << 16]).unwrap();
+        use_them(&tensors[1..2]);
+        assert_eq!([0, 1, 2, 3].map(|i| outlasts(&tensors[i])), [false, true, false, false]);
+        // From here on `a` comes later than `b`.
+        use_them(&tensors[2..]);
+        pool.mark_step();
+        tensors[1].load(&[4; 1 << 16]).unwrap();
+        tensors[2].load(&[4; 1 << 16]).unwrap();
+        use_them(&tensors[..1]);
+        assert_eq!([0, 1, 2, 3].map(|i| outlasts(&tensors[i])), [true, false, false, true]);
+    }
+}
