@@ -175,7 +175,7 @@ mod tests {
         let builder = SwapPool::builder(CpuDevice::new().unwrap()).device_memory(1 << 16);
         let pool = builder.host_memory(1 << 20).build().unwrap();
         let tensor = pool.create(TensorSpec::new("t", DType::U8, [4096]).unwrap(), &[1; 4096]).unwrap();
-        drop(tensor.read().unwrap());
+        tensor.read().unwrap().wait().unwrap();
         let (inner, spot) = (&pool.inner, Spot { at: tensor.at(), on: DeviceIndex::FIRST });
         let effort = Effort { wait_until: None, since: Instant::now(), why: Why::Lease };
         let claim = Claim { spot, mode: Mode::Read, want: Want::Contents, queue: pool.queue() };
@@ -189,7 +189,8 @@ mod tests {
         inner.unclaim(&mut books, spot, Mode::Read);
         drop(books);
 
-        let _lease = tensor.read().unwrap();
+        let lease = tensor.read().unwrap();
+        lease.wait().unwrap();
         inner.lock().slot_mut(spot).state.step(SlotState::Stale);
         assert!(pool.check().unwrap_err().contains("t: an old copy on device 0 is leased"));
     }

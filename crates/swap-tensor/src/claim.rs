@@ -187,11 +187,11 @@ impl<T: Transfer> Inner<T> {
                 }
             }
             // What came first may have been moved for what came last, or have turned out bad.
-            if wanted.iter().all(|w| books.is_ready(w.spot(), w.mode)) {
+            if wanted.iter().all(|w| books.is_at_hand(w.spot(), w.mode)) {
                 return (books, Ok(found));
             }
         }
-        let unready = wanted.iter().find(|w| !books.is_ready(w.spot(), w.mode)).or(wanted.first());
+        let unready = wanted.iter().find(|w| !books.is_at_hand(w.spot(), w.mode)).or(wanted.first());
         let error = unready.map_or_else(|| self.lost(DeviceIndex::FIRST), |w| books.bad_copy(w.spot()));
         (books, Err(error))
     }
@@ -374,20 +374,14 @@ impl<T: Transfer> Books<T> {
         SwapError::BadCopy { name, state: self.slot(spot).state }
     }
 
-    /// Whether a claimed tensor's lease can be given: it is there, or on its way with every byte enqueued.
-    fn is_ready(&self, spot: Spot, mode: Mode) -> bool {
-        let slot = self.slot(spot);
-        let ordered = mode == Mode::Read && slot.state == SlotState::Filling && slot.ordered;
-        ordered || self.is_at_hand(spot, mode)
-    }
-
-    /// Whether a claimed tensor can be leased without waiting for anything.
+    /// Whether a claimed tensor's lease can be given without waiting for anything: it is there or, to be read, on its way with every
+    /// byte enqueued.
     pub(crate) fn is_at_hand(&self, spot: Spot, mode: Mode) -> bool {
-        let entry = self.entry(spot.at);
-        let valid = self.slot(spot).state == SlotState::Valid;
-        let here = entry.padded == 0 || (valid && !entry.is_busy_for(spot.on));
+        let (entry, slot) = (self.entry(spot.at), self.slot(spot));
         let known = mode == Mode::Read || !(self.is_changing(spot) && self.valid_elsewhere(spot));
-        here && known
+        let valid = slot.state == SlotState::Valid && known;
+        let ordered = mode == Mode::Read && slot.state == SlotState::Filling && slot.ordered;
+        entry.padded == 0 || ((valid || ordered) && !entry.is_busy_for(spot.on))
     }
 }
 

@@ -34,6 +34,8 @@ pub(crate) struct Entry<T: Transfer> {
     pub(crate) disk: LowerSlot,
     /// Its copy that is being written to the lower tier.
     pub(crate) spill: Spill,
+    /// How many such writes have ended.
+    pub(crate) spilled: u32,
     /// Its place in an attached file, which holds version 0.
     pub(crate) file: Option<FileCopy>,
     pub(crate) busy: Busy,
@@ -99,6 +101,7 @@ impl<T: Transfer> Entry<T> {
             host: HostSlot { state: SlotState::Absent, slice: None, share: Share::default() },
             disk: LowerSlot::default(),
             spill: Spill::No,
+            spilled: 0,
             file: None,
             busy: Busy::No,
             jobs: 0,

@@ -89,6 +89,7 @@ mod error;
 mod file;
 mod fill;
 mod flight;
+mod hints;
 mod hold;
 mod host_memory;
 mod lease;

@@ -3,7 +3,14 @@
 //! Threads start with their first work, and end with the pool. What brings in never waits behind what writes out.
 //! Lock order: the books, then this.
 
-use crate::{device::DeviceIndex, pool::Inner, prefetch::Wish, spill::Batch, tensor::Token};
+use crate::{
+    device::DeviceIndex,
+    hints::{Hint, Hints},
+    pool::Inner,
+    prefetch::Wish,
+    spill::Batch,
+    tensor::Token,
+};
 use pinned_host::Transfer;
 use std::{
     cmp::Reverse,
@@ -33,10 +40,8 @@ struct Shared<T: Transfer> {
 struct State<T: Transfer> {
     /// Leases and calls of tasks: somebody waits for them.
     demands: VecDeque<Work>,
-    /// Tensors to fetch ahead, in the order they were asked for.
-    wishes: VecDeque<Wish<T>>,
-    /// The schedule may want something fetched.
-    poked: Option<Weak<Inner<T>>>,
+    /// What to fetch ahead.
+    hints: Hints<T>,
     /// Tensors to write to a lower tier.
     spills: VecDeque<(Arc<Inner<T>>, Batch)>,
     /// When to look again on behalf of tasks whose deadline passes.
@@ -44,8 +49,6 @@ struct State<T: Transfer> {
     /// Threads of each role, and how many of them are at work.
     threads: [usize; 3],
     busy: [usize; 3],
-    /// Wishes being served.
-    serving: usize,
     closed: bool,
 }
 
@@ -100,13 +103,11 @@ impl<T: Transfer> Movers<T> {
     pub(crate) fn new() -> Self {
         let state = State {
             demands: VecDeque::new(),
-            wishes: VecDeque::new(),
-            poked: None,
+            hints: Hints::new(),
             spills: VecDeque::new(),
             alarms: BinaryHeap::new(),
             threads: [0; 3],
             busy: [0; 3],
-            serving: 0,
             closed: false,
         };
         let shared = Shared { state: Mutex::new(state), work: Condvar::new(), done: Condvar::new() };
@@ -117,9 +118,8 @@ impl<T: Transfer> Movers<T> {
     pub(crate) fn demand(&self, work: Work) -> Result<(), Work> {
         let mut state = self.shared.lock();
         state.demands.push_back(work);
-        // A demand may wait for wishes: one thread more serves those.
-        let hints = state.serving > 0 || !state.wishes.is_empty() || state.poked.is_some();
-        let wanted = state.demand_threads() + usize::from(hints);
+        // A demand may wait for hints: one thread more serves those.
+        let wanted = state.demand_threads() + usize::from(state.hints.any());
         let there = self.start(&mut state, Role::In, wanted);
         let back = if there { None } else { state.demands.pop_back() };
         drop(state);
@@ -139,18 +139,18 @@ impl<T: Transfer> Movers<T> {
         for token in tokens {
             // Looks into the books, whose lock comes before this one.
             if let Some(wish) = Wish::new(token, on) {
-                self.shared.lock().wishes.push_back(wish);
+                self.shared.lock().hints.wish(wish);
             }
         }
         let mut state = self.shared.lock();
-        if state.wishes.is_empty() {
+        if state.hints.wishes() == 0 {
             return;
         }
-        let wanted = state.demand_threads() + threads.min(state.wishes.len() + state.serving);
+        let wanted = state.demand_threads() + threads.min(state.hints.wishes());
         // A wish is a hint: without a thread nobody serves it.
         let forgotten = match self.start(&mut state, Role::In, wanted) {
-            true => VecDeque::new(),
-            false => core::mem::take(&mut state.wishes),
+            true => Vec::new(),
+            false => state.hints.take_wishes(|_| true),
         };
         drop(state);
         forgotten.iter().for_each(Wish::forget);
@@ -161,12 +161,10 @@ impl<T: Transfer> Movers<T> {
     /// Has a thread look at what the schedule wants.
     pub(crate) fn poke(&self, inner: &Arc<Inner<T>>) {
         let mut state = self.shared.lock();
-        if state.poked.is_none() {
-            state.poked = Some(Arc::downgrade(inner));
-            let hints = state.serving + state.wishes.len() + 1;
-            let wanted = state.demand_threads() + inner.fetchers().min(hints);
+        if state.hints.poke(inner) {
+            let wanted = state.demand_threads() + inner.fetchers().min(state.hints.wishes() + 1);
             if !self.start(&mut state, Role::In, wanted) {
-                state.poked = None; // as with a wish
+                state.hints.unpoke(); // as with a wish
             }
             drop(state);
             self.shared.work.notify_all();
@@ -176,14 +174,7 @@ impl<T: Transfer> Movers<T> {
     /// Takes back the wishes for `tokens` that nobody has begun to serve; how many those were.
     pub(crate) fn unwish(&self, wanted: impl Fn(&Arc<Token<T>>) -> bool) -> usize {
         let mut state = self.shared.lock();
-        let mut taken = Vec::new();
-        for _ in 0..state.wishes.len() {
-            let Some(wish) = state.wishes.pop_front() else { break };
-            match wanted(wish.token()) {
-                true => taken.push(wish),
-                false => state.wishes.push_back(wish),
-            }
-        }
+        let taken = state.hints.take_wishes(|wish| wanted(wish.token()));
         taken.iter().for_each(Wish::forget);
         drop(state);
         self.shared.done.notify_all();
@@ -212,10 +203,11 @@ impl<T: Transfer> Movers<T> {
         self.shared.work.notify_all();
     }
 
-    /// Blocks until every wish, those made meanwhile included, and what the schedule wants has been served or given up.
-    pub(crate) fn wait_wishes(&self) {
+    /// Blocks until every hint there is now has been served or given up: not for those that others give meanwhile.
+    pub(crate) fn wait_hints(&self) {
         let mut state = self.shared.lock();
-        while state.serving > 0 || !state.wishes.is_empty() || state.poked.is_some() {
+        let end = state.hints.end();
+        while state.hints.any_before(end) {
             state = self.shared.done.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
@@ -242,7 +234,7 @@ impl<T: Transfer> State<T> {
 
     /// Demands at work.
     fn demanding(&self) -> usize {
-        self.busy[Role::In as usize] - self.serving
+        self.busy[Role::In as usize] - self.hints.serving()
     }
 }
 
@@ -261,15 +253,13 @@ impl<T: Transfer> Shared<T> {
     fn bring_in<'a>(&'a self, mut state: MutexGuard<'a, State<T>>) -> MutexGuard<'a, State<T>> {
         let work = if state.demanding() < MOST_DEMANDS { state.demands.pop_front() } else { None };
         if let Some(work) = work {
-            let _busy = self.begin(state, Role::In, false);
+            let _busy = self.begin(state, Role::In, None);
             work();
-        } else if let Some(wish) = state.wishes.pop_front() {
-            let _busy = self.begin(state, Role::In, true);
-            wish.serve();
-        } else if let Some(inner) = state.poked.take() {
-            let _busy = self.begin(state, Role::In, true);
-            if let Some(inner) = inner.upgrade() {
-                inner.fetch_scheduled();
+        } else if let Some((number, hint)) = state.hints.begin() {
+            let _busy = self.begin(state, Role::In, Some(number));
+            match hint {
+                Hint::Wish(wish) => wish.serve(),
+                Hint::Schedule(inner) => drop(inner.upgrade().inspect(|inner| inner.fetch_scheduled())),
             }
         } else {
             return self.wait(state);
@@ -279,7 +269,7 @@ impl<T: Transfer> Shared<T> {
 
     fn write_out<'a>(&'a self, mut state: MutexGuard<'a, State<T>>) -> MutexGuard<'a, State<T>> {
         let Some((inner, batch)) = state.spills.pop_front() else { return self.wait(state) };
-        let busy = self.begin(state, Role::Out, false);
+        let busy = self.begin(state, Role::Out, None);
         inner.spill_now(batch);
         drop(inner);
         drop(busy); // takes the lock
@@ -301,11 +291,15 @@ impl<T: Transfer> Shared<T> {
         self.lock()
     }
 
-    /// The calling thread is at work, for a wish or not, until what is returned goes.
-    fn begin<'a>(&'a self, mut state: MutexGuard<'_, State<T>>, role: Role, wish: bool) -> Busy<'a, T> {
+    /// The calling thread is at work, for a hint or not, until what is returned goes.
+    fn begin<'a>(
+        &'a self,
+        mut state: MutexGuard<'_, State<T>>,
+        role: Role,
+        hint: Option<u64>,
+    ) -> Busy<'a, T> {
         state.busy[role as usize] += 1;
-        state.serving += usize::from(wish);
-        Busy { shared: self, role, wish }
+        Busy { shared: self, role, hint }
     }
 
     fn wait<'a>(&'a self, state: MutexGuard<'a, State<T>>) -> MutexGuard<'a, State<T>> {
@@ -321,14 +315,16 @@ impl<T: Transfer> Shared<T> {
 struct Busy<'a, T: Transfer> {
     shared: &'a Shared<T>,
     role: Role,
-    wish: bool,
+    hint: Option<u64>,
 }
 
 impl<T: Transfer> Drop for Busy<'_, T> {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.busy[self.role as usize] -= 1;
-        state.serving -= usize::from(self.wish);
+        if let Some(number) = self.hint {
+            state.hints.served(number);
+        }
         drop(state);
         self.shared.done.notify_all();
         self.shared.work.notify_one();
@@ -339,7 +335,7 @@ impl<T: Transfer> Drop for Movers<T> {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.closed = true;
-        let left = (core::mem::take(&mut state.demands), core::mem::take(&mut state.wishes));
+        let left = (core::mem::take(&mut state.demands), state.hints.take_wishes(|_| true));
         drop(state);
         drop(left);
         self.shared.work.notify_all();

@@ -102,10 +102,9 @@ impl<T: Transfer> SwapPool<T> {
         Ok(self.inner.lock().rules[device].state())
     }
 
-    /// Blocks until everything asked for by [`prefetch`](Self::prefetch) is on its way, or was given up, what other threads ask for
-    /// meanwhile included.
+    /// Blocks until everything asked for by [`prefetch`](Self::prefetch) before is on its way, or was given up.
     pub fn wait_prefetch(&self) {
-        self.inner.movers.wait_wishes();
+        self.inner.movers.wait_hints();
     }
 }
 

@@ -10,7 +10,8 @@ use pinned_host::Transfer;
 use std::{sync::Arc, time::Instant};
 
 impl<T: Transfer> SwapPool<T> {
-    /// Blocks until no transfer of this pool is in flight: everything enqueued before is done, or has failed.
+    /// Blocks until every transfer of this pool that was asked for before is done, or has failed; not for what other threads ask for
+    /// meanwhile. O(tensors).
     ///
     /// # Errors
     /// The first write-back that failed and that nobody was told of yet: its source is still valid. [`SwapError::Timeout`] when the
@@ -50,25 +51,29 @@ impl<T: Transfer> SwapPool<T> {
 
 impl<T: Transfer> Inner<T> {
     fn settle(&self) -> Result<(), SwapError> {
-        self.movers.wait_wishes();
+        self.movers.wait_hints();
         let mut books = self.lock();
-        let (mut since, mut left) = (Instant::now(), books.spills);
+        books.reap();
+        let events: Vec<T::Event> = books.jobs.iter().map(|job| job.ticket.event().clone()).collect();
+        let mut spills = books.spills_under_way();
+        for event in &events {
+            books = self.wait_for(books, event);
+        }
+        let (mut since, mut left) = (Instant::now(), spills.len());
         loop {
             books.reap();
-            if let Some(event) = books.job_in_flight(DeviceIndex::FIRST) {
-                books = self.wait_for(books, &event);
-            } else if books.spills == 0 {
+            spills.retain(|spill| books.is_under_way(spill));
+            if spills.is_empty() {
                 return books.fault.take().map_or(Ok(()), |(_, error)| Err(error));
-            } else {
-                if core::mem::replace(&mut left, books.spills) != left {
-                    since = Instant::now();
-                }
-                let waited = since.elapsed();
-                if waited >= self.patience {
-                    return Err(SwapError::Timeout { operation: "settle: write to disk", waited });
-                }
-                books = self.sleep(books, since + self.patience);
             }
+            if core::mem::replace(&mut left, spills.len()) != left {
+                since = Instant::now();
+            }
+            let waited = since.elapsed();
+            if waited >= self.patience {
+                return Err(SwapError::Timeout { operation: "settle: write to disk", waited });
+            }
+            books = self.sleep(books, since + self.patience);
         }
     }
 

@@ -31,6 +31,13 @@ pub(crate) enum Spill {
     Device(DeviceIndex),
 }
 
+/// One write of a tensor to the lower tier.
+pub(crate) struct SpillId {
+    at: usize,
+    /// How many of that tensor's had ended before.
+    round: u32,
+}
+
 /// What becomes of a device copy once it was written to a lower tier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Then {
@@ -218,9 +225,8 @@ impl<T: Transfer> Inner<T> {
         if settled == Settled::Yes {
             books.end_device_spill(spot);
         } else {
-            books.entry_mut(at).spill = Spill::No; // the block stays a wall
+            books.end_spill(at); // the block stays a wall
             books.slot_mut(spot).stuck = true;
-            books.spills -= 1;
         }
         let leaving = books.slot(spot).leaving;
         books.stay(spot);
@@ -386,17 +392,34 @@ impl<T: Transfer> Books<T> {
     }
 
     fn end_host_spill(&mut self, at: u32) {
+        self.end_spill(at);
         let entry = self.entry_mut(at);
-        entry.spill = Spill::No;
         entry.busy = Busy::No;
         let padded = entry.padded;
-        self.spills -= 1;
         self.spilling -= padded;
     }
 
-    fn end_device_spill(&mut self, spot: Spot) {
-        self.entry_mut(spot.at).spill = Spill::No;
+    fn end_spill(&mut self, at: u32) {
+        let entry = self.entry_mut(at);
+        entry.spill = Spill::No;
+        entry.spilled = entry.spilled.wrapping_add(1);
         self.spills -= 1;
+    }
+
+    /// The tensors being written to the lower tier now: what [`is_under_way`](Self::is_under_way) asks about.
+    pub(crate) fn spills_under_way(&self) -> Vec<SpillId> {
+        let spilling = |(_, entry): &(usize, &Entry<T>)| entry.spill != Spill::No;
+        let entries = self.entries.iter().enumerate().filter(spilling);
+        entries.map(|(at, entry)| SpillId { at, round: entry.spilled }).collect()
+    }
+
+    /// Whether that write has not ended.
+    pub(crate) fn is_under_way(&self, SpillId { at, round }: &SpillId) -> bool {
+        self.entries.get(*at).is_some_and(|entry| entry.spill != Spill::No && entry.spilled == *round)
+    }
+
+    fn end_device_spill(&mut self, spot: Spot) {
+        self.end_spill(spot.at);
         if let Some(block) = self.slot(spot).block {
             let _ = self.devices[spot.on].arena.unlease(block);
         }
@@ -424,6 +447,25 @@ mod tests {
     use crate::{DType, DeviceIndex, SwapPool, Tensor, TensorSpec, device::Spot, policy::State};
     use backend_cpu::CpuDevice;
     use std::time::{Duration, Instant};
+
+    #[test]
+    fn a_later_write_of_the_same_tensor_is_another_one() {
+        let builder = SwapPool::builder(CpuDevice::new().unwrap()).device_memory(1 << 16);
+        let pool = builder.host_memory(1 << 16).build().unwrap();
+        let tensor = pool.create(TensorSpec::new("t", DType::U8, [64]).unwrap(), &[1; 64]).unwrap();
+        let mut books = pool.inner.lock();
+        assert!(books.spills_under_way().is_empty());
+        books.begin_host_spill(tensor.at());
+        let under_way = books.spills_under_way();
+        assert!(under_way.len() == 1 && books.is_under_way(&under_way[0]));
+        books.end_host_spill(tensor.at());
+        assert!(!books.is_under_way(&under_way[0]));
+        books.entry_mut(tensor.at()).disk.give_up();
+        books.begin_host_spill(tensor.at());
+        assert!(!books.is_under_way(&under_way[0]) && books.is_under_way(&books.spills_under_way()[0]));
+        books.end_host_spill(tensor.at());
+        books.entry_mut(tensor.at()).disk.give_up();
+    }
 
     /// What has its only copy on the device, and is used after all that host memory could do without, needs no place there.
     #[test]
