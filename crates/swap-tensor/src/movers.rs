@@ -13,11 +13,10 @@ use crate::{
 };
 use pinned_host::Transfer;
 use std::{
-    cmp::Reverse,
-    collections::{BinaryHeap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak},
     thread::JoinHandle,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// Work a thread does for somebody else, to its end.
@@ -44,8 +43,10 @@ struct State<T: Transfer> {
     hints: Hints<T>,
     /// Tensors to write to a lower tier.
     spills: VecDeque<(Arc<Inner<T>>, Batch)>,
-    /// When to look again on behalf of tasks whose deadline passes.
-    alarms: BinaryHeap<Reverse<Alarm<T>>>,
+    /// When tasks whose deadline passes must look again, in whole ticks: however many wait, few moments are kept.
+    alarms: BTreeMap<Instant, Weak<Inner<T>>>,
+    /// What ticks count from.
+    epoch: Instant,
     /// Threads of each role, and how many of them are at work.
     threads: [usize; 3],
     busy: [usize; 3],
@@ -73,39 +74,14 @@ impl Role {
     }
 }
 
-/// A moment at which tasks must look again.
-struct Alarm<T: Transfer> {
-    at: Instant,
-    inner: Weak<Inner<T>>,
-}
-
-impl<T: Transfer> PartialEq for Alarm<T> {
-    fn eq(&self, other: &Self) -> bool {
-        self.at == other.at
-    }
-}
-
-impl<T: Transfer> Eq for Alarm<T> {}
-
-impl<T: Transfer> PartialOrd for Alarm<T> {
-    fn partial_cmp(&self, other: &Self) -> Option<core::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl<T: Transfer> Ord for Alarm<T> {
-    fn cmp(&self, other: &Self) -> core::cmp::Ordering {
-        self.at.cmp(&other.at)
-    }
-}
-
 impl<T: Transfer> Movers<T> {
     pub(crate) fn new() -> Self {
         let state = State {
             demands: VecDeque::new(),
             hints: Hints::new(),
             spills: VecDeque::new(),
-            alarms: BinaryHeap::new(),
+            alarms: BTreeMap::new(),
+            epoch: Instant::now(),
             threads: [0; 3],
             busy: [0; 3],
             closed: false,
@@ -194,13 +170,17 @@ impl<T: Transfer> Movers<T> {
         Ok(())
     }
 
-    /// Wakes the tasks that wait for the books of `inner` at `at`.
+    /// Wakes the tasks that wait for the books of `inner` at `at`, or a tick later at most.
     pub(crate) fn alarm(&self, inner: &Arc<Inner<T>>, at: Instant) {
         let mut state = self.shared.lock();
-        state.alarms.push(Reverse(Alarm { at, inner: Arc::downgrade(inner) }));
+        let at = state.next_tick(at);
+        let first = state.alarms.first_key_value().is_none_or(|(first, _)| at < *first);
+        state.alarms.entry(at).or_insert_with(|| Arc::downgrade(inner));
         self.start(&mut state, Role::Clock, 1);
         drop(state);
-        self.shared.work.notify_all();
+        if first {
+            self.shared.work.notify_all();
+        }
     }
 
     /// Blocks until every hint there is now has been served or given up: not for those that others give meanwhile.
@@ -230,6 +210,13 @@ impl<T: Transfer> State<T> {
     /// Threads that demands take, those included that wait for one: they are served before all else.
     fn demand_threads(&self) -> usize {
         (self.demanding() + self.demands.len()).min(MOST_DEMANDS)
+    }
+
+    /// The first tick that is not before `at`.
+    fn next_tick(&self, at: Instant) -> Instant {
+        let since = at.saturating_duration_since(self.epoch).as_nanos();
+        let ticks = u32::try_from(since.div_ceil(TICK.as_nanos())).unwrap_or(u32::MAX);
+        self.epoch.checked_add(TICK.saturating_mul(ticks)).map_or(at, |tick| tick.max(at))
     }
 
     /// Demands at work.
@@ -277,12 +264,12 @@ impl<T: Transfer> Shared<T> {
     }
 
     fn ring<'a>(&'a self, mut state: MutexGuard<'a, State<T>>) -> MutexGuard<'a, State<T>> {
-        let Some(Reverse(next)) = state.alarms.peek() else { return self.wait(state) };
-        let left = next.at.saturating_duration_since(Instant::now());
+        let Some(next) = state.alarms.first_entry() else { return self.wait(state) };
+        let left = next.key().saturating_duration_since(Instant::now());
         if !left.is_zero() {
             return self.work.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        let inner = state.alarms.pop().and_then(|Reverse(alarm)| alarm.inner.upgrade());
+        let inner = next.remove().upgrade();
         drop(state);
         if let Some(inner) = inner {
             let books = inner.lock();
@@ -353,3 +340,29 @@ impl<T: Transfer> Drop for Movers<T> {
 const MOST_DEMANDS: usize = 8;
 /// Threads that write to lower tiers: while one waits for its last pieces, another sends its first.
 const MOST_OUT: usize = 2;
+/// How exactly deadlines of tasks are kept.
+const TICK: Duration = Duration::from_millis(10);
+
+#[cfg(all(test, feature = "cpu"))]
+mod tests {
+    use super::*;
+    use crate::SwapPool;
+    use backend_cpu::CpuDevice;
+
+    #[test]
+    fn many_deadlines_are_few_alarms_and_none_is_early() {
+        let builder = SwapPool::builder(CpuDevice::new().unwrap()).device_memory(1 << 16);
+        let pool = builder.host_memory(1 << 16).build().unwrap();
+        let movers = &pool.inner.movers;
+        let late = Instant::now() + Duration::from_secs(3600);
+        for i in 0..1000 {
+            movers.alarm(&pool.inner, late + Duration::from_micros(i));
+        }
+        let state = movers.shared.lock();
+        assert!((1..=2).contains(&state.alarms.len()), "{} alarms", state.alarms.len());
+        for at in [0, 1, 9_999_999, 10_000_000, 10_000_001].map(|ns| state.epoch + Duration::from_nanos(ns)) {
+            let tick = state.next_tick(at);
+            assert!(tick >= at && tick - at < TICK && state.next_tick(tick) == tick);
+        }
+    }
+}
