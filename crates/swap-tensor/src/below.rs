@@ -107,6 +107,7 @@ impl<T: Transfer> Inner<T> {
                 if slot.state == SlotState::Filling {
                     slot.state.step(if current { SlotState::Valid } else { SlotState::Stale });
                 }
+                books.twinned(at);
                 books.drop_stale(at);
                 books.devices[on].counters.uploaded_bytes += uploaded;
                 Ok(())

@@ -9,8 +9,9 @@ use crate::{
     entry::{Busy, DeviceSlot, Entry},
     leases::OpenLeases,
     observe::Counted,
-    policy::{Tier, recency::Recency},
+    policy::Tier,
     rule::Rule,
+    spares::Spares,
     spill::Spill,
     stats::Counters,
     track::Ledger,
@@ -29,8 +30,8 @@ pub(crate) struct Books<T: Transfer> {
     /// Numbers of entries that are not in use.
     vacant: Vec<u32>,
     pub(crate) names: HashMap<String, u32>,
-    /// Host copies, the one unused for longest first.
-    pub(crate) host_lru: Recency,
+    /// Host copies that may be given up.
+    pub(crate) spares: Spares,
     /// Transfers in flight that own a host copy's memory.
     pub(crate) jobs: Vec<Job<T>>,
     /// Leases that are open now.
@@ -73,7 +74,7 @@ impl<T: Transfer> Books<T> {
             entries: Vec::new(),
             vacant: Vec::new(),
             names: HashMap::new(),
-            host_lru: Recency::default(),
+            spares: Spares::default(),
             jobs: Vec::new(),
             open: OpenLeases::new(),
             spills: 0,
@@ -255,11 +256,12 @@ impl<T: Transfer> Books<T> {
 
     /// The host copy is complete.
     pub(crate) fn enter_host(&mut self, at: u32) {
-        if !self.host_lru.remove(at) {
-            let padded = self.entry(at).padded;
+        let entry = self.entry_mut(at);
+        let padded = entry.padded;
+        if !core::mem::replace(&mut entry.host.entered, true) {
             self.rules[DeviceIndex::FIRST].entered(Tier::Host, at, padded);
         }
-        self.host_lru.touch(at);
+        self.twinned(at);
     }
 
     /// Gives the host copy up, and its memory back unless a transfer has it.
@@ -276,7 +278,8 @@ impl<T: Transfer> Books<T> {
     pub(crate) fn leave_host(&mut self, at: u32) {
         let share = core::mem::take(&mut self.entry_mut(at).host.share);
         self.ledger.left_host(share);
-        if self.host_lru.remove(at) {
+        self.spares.remove(at);
+        if core::mem::take(&mut self.entry_mut(at).host.entered) {
             self.rules[DeviceIndex::FIRST].left(Tier::Host, at);
         }
     }

@@ -123,6 +123,9 @@ impl<T: Transfer> Books<T> {
         if !in_host.holds_room() && entry.host.slice.is_some() {
             return Err(format!("{name}: host copy is {in_host} and holds memory"));
         }
+        if self.is_spare_in_host(at) && !self.spares.has(at) {
+            return Err(format!("{name}: a {in_host} host copy can be spared, and nobody would find it"));
+        }
         let on_disk = entry.disk.state;
         if (on_disk == SlotState::Filling) != (entry.spill != Spill::No) {
             return Err(format!(

@@ -291,14 +291,9 @@ impl<T: Transfer> Inner<T> {
         if slot.state == SlotState::Filling && !slot.ordered {
             slot.state.step(SlotState::Valid); // its contents are what this lease will write
         }
-        let host = &mut books.entry_mut(at).host.state;
         if mode == Mode::Write {
-            if *host == SlotState::Valid {
-                host.step(SlotState::Stale);
-            }
+            books.outdate_host(at);
             books.outdate(at, Some(on));
-        } else if *host == SlotState::Valid {
-            books.host_lru.touch(at);
         }
         Ok(range)
     }

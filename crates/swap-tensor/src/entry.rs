@@ -85,6 +85,8 @@ pub(crate) struct HostSlot<T: Transfer> {
     pub(crate) slice: Option<SliceOf<T>>,
     /// What a memory tracker knows of it, as long as the state holds room.
     pub(crate) share: Share,
+    /// Whether the policy of the host tier knows of it.
+    pub(crate) entered: bool,
 }
 
 impl<T: Transfer> Entry<T> {
@@ -98,7 +100,7 @@ impl<T: Transfer> Entry<T> {
             version: 0,
             writer: None,
             devices: PerDevice::each(devices, |_| DeviceSlot::default()),
-            host: HostSlot { state: SlotState::Absent, slice: None, share: Share::default() },
+            host: HostSlot { state: SlotState::Absent, slice: None, share: Share::default(), entered: false },
             disk: LowerSlot::default(),
             spill: Spill::No,
             spilled: 0,

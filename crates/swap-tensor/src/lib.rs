@@ -109,6 +109,7 @@ mod room;
 mod rule;
 mod settle;
 mod slot;
+mod spares;
 mod spec;
 mod spill;
 mod stats;

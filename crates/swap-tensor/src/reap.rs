@@ -95,6 +95,7 @@ impl<T: Transfer> Books<T> {
                 if slot.state == SlotState::Filling {
                     slot.state.step(if current { SlotState::Valid } else { SlotState::Stale });
                 }
+                self.twinned(spot.at);
             }
             Err(failed) => {
                 let entry = self.entry_mut(spot.at);
@@ -134,8 +135,11 @@ impl<T: Transfer> Books<T> {
                 }
                 entry.host.slice = Some(slice);
                 let current = entry.version == version;
-                entry.host.state.step(if current { SlotState::Valid } else { SlotState::Stale });
+                entry.host.state.step(SlotState::Valid);
                 self.enter_host(at);
+                if !current {
+                    self.outdate_host(at);
+                }
                 if leaving
                     && current
                     && self.entry(at).is_idle_on(on)

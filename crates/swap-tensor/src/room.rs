@@ -4,7 +4,6 @@ use crate::{
     SlotState, SwapError,
     books::{Books, Job, JobKind, may_leave, valid_elsewhere},
     device::{Device, DeviceBooks, DeviceIndex, Spot},
-    entry::Busy,
     lock::Guard,
     observe::{Kind, Reason, Step},
     policy::{Fetch, Tier},
@@ -368,33 +367,6 @@ impl<T: Transfer> Books<T> {
     /// The event of the transfer in flight for one tensor.
     pub(crate) fn job_of(&self, at: u32) -> Option<T::Event> {
         self.jobs.iter().find(|job| job.spot.at == at).map(|job| job.ticket.event().clone())
-    }
-
-    /// Whether nothing depends on a host copy and nobody works with it: a stale one, or one that a file, the lower tier or a device
-    /// also holds.
-    pub(crate) fn is_spare_in_host(&self, at: u32) -> bool {
-        let entry = self.entry(at);
-        let known = |on| {
-            let spot = Spot { at, on };
-            self.slot(spot).state == SlotState::Valid && !self.is_changing(spot)
-        };
-        let on_device = || self.devices.indices().any(known);
-        let twin = entry.file_is_valid() || entry.disk.copy().is_some() || on_device();
-        let spare = entry.host.state == SlotState::Stale || (entry.host.state == SlotState::Valid && twin);
-        spare && entry.host.slice.is_some() && entry.busy == Busy::No
-    }
-
-    /// Frees host memory that nothing depends on.
-    fn drop_spare_host_copy(&mut self) -> bool {
-        let stale = |books: &Self, at: u32| books.entry(at).host.state == SlotState::Stale;
-        // A stale copy is worth nothing; one of a tensor on the device saves a write-back.
-        let by_worth = |at: &u32| !stale(self, *at);
-        let Some(at) = self.host_lru.iter().filter(|&at| self.is_spare_in_host(at)).min_by_key(by_worth)
-        else {
-            return false;
-        };
-        self.drop_host_copy(at);
-        true
     }
 }
 

@@ -188,6 +188,8 @@ impl<T: Transfer> Inner<T> {
                 let entry = books.entry_mut(at);
                 let current = entry.version == version;
                 entry.disk.publish(copy, current);
+                books.twinned(at);
+                let entry = books.entry(at);
                 // What it was written for: its memory. The copy that is left is as good.
                 if entry.host.state == SlotState::Valid && current {
                     books.drop_host_copy(at);
@@ -238,6 +240,7 @@ impl<T: Transfer> Inner<T> {
                     true => disk.publish(copy, true),
                     false => disk.give_up(),
                 }
+                books.twinned(at);
                 books.tell_disk(at);
                 books.counters.spills += 1;
                 books.counters.disk_written_bytes += spec.bytes();

@@ -63,6 +63,21 @@ impl Recency {
         true
     }
 
+    /// Whether `number` is on the list.
+    pub(crate) fn contains(&self, number: u32) -> bool {
+        self.links.get(number as usize).is_some_and(|link| link.linked)
+    }
+
+    /// The number touched last.
+    pub(crate) fn newest(&self) -> Option<u32> {
+        (self.newest != NONE).then_some(self.newest)
+    }
+
+    /// The one touched before `number`, if that is on the list and not the oldest.
+    pub(crate) fn older(&self, number: u32) -> Option<u32> {
+        self.links.get(number as usize).map(|link| link.older).filter(|&older| older != NONE)
+    }
+
     /// Empties the list and keeps its memory. O(length of the table).
     pub(super) fn clear(&mut self) {
         self.links.fill(UNLINKED);
@@ -108,6 +123,9 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(list.iter().collect::<Vec<_>>(), model.clone());
+                prop_assert_eq!(list.contains(number), model.contains(&number));
+                let back = std::iter::successors(list.newest(), |&number| list.older(number));
+                prop_assert_eq!(back.collect::<Vec<_>>(), model.iter().rev().copied().collect::<Vec<_>>());
             }
         }
     }
