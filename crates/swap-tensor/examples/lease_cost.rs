@@ -12,10 +12,17 @@
 //! | clean miss | brings its tensor in; the one that leaves has a copy in host memory |
 //! | dirty miss | the same for writing: the one that leaves is written back over its old host copy |
 //! | full host | the same with host memory for all but 32 of the tensors: each write-back takes the memory of a copy that can be spared |
+//!
+//! Then tasks that wait for one another's leases, on one thread: what each of them costs when few wait, and when many do.
 
 use backend_cpu::CpuDevice;
+use futures::{StreamExt, executor::block_on, future::poll_immediate, stream::FuturesUnordered};
 use pinned_host::{HostPool, PageLocker, Transfer};
-use std::{error::Error, time::Instant};
+use std::{
+    error::Error,
+    future::IntoFuture,
+    time::{Duration, Instant},
+};
 use swap_tensor::{DType, SwapPool, Tensor, TensorSpec};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -43,7 +50,46 @@ fn main() -> Outcome<()> {
     }
     println!("in brackets: how many times the first row's");
     println!("copy: {:.0} ns", least_of(runs, || copy(leases))?);
+    println!();
+    println!(
+        "| tasks that wait at a time | hit on one tensor, all to write it | room for one of their tensors |"
+    );
+    println!("|---|---|---|");
+    let mut first: Option<[f64; 2]> = None;
+    for tasks in if quick { [2, 8, 32] } else { [10, 100, 1_000] } {
+        let costs = [least_of(runs, || crowd(tasks, true))?, least_of(runs, || crowd(tasks, false))?];
+        let first = first.get_or_insert(costs);
+        let cells: Vec<String> = costs
+            .iter()
+            .zip(first)
+            .map(|(cost, first)| format!("{cost:.0} ({:.2})", cost / *first))
+            .collect();
+        println!("| {tasks} | {} |", cells.join(" | "));
+    }
     Ok(())
+}
+
+/// Nanoseconds of a lease for which as many tasks as `tasks` wait at first, and one less after each.
+fn crowd(tasks: u64, same: bool) -> Outcome<f64> {
+    let pool = SwapPool::builder(CpuDevice::new()?).device_memory(BYTES).host_memory(2 * tasks * BYTES);
+    let pool = pool.build()?;
+    let create =
+        |i| Ok(pool.create(TensorSpec::new(format!("t{i}"), DType::U8, [BYTES])?, &[1; BYTES as usize])?);
+    let tensors = (0..tasks).map(create).collect::<Outcome<Vec<_>>>()?;
+    let first = tensors[0].write()?;
+    let mut waiting: FuturesUnordered<_> = (0..tasks as usize)
+        .map(|i| tensors[if same { 0 } else { i }].lease_mut().within(Duration::from_secs(600)).into_future())
+        .collect();
+    block_on(async {
+        let turn = poll_immediate(waiting.next()).await;
+        assert!(turn.is_none(), "the first lease is in the way of all");
+        let since = Instant::now();
+        drop(first);
+        while let Some(lease) = waiting.next().await {
+            drop(lease?);
+        }
+        Ok(since.elapsed().as_nanos() as f64 / tasks as f64)
+    })
 }
 
 fn costs(count: u64, leases: u64, runs: u32) -> Outcome<[f64; 5]> {
