@@ -25,7 +25,8 @@ esac
 
 # A line, or a file, for whoever watches and for the results.
 say() { printf '%s\n' "$*" | tee -a "$results"; }
-show() { tee -a "$results" <"$1"; }
+# With an end to its last line, whoever was cut off in it.
+show() { awk 1 "$1" | tee -a "$results"; }
 fenced() {
     say '```text'
     show "$1"
@@ -52,6 +53,11 @@ limited() {
         [ "$left" -ge "$seconds" ] || seconds=$left
     fi
     if command -v timeout >/dev/null 2>&1; then timeout "$seconds" "$@"; else "$@"; fi
+}
+
+# ended STATUS: what came of a program that failed.
+ended() {
+    if [ "$1" -eq 124 ]; then echo "was not done in its time"; else echo "ended with status $1"; fi
 }
 
 # ---- Which device
@@ -158,19 +164,25 @@ suite() {
     status=$?
     awk -v program="$program" -v whole="$whole" -f "$work/count.awk" "$work/$program" >"$work/rows"
     show "$work/rows"
-    # Tests for wgpu pass where there is no adapter. Here there is one, so it went missing on the way.
-    if [ $status -ne 0 ] || [ ! -s "$work/rows" ] || grep -q '^skipped: no wgpu adapter' "$work/$program"; then
-        broken="$broken $program:$status"
+    if [ $status -ne 0 ]; then
+        ended $status >"$work/$program.why"
+    elif [ ! -s "$work/rows" ]; then
+        echo "ran no test" >"$work/$program.why"
+    elif grep -q '^skipped: no wgpu adapter' "$work/$program"; then
+        # Tests for wgpu pass where there is no adapter. Here there is one, so it went missing on the way.
+        echo "lost its adapter" >"$work/$program.why"
+    else
+        return
     fi
+    broken="$broken $program"
 }
 
 # conformed: says what failed, below the table.
 conformed() {
-    for which in $broken; do
-        program=${which%:*}
+    for program in $broken; do
         cp "$work/$program" "$out/$name-$program.log"
         say
-        fail "$program ended with status ${which#*:}, or lost its device. From $name-$program.log:"
+        fail "$program $(cat "$work/$program.why"). From $name-$program.log:"
         {
             grep -A 3 -e 'panicked at' -e '^skipped: no wgpu adapter' "$work/$program" | head -n 40
             echo ...
@@ -190,7 +202,7 @@ right() {
     status=$?
     relabel <"$work/raw" >"$work/said"
     fenced "$work/said"
-    [ $status -eq 0 ] || fail "$program ended with status $status"
+    [ $status -eq 0 ] || fail "$program $(ended $status)"
     if grep -q -e Validation -e VUID "$work/raw"; then fail "the validation layer had something to say"; fi
 }
 
@@ -231,8 +243,10 @@ job() {
     status=$?
     relabel <"$work/raw" | sed "s|$work/swap-tensor/||" >"$work/said"
     fenced "$work/said"
-    if [ $status -ne 0 ] || ! grep -q '^mismatches  0$' "$work/said"; then
-        fail "the main job ended with status $status, or bytes were wrong"
+    if [ $status -ne 0 ]; then
+        fail "the main job $(ended $status)"
+    elif ! grep -q '^mismatches  0$' "$work/said"; then
+        fail "bytes were wrong"
     fi
 }
 
@@ -248,8 +262,8 @@ rates() {
     fenced "$work/said"
     case $status in
     0) ;;
-    124) say "Its time was over before it was done." ;;
-    *) fail "$program ended with status $status" ;;
+    124) say "It $(ended $status), which is no failure." ;;
+    *) fail "$program $(ended $status)" ;;
     esac
 }
 

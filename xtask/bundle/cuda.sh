@@ -69,7 +69,7 @@ status=$?
 show "$work/rates"
 if [ $status -ne 0 ]; then
     say
-    fail "gpu_rates ended with status $status"
+    fail "gpu_rates $(ended $status)"
 fi
 
 section "Against memcpy"
@@ -83,7 +83,7 @@ elif python3 -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' >/d
     status=$?
     show "$work/torch"
     # Not of this project: said, and no failure of it.
-    [ $status -eq 0 ] || say "torch_rates.py ended with status $status"
+    [ $status -eq 0 ] || say "torch_rates.py $(ended $status)"
 else
     say "not here: python3 with a torch that sees the device"
 fi

@@ -57,7 +57,10 @@ elif ! limited 60 "$here/vulkan" the_layer_is_heard --exact >"$work/layer" 2>&1 
     SWAP_TENSOR_NO_LAYER=1
     export SWAP_TENSOR_NO_LAYER
     say "- validation layer: OFF, none is found"
-    [ -z "${VK_LAYER_PATH:-}" ] || fail "VK_LAYER_PATH is set, and there is no validation layer in $VK_LAYER_PATH"
+    if [ -n "${VK_LAYER_PATH:-}" ]; then
+        say
+        fail "VK_LAYER_PATH is set, and there is no validation layer in $VK_LAYER_PATH"
+    fi
 else
     layer=VK_LAYER_KHRONOS_validation
     say "- validation layer: on, in suites and shaders; whatever it says is a failure"
