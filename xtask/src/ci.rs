@@ -247,7 +247,7 @@ fn send_off() -> Outcome {
     if !cfg!(target_os = "linux") {
         return Outcome::Skipped("the simulated driver is a shared library for Linux".to_owned());
     }
-    Outcome::of(bundle::run(&bundle::Options::trial()))
+    Outcome::of(bundle::run(&bundle::Options::ci()))
 }
 
 /// The models of `pinned-host`, under loom's model checker.

@@ -63,8 +63,8 @@ Usage: cargo xtask COMMAND
   soak threads [--minutes N] [--seed S]  8 threads, room for two tensors, a disk: no deadlock, no leak (default 30)
   loom                                a few threads on the pool of page-locked memory, in every interleaving
   fuzz [TARGET] [--seconds N]         the targets of `fuzz/`, or one of them, so long each (default 600)
-  bundle cuda [--out DIR] [--try]     a folder to run on a machine with a GPU and without Rust (default target/bundle/cuda);
-                                      --try runs it on the simulated driver
+  bundle cuda|vulkan [--out DIR] [--try]  a folder to run on a machine with a GPU and without Rust (default
+                                      target/bundle/cuda, or vulkan); --try runs it on the simulated or the software driver
   bench core [--quick] [--full] [--only LIST] [--out FILE]  allocator-core beside its peers; the rows are named by a run
   setup vulkan                        install Mesa's software Vulkan driver and the validation layer (Debian, Ubuntu)
   rules                               repository rules: module docs, lib.rs as a table of contents, ...

@@ -2,7 +2,7 @@
 
 use crate::process::{passes, program, quietly};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What was asked for.
 #[derive(Debug, PartialEq, Eq)]
@@ -45,6 +45,15 @@ pub(crate) fn vulkan_absent() -> Option<String> {
     // An old driver runs all but sparse buffers, which its tests then say.
     let missing: Vec<&str> = missing().into_iter().filter(|what| *what != NEWER).collect();
     (!missing.is_empty()).then(|| format!("missing: {}", missing.join(", ")))
+}
+
+/// The manifest of Mesa's software driver, if it is installed.
+pub(crate) fn software_driver() -> Option<PathBuf> {
+    let files = ICDS.iter().filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten();
+    files.map(|file| file.path()).find(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("lvp_icd.") && name.ends_with(".json")
+    })
 }
 
 /// Parts that are not installed.

@@ -2,9 +2,11 @@
 //! `vkCmdCopyBuffer` of the same bytes to another buffer, in the same run.
 //!
 //! `cargo run --release --example wgpu_copy_rate -p backend-vulkan --features wgpu -- [ADAPTER] [--piece BYTES]
-//! [--scratch BYTES]`. Buffers are larger than four times a usual last-level cache and touched beforehand. Rounds
-//! alternate and the median counts, so that a slow minute of the machine strikes both sides. `deep` keeps eight
-//! transfers in flight, `alone` waits for each; `write_buffer` is wgpu's own way up, which makes a buffer each time.
+//! [--scratch BYTES] [--quick] [--no-small]`. Buffers are larger than four times a usual last-level cache and touched
+//! beforehand. Rounds alternate and the median counts, so that a slow minute of the machine strikes both sides. `deep`
+//! keeps eight transfers in flight, `alone` waits for each; `write_buffer` is wgpu's own way up, which makes a buffer each
+//! time. `--quick` is one round of a 64th of the transfers: that shows that it works, and no figure means anything.
+//! `--no-small` leaves out blocks of 4 KiB, which take minutes where a submission takes long.
 
 use allocator_core::DeviceBuffer;
 use backend_vulkan::{WgpuBuffer, WgpuDevice, WgpuMoves, WgpuOptions, WgpuSelect, wgpu};
@@ -16,15 +18,27 @@ use std::error::Error;
 use std::time::Instant;
 
 const WORKING_SET: usize = 256 << 20;
-const ROUNDS: usize = 9;
+
+/// How much is measured.
+#[derive(Clone, Copy)]
+struct Effort {
+    rounds: usize,
+    /// Bytes that one walk copies.
+    set: usize,
+    /// Bytes of the smallest blocks.
+    least: usize,
+}
 
 fn main() -> Result<(), Box<dyn Error>> {
     let (mut select, mut piece, mut scratch) = (WgpuSelect::Best, None, None);
+    let mut effort = Effort { rounds: 9, set: WORKING_SET, least: 4 << 10 };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--piece" => piece = Some(args.next().ok_or("--piece BYTES")?.parse()?),
             "--scratch" => scratch = Some(args.next().ok_or("--scratch BYTES")?.parse()?),
+            "--quick" => effort = Effort { rounds: 1, set: WORKING_SET / 64, ..effort },
+            "--no-small" => effort.least = 64 << 10,
             _ => select = WgpuSelect::parse(&arg),
         }
     }
@@ -39,25 +53,28 @@ fn main() -> Result<(), Box<dyn Error>> {
     let info = device.native().0.adapter_info();
     println!("{} ({}), {} {}", info.name, info.backend, info.driver, info.driver_info);
     println!("arenas that the host reaches, if this device can have them");
-    transfers(&device)?;
+    transfers(&device, effort)?;
     println!("through staging");
-    transfers(&options.clone().direct(false).open()?)?;
+    transfers(&options.clone().direct(false).open()?, effort)?;
     // One device each, so that they differ in how they move and in nothing else.
-    moves(&[("raw", options.clone().moves(WgpuMoves::Raw)), ("scratch", options.moves(WgpuMoves::Scratch))])
+    let ways =
+        [("raw", options.clone().moves(WgpuMoves::Raw)), ("scratch", options.moves(WgpuMoves::Scratch))];
+    moves(&ways, effort.rounds)
 }
 
-fn transfers(device: &WgpuDevice) -> Result<(), Box<dyn Error>> {
+fn transfers(device: &WgpuDevice, effort: Effort) -> Result<(), Box<dyn Error>> {
     let mut buffer = device.buffer(WORKING_SET as u64)?;
     let (from, to) = (touched(device)?, touched(device)?);
     println!("{:>8} {:>12} {:>7} {:>12} {:>9}", "block", "direction", "depth", "GB/s", "/ memcpy");
-    for block in [4 << 10, 64 << 10, 2 << 20, 64 << 20] {
+    let blocks = [4 << 10, 64 << 10, 2 << 20, 64 << 20].into_iter();
+    for block in blocks.filter(|block| (effort.least..=effort.set).contains(block)) {
         let pool = HostPool::new(vec![touched(device)?], 4096)?;
         // Blocks of 4 KiB walk a part of the memory that still exceeds the caches.
-        let count = (WORKING_SET / block).min(16 << 10);
+        let count = (effort.set / block).min(16 << 10);
         let mut slices: VecDeque<SliceOf<WgpuDevice>> =
             (0..count).map(|_| pool.allocate(block)).collect::<Result<_, _>>()?;
         let mut rates: [Vec<f64>; 6] = Default::default();
-        for _ in 0..ROUNDS {
+        for _ in 0..effort.rounds {
             rates[0].push(memcpy(&from, &to, block, count));
             rates[5].push(write_buffer(device, &buffer, &from, block, count)?);
             for (index, (up, depth)) in [(true, 8), (true, 1), (false, 8), (false, 1)].into_iter().enumerate()
@@ -101,7 +118,7 @@ const COMPACTIONS: [(&str, u64, u64, u64); 6] = [
 ];
 
 /// Times compactions on each device, and beside each one plain copy of the same regions to another buffer.
-fn moves(devices: &[(&str, WgpuOptions)]) -> Result<(), Box<dyn Error>> {
+fn moves(devices: &[(&str, WgpuOptions)], rounds: usize) -> Result<(), Box<dyn Error>> {
     println!("{:>29} {:>8} {:>12} {:>12} {:>8}", "compaction", "moves", "GB/s", "plain GB/s", "/ plain");
     for (name, options) in devices {
         let device = options.clone().open()?;
@@ -112,7 +129,7 @@ fn moves(devices: &[(&str, WgpuOptions)]) -> Result<(), Box<dyn Error>> {
             let regions: Vec<_> =
                 (0..count).map(|number| (down + number * pitch, number * pitch, len)).collect();
             let mut rates: [Vec<f64>; 2] = Default::default();
-            for _ in 0..ROUNDS {
+            for _ in 0..rounds {
                 let start = Instant::now();
                 plain_copy(&device, &buffer, &other, &regions)?;
                 rates[0].push(gigabytes_per_second((len * count) as usize, start));

@@ -44,6 +44,8 @@ struct Backend {
 #[derive(Debug, Serialize)]
 struct Device {
     name: String,
+    /// Name and version, where the backend tells them.
+    driver: Option<String>,
     uuid: Option<String>,
     /// Device memory that can be had now, in bytes, where it can be told.
     memory_bytes: Option<u64>,
@@ -71,7 +73,12 @@ impl Info {
             devices: backend
                 .devices
                 .into_iter()
-                .map(|device| Device { name: device.name, uuid: device.uuid, memory_bytes: device.memory })
+                .map(|device| Device {
+                    name: device.name,
+                    driver: device.driver,
+                    uuid: device.uuid,
+                    memory_bytes: device.memory,
+                })
                 .collect(),
             why_not: backend.usable.err(),
         });
@@ -107,7 +114,9 @@ impl fmt::Display for Info {
             for (index, device) in backend.devices.iter().enumerate() {
                 let memory = size(device.memory_bytes, "unknown");
                 let uuid = device.uuid.iter().map(|uuid| format!(", UUID {uuid}")).collect::<String>();
-                writeln!(f, "  device {index:<10} {}, memory {memory}{uuid}", visible(&device.name))?;
+                let driver = device.driver.iter().map(|driver| format!(", driver {}", visible(driver)));
+                let driver = driver.collect::<String>();
+                writeln!(f, "  device {index:<10} {}{driver}, memory {memory}{uuid}", visible(&device.name))?;
             }
         }
         let (host, kernel, lock) = (&self.host, &self.host.kernel, &self.lock_limit);

@@ -36,6 +36,8 @@ pub struct BackendStatus {
 pub struct DeviceStatus {
     /// Its name; [`open_device`] takes it, or a part of it.
     pub name: String,
+    /// Name and version of its driver, where the backend tells them.
+    pub driver: Option<String>,
     /// Its UUID, where it has one; [`open_device`] takes it as well.
     pub uuid: Option<String>,
     /// Bytes of device memory that can be had now, where that can be told.
@@ -140,7 +142,7 @@ impl Visitor for Probe {
 /// This device's memory is the host's.
 fn cpu_devices() -> Vec<DeviceStatus> {
     let memory = pinned_host::SystemMemory::current().map(|memory| memory.available);
-    vec![DeviceStatus { name: CPU_DEVICE.to_owned(), uuid: None, memory }]
+    vec![DeviceStatus { name: CPU_DEVICE.to_owned(), driver: None, uuid: None, memory }]
 }
 
 #[cfg(feature = "cuda")]
@@ -148,6 +150,7 @@ fn cuda_devices() -> Vec<DeviceStatus> {
     let status = |info: backend_cuda::DeviceInfo| DeviceStatus {
         memory: Some(info.memory),
         uuid: Some(hex(info.uuid)),
+        driver: None,
         name: info.name,
     };
     CudaDevice::list().unwrap_or_default().into_iter().map(status).collect()
@@ -168,6 +171,7 @@ fn vulkan_devices() -> Vec<DeviceStatus> {
     let status = |info: backend_vulkan::DeviceInfo| DeviceStatus {
         memory: info.available.or(Some(info.memory)),
         uuid: Some(hex(info.uuid)),
+        driver: Some(info.driver).filter(|driver| !driver.is_empty()),
         name: info.name,
     };
     VulkanDevice::list().unwrap_or_default().into_iter().map(status).collect()
@@ -182,7 +186,13 @@ fn vulkan_devices() -> Vec<DeviceStatus> {
 #[cfg(feature = "wgpu")]
 fn wgpu_devices() -> Vec<DeviceStatus> {
     let adapters = backend_vulkan::wgpu_adapters(backend_vulkan::wgpu::Backends::all()).into_iter();
-    adapters.map(|adapter| DeviceStatus { name: adapter.name, uuid: None, memory: None }).collect()
+    let status = |adapter: backend_vulkan::WgpuAdapter| DeviceStatus {
+        name: adapter.name,
+        driver: Some(adapter.driver).filter(|driver| !driver.is_empty()),
+        uuid: None,
+        memory: None,
+    };
+    adapters.map(status).collect()
 }
 
 #[cfg(not(feature = "wgpu"))]

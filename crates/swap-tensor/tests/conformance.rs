@@ -31,21 +31,22 @@ impl Harness for Sim {
     }
 }
 
-/// Mesa's software driver under the validation layer, which fails the test if it says anything.
+/// The tests of `backend-vulkan` say whether the validation layer is on, and how they take turns under it.
+#[cfg(feature = "vulkan")]
+#[path = "../../backend-vulkan/tests/support/turn.rs"]
+mod turn;
+
+/// A driver under the validation layer, which fails the test if it says anything.
 #[cfg(feature = "vulkan")]
 struct Vulkan {
     said: std::sync::Mutex<Vec<backend_vulkan::ValidationLog>>,
-    /// One test at a time: the layer does not stand devices that come and go on several threads (the tests of
-    /// `backend-vulkan` say why).
-    _turn: std::sync::MutexGuard<'static, ()>,
 }
 
 #[cfg(feature = "vulkan")]
 impl Vulkan {
     fn new() -> Self {
-        static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
-        let turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        Vulkan { said: std::sync::Mutex::default(), _turn: turn }
+        turn::under_the_layer();
+        Vulkan { said: std::sync::Mutex::default() }
     }
 }
 
@@ -54,8 +55,8 @@ impl Harness for Vulkan {
     type Device = backend_vulkan::VulkanDevice;
 
     fn device(&self) -> Self::Device {
-        let device = backend_vulkan::VulkanOptions::new().validation(true).open().unwrap();
-        self.said.lock().unwrap().push(device.validation().unwrap().clone());
+        let device = backend_vulkan::VulkanOptions::new().validation(turn::with_layer()).open().unwrap();
+        self.said.lock().unwrap().extend(device.validation().cloned());
         device
     }
 }

@@ -1,4 +1,4 @@
-//! A caller's device for `VulkanOptions::adopt`, made with plain ash under the validation layer, some of whose driver
+//! A caller's device for `VulkanOptions::adopt`, made with plain ash under the validation layer if tests have it, some of whose driver
 //! calls are counted and can be made to fail.
 //!
 //! The library under test is given an `ash::Device` with functions of ours in the place of a few; they call the real ones.
@@ -295,20 +295,33 @@ impl Native {
             let entry = ash::Entry::load().unwrap();
             let app = vk::ApplicationInfo::default().api_version(vk::API_VERSION_1_2);
             let layers = [c"VK_LAYER_KHRONOS_validation".as_ptr()];
+            let layers = if super::with_layer() { &layers[..] } else { &[] };
             let extensions = [ext::debug_utils::NAME.as_ptr()];
             let mut messenger = messenger(&said);
             let enabled = [vk::ValidationFeatureEnableEXT::SYNCHRONIZATION_VALIDATION];
             let mut features = vk::ValidationFeaturesEXT::default().enabled_validation_features(&enabled);
             let info = vk::InstanceCreateInfo::default()
                 .application_info(&app)
-                .enabled_layer_names(&layers)
+                .enabled_layer_names(layers)
                 .enabled_extension_names(&extensions)
-                .push_next(&mut messenger)
-                .push_next(&mut features);
+                .push_next(&mut messenger);
+            let info = if layers.is_empty() { info } else { info.push_next(&mut features) };
             let instance = entry.create_instance(&info, None).unwrap();
             let utils = ext::debug_utils::Instance::new(&entry, &instance);
             let listener = utils.create_debug_utils_messenger(&self::messenger(&said), None).unwrap();
-            let physical = instance.enumerate_physical_devices().unwrap()[0];
+            // The one that the library would take: no software beside hardware.
+            let rank = |physical: &vk::PhysicalDevice| match instance
+                .get_physical_device_properties(*physical)
+                .device_type
+            {
+                vk::PhysicalDeviceType::DISCRETE_GPU => 0,
+                vk::PhysicalDeviceType::INTEGRATED_GPU => 1,
+                vk::PhysicalDeviceType::VIRTUAL_GPU => 2,
+                vk::PhysicalDeviceType::CPU => 3,
+                _ => 4,
+            };
+            let all = instance.enumerate_physical_devices().unwrap();
+            let physical = all.into_iter().min_by_key(rank).unwrap();
             let families = instance.get_physical_device_queue_family_properties(physical);
             let family =
                 families.iter().position(|f| f.queue_flags.contains(vk::QueueFlags::COMPUTE)).unwrap() as u32;

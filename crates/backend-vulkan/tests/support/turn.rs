@@ -1,4 +1,4 @@
-//! One test of a program at a time under the validation layer.
+//! Whether tests run under the validation layer, and one test of a program at a time if they do.
 
 use std::cell::OnceCell;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,4 +17,10 @@ pub(crate) fn under_the_layer() {
     OURS.with(|ours| {
         ours.get_or_init(|| TURN.lock().unwrap_or_else(PoisonError::into_inner));
     });
+}
+
+/// Whether devices under test have the validation layer, which is to say nothing about them. `SWAP_TENSOR_NO_LAYER=1` leaves it
+/// out, on a machine with a driver and without the layer: what a test then proves is what it checks itself.
+pub(crate) fn with_layer() -> bool {
+    std::env::var_os("SWAP_TENSOR_NO_LAYER").is_none_or(|set| set != "1")
 }

@@ -13,10 +13,13 @@ use std::sync::{Mutex, Once, PoisonError};
 #[path = "../support/turn.rs"]
 mod turn;
 
-/// A device of wgpu's Vulkan backend, with the validation layer and its synchronisation checks; `None`, and a line
-/// that says why, where there is no adapter.
+/// A device of wgpu's Vulkan backend, with the validation layer and its synchronisation checks unless the layer is to be
+/// left out; `None`, and a line that says why, where there is no adapter.
 pub(crate) fn vulkan(options: WgpuOptions) -> Option<WgpuDevice> {
     listen();
+    if !turn::with_layer() {
+        return vulkan_without_layer(options);
+    }
     turn::under_the_layer();
     // wgpu turns synchronisation validation on together with the layer.
     open(options.instance_flags(wgpu::InstanceFlags::VALIDATION | wgpu::InstanceFlags::DEBUG))
