@@ -109,7 +109,7 @@ say
 say "| suite | $backend: passed | failed | cannot be tried here |"
 say "|---|---|---|---|"
 broken=
-for program in conformance swap_conformance models_conformance cuda_device allocation_free; do
+for program in conformance swap_conformance models_conformance cuda_device many_copies allocation_free; do
     limited 300 "$here/$program" --test-threads=1 --show-output >"$work/$program" 2>&1
     status=$?
     awk -v program="$program" -f "$work/count.awk" "$work/$program" >"$work/rows"

@@ -238,6 +238,12 @@ const PROGRAMS: &[Program] = &[
         source: "crates/backend-cuda/tests/cuda_device.rs",
     },
     Program {
+        name: "many_copies",
+        kind: "--test",
+        target: "many_copies",
+        source: "crates/backend-cuda/tests/many_copies.rs",
+    },
+    Program {
         name: "allocation_free",
         kind: "--test",
         target: "allocation_free",

@@ -1,8 +1,8 @@
 //! Buffers on the device, and copies within them.
 
 use crate::memory::Memory;
-use crate::queue::Piece;
-use crate::{CudaError, CudaQueue, CudaView, Plain};
+use crate::turn::{Piece, Progress};
+use crate::{CudaError, CudaOptions, CudaQueue, CudaView, Plain};
 use allocator_core::{
     CopyCost, CopyWay, DeviceBuffer, Remap, bounce_pieces, check_copy, check_range, disjoint_steps,
 };
@@ -26,12 +26,21 @@ pub struct CudaBuffer {
     /// Room for copies between ranges that overlap; used on `queue` alone, whose order parts its uses.
     scratch: Option<Arc<Memory>>,
     cost: CopyCost,
+    /// Longest copy that the kernel makes.
+    short: u64,
 }
 
 impl CudaBuffer {
-    pub(crate) fn new(memory: Memory, queue: &CudaQueue, scratch: Option<&Arc<Memory>>, step: u64) -> Self {
-        let cost = CopyCost { start: step, scratch: scratch.map_or(0, |scratch| scratch.size()) };
-        CudaBuffer { memory: Arc::new(memory), queue: queue.clone(), scratch: scratch.cloned(), cost }
+    pub(crate) fn new(
+        memory: Memory,
+        queue: &CudaQueue,
+        scratch: Option<&Arc<Memory>>,
+        options: &CudaOptions,
+    ) -> Self {
+        let start = options.step_cost;
+        let cost = CopyCost { start, scratch: scratch.map_or(0, |scratch| scratch.size()) };
+        let (memory, queue, scratch) = (Arc::new(memory), queue.clone(), scratch.cloned());
+        CudaBuffer { memory, queue, scratch, cost, short: options.kernel_copies }
     }
 
     /// Address of the first byte on the device.
@@ -46,8 +55,9 @@ impl CudaBuffer {
         self.memory.pages().is_some()
     }
 
-    /// Enqueues copies of `src` ranges to `dst` offsets that touch none of one another's bytes: independent moves, in
-    /// one call of a driver that has `cuMemcpyBatchAsync` (12.8), and one by one otherwise. O(n log n).
+    /// Enqueues copies of `src` ranges to `dst` offsets that touch none of one another's bytes: independent moves. Short ones
+    /// are made by a kernel, many in one launch ([`CudaOptions::kernel_copies`]); others in one call of a driver that has
+    /// `cuMemcpyBatchAsync` (12.8), and one by one otherwise. O(n log n).
     ///
     /// # Errors
     /// A range beyond the buffer; two copies that are not independent, or one that overlaps itself; the driver refuses
@@ -68,7 +78,7 @@ impl CudaBuffer {
         if found.is_empty() {
             return self.queue.context().check_lost();
         }
-        self.queue.batch(&found)
+        self.queue.turn()?.independent(&found, self.short)
     }
 
     /// Makes a virtual buffer longer or shorter, at its end and in place.
@@ -96,10 +106,10 @@ impl CudaBuffer {
     /// # Errors
     /// Clones or operations still use it, or it was no slice of `T`: the buffer comes back.
     pub fn into_slice<T: Plain>(self) -> Result<cu::CudaSlice<T>, CudaBuffer> {
-        let CudaBuffer { memory, queue, scratch, cost } = self;
+        let CudaBuffer { memory, queue, scratch, cost, short } = self;
         match Memory::into_slice(memory) {
             Ok(slice) => Ok(slice),
-            Err(memory) => Err(CudaBuffer { memory, queue, scratch, cost }),
+            Err(memory) => Err(CudaBuffer { memory, queue, scratch, cost, short }),
         }
     }
 
@@ -135,6 +145,7 @@ impl DeviceBuffer for CudaBuffer {
         if len == 0 || src.start == dst {
             return self.queue.context().check_lost();
         }
+        let (mut turn, whole) = (self.queue.turn()?, Progress::none(len));
         match (self.cost.way(len, src.start.abs_diff(dst)), &self.scratch) {
             (CopyWay::Bounce, Some(scratch)) => {
                 let (room, base) = (scratch.base(), self.memory.base());
@@ -143,9 +154,9 @@ impl DeviceBuffer for CudaBuffer {
                     let out = Piece { src: base + from.start, dst: room, len };
                     [out, Piece { src: room, dst: base + to, len }]
                 });
-                self.queue.copies(len, all)
+                turn.copies(whole, all)
             }
-            _ => self.queue.copies(len, disjoint_steps(src, dst, 0).map(|(from, to)| self.piece(from, to))),
+            _ => turn.copies(whole, disjoint_steps(src, dst, 0).map(|(from, to)| self.piece(from, to))),
         }
     }
 

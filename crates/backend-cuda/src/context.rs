@@ -1,12 +1,13 @@
 //! What everything on one device shares: the CUDA context, the memory account, and whether the context is lost.
 
 use crate::error::is_loss;
+use crate::kernel::CopyKernel;
 use crate::queue::QueueName;
 use crate::{CudaError, driver};
 use cudarc::driver as cu;
 use cudarc::driver::sys::{self, CUresult};
 use pinned_host::DeviceMemory;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// A CUDA context as one device value uses it.
@@ -16,6 +17,12 @@ pub(crate) struct Context {
     name: String,
     /// Whether the driver copies in batches, as far as it is known.
     pub(crate) batches: AtomicBool,
+    /// The kernel that makes many copies, once it was asked for; `None`: there is none.
+    kernel: OnceLock<Option<CopyKernel>>,
+    /// Whether the driver has refused to launch it.
+    kernel_refused: AtomicBool,
+    /// Whether something may run yet that could not be waited for.
+    stray: AtomicBool,
     /// Whether it can be asked if a stream is being captured.
     capture: bool,
     /// The streams that are queues, so that each is one.
@@ -43,6 +50,9 @@ impl Context {
         Ok(Arc::new(Context {
             name,
             batches: AtomicBool::new(driver::has(driver::BATCH)),
+            kernel: OnceLock::new(),
+            kernel_refused: AtomicBool::new(false),
+            stray: AtomicBool::new(false),
             capture: driver::has(driver::CAPTURE),
             queues: Mutex::default(),
             blocking,
@@ -105,6 +115,25 @@ impl Context {
             sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE => Ok(()),
             _ => Err(CudaError::Capturing),
         }
+    }
+
+    /// The kernel that makes many copies in one launch, which is loaded when it is first asked for. `None`: the driver does not
+    /// take it, for good.
+    pub(crate) fn kernel(&self) -> Option<&CopyKernel> {
+        if self.kernel_refused.load(Relaxed) {
+            return None;
+        }
+        self.kernel.get_or_init(|| CopyKernel::load(self).ok()).as_ref()
+    }
+
+    /// No launch of the kernel is tried any more.
+    pub(crate) fn refuse_kernel(&self) {
+        self.kernel_refused.store(true, Relaxed);
+    }
+
+    /// What was enqueued could not be waited for, so that what it uses is kept.
+    pub(crate) fn keep_stray(&self) {
+        self.stray.store(true, Relaxed);
     }
 
     /// The queues there are, for [`CudaQueue::over`](crate::CudaQueue::over) to look up.
@@ -263,6 +292,17 @@ pub(crate) fn synchronize(safe: &cu::CudaContext) -> CUresult {
 fn sync() -> CUresult {
     // SAFETY: takes nothing.
     unsafe { sys::cuCtxSynchronize() }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        let Some(kernel) = self.kernel.take().flatten() else { return };
+        // All that it copied between has gone before, and was waited for.
+        if !*self.stray.get_mut() {
+            let _restored = Restore::new();
+            kernel.unload(self);
+        }
+    }
 }
 
 /// Gives the thread back the context it had, when dropped.

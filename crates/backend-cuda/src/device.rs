@@ -194,7 +194,7 @@ impl CudaDevice {
     }
 
     fn buffer_of(&self, memory: Memory) -> CudaBuffer {
-        CudaBuffer::new(memory, &self.compute, self.scratch.as_ref(), self.options.step_cost)
+        CudaBuffer::new(memory, &self.compute, self.scratch.as_ref(), &self.options)
     }
 
     /// Checks that `buffer` is in this context, whole, and has `len` bytes from `at`, which `lane` uses from now on (or

@@ -62,6 +62,10 @@ pub(crate) const VIRTUAL: &[&str] = &[
 /// Many copies in one call: since CUDA 12.8.
 pub(crate) const BATCH: &str = "cuMemcpyBatchAsync\0";
 
+/// What a kernel needs.
+pub(crate) const KERNEL: &[&str] =
+    &["cuModuleLoadData\0", "cuModuleGetFunction\0", "cuModuleUnload\0", "cuLaunchKernel\0"];
+
 /// Whether a stream is being captured: since CUDA 10.
 pub(crate) const CAPTURE: &str = "cuStreamIsCapturing\0";
 

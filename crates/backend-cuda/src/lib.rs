@@ -63,12 +63,14 @@ mod driver;
 mod error;
 mod event;
 mod host;
+mod kernel;
 mod memory;
 mod options;
 mod pages;
 mod pinned;
 mod plain;
 mod queue;
+mod turn;
 mod view;
 
 pub use buffer::CudaBuffer;

@@ -246,6 +246,9 @@ impl Drop for Memory {
         let _restored = Restore::new();
         let (context, held) = (&self.context, self.held());
         let ended = context.late(self.wait_out()) || context.is_lost();
+        if !ended {
+            context.keep_stray();
+        }
         match &mut self.backing {
             // What may yet be in use is leaked.
             Backing::Slice(slice) if !ended => std::mem::forget(slice.take()),

@@ -4,10 +4,10 @@ use crate::CudaError;
 use crate::CudaEvent;
 use crate::context::{Context, lock};
 use crate::event::{Cut, Slots, Track};
+use crate::turn::Turn;
 use cudarc::driver as cu;
 use cudarc::driver::sys;
 use pinned_host::Queue;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, Weak};
 
 /// An ordered sequence of work: a CUDA stream, made here or the caller's own.
@@ -30,19 +30,10 @@ struct Shared {
 pub(crate) struct QueueName(Weak<Shared>);
 
 #[derive(Default)]
-struct State {
+pub(crate) struct State {
     slots: Slots,
     /// A copy that was cut, which no event has reported yet.
-    cut: Option<Cut>,
-}
-
-/// A copy between two places on the device, which do not overlap.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Piece {
-    pub(crate) src: sys::CUdeviceptr,
-    pub(crate) dst: sys::CUdeviceptr,
-    /// Fits `usize`: buffers do.
-    pub(crate) len: u64,
+    pub(crate) cut: Option<Cut>,
 }
 
 /// Why an operation has no event.
@@ -119,102 +110,15 @@ impl CudaQueue {
         slots.record(track, stream, cut, writes_host).map_err(Unrecorded::Enqueued)
     }
 
-    /// Enqueues copies that stay together, in order; `asked` is what they add up to.
+    /// The right to enqueue several operations with nothing of this crate's in between.
     ///
     /// # Errors
-    /// The first was refused: nothing was enqueued. If a later one is, the queue is emptied and it is tried once more;
-    /// if that fails too, the copy is cut: this returns `Ok`, and the first event recorded next reports it.
-    pub(crate) fn copies(&self, asked: u64, pieces: impl Iterator<Item = Piece>) -> Result<(), CudaError> {
+    /// The context is lost, or the stream is being captured.
+    pub(crate) fn turn(&self) -> Result<Turn<'_>, CudaError> {
         let context = self.context();
-        context.check_lost()?;
-        let stream = self.raw();
-        context.check_capture(stream)?;
-        let mut state = lock(&self.0.state);
-        let mut done = 0;
-        for piece in pieces {
-            let copy = || {
-                context.call(COPY, || {
-                    // SAFETY: both ranges lie in buffers that outlive the copy (their memory waits for this stream
-                    // before it goes), and do not overlap.
-                    unsafe { sys::cuMemcpyDtoDAsync_v2(piece.dst, piece.src, piece.len as usize, stream) }
-                })
-            };
-            match copy() {
-                Ok(()) => {}
-                Err(error) if done == 0 => return Err(error),
-                Err(_) => {
-                    if let Err(error) = self.empty().and_then(|()| copy()) {
-                        state.cut.get_or_insert(cut(&error, done, asked));
-                        return Ok(());
-                    }
-                }
-            }
-            done += piece.len;
-        }
-        Ok(())
-    }
-
-    /// Enqueues copies that touch none of one another's bytes, in one call of a driver that takes it.
-    ///
-    /// # Errors
-    /// As [`Self::copies`]. A batch that is refused is made again one by one: the driver does not say what of it was
-    /// enqueued, and copies that do not touch one another can be made twice.
-    pub(crate) fn batch(&self, pieces: &[Piece]) -> Result<(), CudaError> {
-        let context = self.context();
-        let asked = pieces.iter().map(|piece| piece.len).sum();
-        let default_stream = self.raw().addr() <= LEGACY;
-        if !context.batches.load(Relaxed) || default_stream || pieces.len() < 2 {
-            return self.copies(asked, pieces.iter().copied());
-        }
         context.check_lost()?;
         context.check_capture(self.raw())?;
-        let mut dsts: Vec<_> = pieces.iter().map(|piece| piece.dst).collect();
-        let mut srcs: Vec<_> = pieces.iter().map(|piece| piece.src).collect();
-        let mut sizes: Vec<_> = pieces.iter().map(|piece| piece.len as usize).collect();
-        let nowhere =
-            sys::CUmemLocation { type_: sys::CUmemLocationType::CU_MEM_LOCATION_TYPE_INVALID, id: 0 };
-        let mut how = sys::CUmemcpyAttributes {
-            srcAccessOrder: sys::CUmemcpySrcAccessOrder::CU_MEMCPY_SRC_ACCESS_ORDER_STREAM,
-            srcLocHint: nowhere,
-            dstLocHint: nowhere,
-            flags: 0,
-        };
-        let (mut from, mut failed) = (0, usize::MAX);
-        let state = lock(&self.0.state);
-        let copied = context.call("cuMemcpyBatchAsync", || {
-            // SAFETY: the three lists have the count's length, the attributes apply from copy 0 on; the ranges as in
-            // `copies`.
-            unsafe {
-                sys::cuMemcpyBatchAsync(
-                    dsts.as_mut_ptr(),
-                    srcs.as_mut_ptr(),
-                    sizes.as_mut_ptr(),
-                    sizes.len(),
-                    &raw mut how,
-                    &raw mut from,
-                    1,
-                    &raw mut failed,
-                    self.raw(),
-                )
-            }
-        });
-        drop(state);
-        let Err(error) = copied else { return Ok(()) };
-        context.check_lost()?;
-        if self.empty().is_err() {
-            lock(&self.0.state).cut.get_or_insert(cut(&error, 0, asked));
-            return Ok(());
-        }
-        let singly = self.copies(asked, pieces.iter().copied());
-        // A driver that takes none is not asked again: each refusal costs emptying the queue.
-        match error.code() {
-            Some(sys::CUresult::CUDA_ERROR_NOT_SUPPORTED) => context.batches.store(false, Relaxed),
-            Some(sys::CUresult::CUDA_ERROR_INVALID_VALUE) if singly.is_ok() => {
-                context.batches.store(false, Relaxed);
-            }
-            _ => {}
-        }
-        singly
+        Ok(Turn::new(self, lock(&self.0.state)))
     }
 
     /// Blocks until everything submitted so far has ended; reports nothing that an event will report.
@@ -281,17 +185,3 @@ impl core::fmt::Debug for CudaQueue {
             .finish()
     }
 }
-
-fn cut(error: &CudaError, done: u64, asked: u64) -> Cut {
-    match *error {
-        CudaError::DeviceLost { call, code } | CudaError::Driver { call, code } => {
-            Cut { done, asked, call, code }
-        }
-        // A capture may have begun meanwhile.
-        _ => Cut { done, asked, call: COPY, code: sys::CUresult::CUDA_ERROR_UNKNOWN },
-    }
-}
-
-const COPY: &str = "cuMemcpyDtoDAsync";
-/// The handles 0 and 1 stand for the legacy default stream.
-const LEGACY: usize = 1;
