@@ -147,7 +147,7 @@ impl<'a> Turn<'a> {
     pub(crate) fn independent(&mut self, pieces: &[Piece], short: u64) -> Result<(), CudaError> {
         let mut so_far = Progress::none(total(pieces));
         let (short, long): (Vec<_>, Vec<_>) = pieces.iter().partition(|piece| piece.len <= short);
-        if short.len() < 2 || self.context().kernel().is_none() {
+        if short.len() < 2 || !self.has_kernel() {
             return self.batch(so_far, pieces);
         }
         for some in short.chunks(MOST) {
@@ -173,6 +173,20 @@ impl<'a> Turn<'a> {
             context.refuse_kernel();
         }
         Ok(false)
+    }
+
+    /// Enqueues at most [`MOST`] copies that touch none of one another's bytes, and as many more that read what these wrote, as
+    /// two launches. `false`: the first or the second was refused, and the second not enqueued.
+    ///
+    /// # Errors
+    /// The context is lost.
+    pub(crate) fn launch_twice(&mut self, first: &[Piece], second: &[Piece]) -> Result<bool, CudaError> {
+        Ok(self.launch(first)? && self.launch(second)?)
+    }
+
+    /// Whether there is the kernel, as far as is known.
+    pub(crate) fn has_kernel(&self) -> bool {
+        self.context().kernel().is_some()
     }
 
     /// Notes that something was cut, for the next event.

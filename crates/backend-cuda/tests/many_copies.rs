@@ -7,6 +7,7 @@
 
 mod common;
 
+use allocator_core::{Arena, DeviceBuffer, Request};
 use backend_cuda::cudarc::driver::sys::CUresult;
 use backend_cuda::{CudaBuffer, CudaDevice, CudaError, CudaOptions};
 use common::{Fault, SIMULATED, Sim};
@@ -34,6 +35,11 @@ impl Bench {
 
     fn copy_independent(&mut self, copies: &Copies) {
         self.buffer.copy_independent(copies).unwrap();
+        self.expect(copies);
+    }
+
+    fn copies_within(&mut self, copies: &[(Range<u64>, u64)]) {
+        self.buffer.copies_within(copies).unwrap();
         self.expect(copies);
     }
 
@@ -184,6 +190,133 @@ fn a_context_lost_at_a_launch_is_lost() {
             assert_eq!((sim.undefined_uses(), sim.leaks()), (0, 0), "{}", sim.report());
         }
     }
+}
+
+/// Blocks of `len` bytes with `gap` bytes between them, slid together.
+fn slide(count: u64, len: u64, gap: u64) -> Copies {
+    let each = |number: u64| (gap + number * (len + gap), number * len);
+    (0..count).map(each).map(|(src, dst)| (src..src + len, dst)).collect()
+}
+
+#[test]
+fn a_compaction_goes_through_the_scratch_in_few_launches() {
+    let sim = Sim::new(8);
+    let mut bench = Bench::new(&CudaOptions::new());
+    // 400 blocks, each of which moves into what the one before it left.
+    let moves = slide(400, 4096, 512);
+    bench.copies_within(&moves);
+    if SIMULATED {
+        assert_eq!(sim.calls_of(LAUNCH), 6, "170, 170 and 60, there and back");
+        assert_eq!(sim.calls_of(COPY), 0);
+    }
+    bench.check();
+    // Little scratch: as many as fit it, and each byte at the phase it had.
+    let mut bench = Bench::new(&CudaOptions::new().scratch(40 << 10));
+    bench.copies_within(&slide(45, 4091, 77));
+    assert!(!SIMULATED || sim.calls_of(LAUNCH) == 6 + 2 * 5, "nine at a time");
+    bench.check();
+    // None: one by one, in steps where they overlap themselves.
+    let mut bench = Bench::new(&CudaOptions::new().scratch(0));
+    bench.copies_within(&slide(10, 4096, 4096));
+    assert!(!SIMULATED || sim.calls_of(LAUNCH) == 16 + 3);
+    bench.check();
+}
+
+#[test]
+fn moves_of_all_kinds_take_effect_in_order() {
+    let sim = Sim::new(9);
+    for (seed, scratch) in [(0, 0), (1, 3000), (2, 1 << 20)] {
+        if SIMULATED {
+            sim.reset(seed);
+        }
+        let mut bench = Bench::new(&CudaOptions::new().scratch(scratch).step_cost(2000).kernel_copies(5000));
+        for round in 0..30u64 {
+            let mut moves = slide(10 + round * 5, 100 + 50 * (round % 7), 16 + round);
+            if round % 3 == 0 {
+                // Up, the last one first.
+                moves.iter_mut().for_each(|(src, dst)| {
+                    let (len, from) = (src.end - src.start, *dst);
+                    (*dst, *src) = (src.start, from..from + len);
+                });
+                moves.reverse();
+            }
+            // Something long, something that reads what was just written, something of nothing.
+            moves.insert(moves.len() / 2, (10_000..20_000, 4000));
+            moves.insert(moves.len() / 3, (0..300, 150));
+            moves.push((500..500, 7));
+            bench.copies_within(&moves);
+        }
+        bench.check();
+        drop(bench);
+    }
+}
+
+#[test]
+fn an_arena_compacts_in_few_launches() {
+    let sim = Sim::new(10);
+    let device = CudaDevice::new().unwrap();
+    let mut arena = Arena::new(device.buffer(SIZE).unwrap()).unwrap();
+    let request = |number: u64| Request::new(4096 + number % 3 * 256).align(256);
+    let blocks: Vec<_> = (0..900).map_while(|number| arena.allocate(request(number)).ok()).collect();
+    for (number, block) in blocks.iter().enumerate() {
+        let at = arena.range(*block).unwrap().start;
+        device.write_now(arena.buffer_mut(), at, &[number as u8; 4096]).unwrap();
+    }
+    blocks.iter().step_by(5).for_each(|block| drop(arena.release(*block).unwrap()));
+    let moves = arena.plan_compact(u64::MAX).moves().len();
+    assert!(moves > 600, "{moves}");
+    arena.compact(u64::MAX).unwrap();
+    if SIMULATED {
+        let calls = sim.calls_of(LAUNCH) + sim.calls_of(COPY) + sim.calls_of(BATCH);
+        assert!(calls < 20, "{calls} calls for {moves} moves");
+    }
+    device.queue().drain().unwrap();
+    for (number, block) in blocks.iter().enumerate().filter(|(number, _)| number % 5 != 0) {
+        let (at, mut found) = (arena.range(*block).unwrap().start, [0; 4096]);
+        device.read_now(arena.buffer(), at, &mut found).unwrap();
+        assert!(found == [number as u8; 4096], "block {number}");
+    }
+}
+
+#[test]
+#[cfg_attr(feature = "gpu-tests", ignore = "needs a fault of the simulated driver")]
+fn a_launch_refused_there_or_back_loses_nothing() {
+    let sim = Sim::new(11);
+    for fault in [Fault::OutOfMemory, Fault::NotSupported, Fault::InvalidValue] {
+        for k in 1..=6 {
+            sim.reset(k);
+            let mut bench = Bench::new(&CudaOptions::new());
+            sim.inject_at(fault, LAUNCH, k);
+            bench.copies_within(&slide(400, 4096, 512));
+            assert_eq!(sim.faults_struck(), 1);
+            bench.check();
+        }
+    }
+}
+
+#[test]
+#[cfg_attr(feature = "gpu-tests", ignore = "needs a fault of the simulated driver")]
+fn moves_that_are_refused_say_how_many_were_made() {
+    let sim = Sim::new(12);
+    // No launch after the third, and no copy after the seventh.
+    let mut bench = Bench::new(&CudaOptions::new());
+    let moves = slide(400, 4096, 512);
+    sim.inject_at(Fault::NotSupported, LAUNCH, 3);
+    // One copy each: moves there by more than their length.
+    for k in 8..=30 {
+        sim.inject_at(Fault::OutOfMemory, COPY, k);
+    }
+    let refused = bench.buffer.copies_within(&moves).unwrap_err();
+    assert_eq!((refused.made, refused.error.kind()), (177, ErrorKind::OutOfMemory));
+    sim.clear_faults();
+    bench.expect(&moves[..177]);
+    bench.check();
+    bench.copies_within(&moves[177..]);
+    bench.check();
+    // And when the context is lost.
+    sim.inject(Fault::DeviceLost, 1);
+    let refused = bench.buffer.copies_within(&moves).unwrap_err();
+    assert_eq!((refused.made, refused.error.kind()), (0, ErrorKind::DeviceLost));
 }
 
 #[test]
