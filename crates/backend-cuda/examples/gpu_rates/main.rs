@@ -11,6 +11,7 @@
 //! Exit code 0: measured, bars met or not. 1: a wrong byte or an error. 2: no driver or device, or wrong arguments.
 
 mod allocations;
+mod many;
 mod moves;
 mod pattern;
 mod race;
@@ -103,6 +104,7 @@ impl Bench {
         self.header(device)?;
         transfers::run(self, device)?;
         moves::run(self, device)?;
+        many::run(self, device)?;
         allocations::run(self, device)?;
         remap::run(self, device)
     }
