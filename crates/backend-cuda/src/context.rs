@@ -147,7 +147,28 @@ impl Context {
     /// The loss, or what the call returned.
     pub(crate) fn call(&self, name: &'static str, f: impl FnOnce() -> CUresult) -> Result<(), CudaError> {
         self.check_lost()?;
-        match self.call_raw(f) {
+        self.call_here(name, || self.call_raw(f))
+    }
+
+    /// Makes this context current on the thread, for calls by [`call_here`](Self::call_here).
+    ///
+    /// # Errors
+    /// The loss, or what the driver said.
+    pub(crate) fn enter(&self) -> Result<(), CudaError> {
+        self.check_lost()?;
+        self.call_here("cuCtxSetCurrent", || bind(self.safe.cu_ctx()))
+    }
+
+    /// Calls the driver on a thread on which this context is current.
+    ///
+    /// # Errors
+    /// What the call returned.
+    pub(crate) fn call_here(
+        &self,
+        name: &'static str,
+        f: impl FnOnce() -> CUresult,
+    ) -> Result<(), CudaError> {
+        match f() {
             CUresult::CUDA_SUCCESS => Ok(()),
             code => Err(self.heard(name, code)),
         }

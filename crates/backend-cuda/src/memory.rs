@@ -184,7 +184,7 @@ impl Memory {
     /// `queue` uses it from now on: a lane of another device in the same context, say.
     pub(crate) fn lend_to(&self, queue: &CudaQueue) {
         if !self.streams.iter().any(|known| known.same_queue(queue)) {
-            self.lend(queue.stream().context());
+            self.lend(queue.inner().context());
         }
     }
 

@@ -8,6 +8,10 @@ use crate::turn::Turn;
 use cudarc::driver as cu;
 use cudarc::driver::sys;
 use pinned_host::Queue;
+use std::sync::atomic::{
+    AtomicBool,
+    Ordering::{Acquire, Release},
+};
 use std::sync::{Arc, Mutex, Weak};
 
 /// An ordered sequence of work: a CUDA stream, made here or the caller's own.
@@ -21,6 +25,8 @@ pub struct CudaQueue(Arc<Shared>);
 
 struct Shared {
     stream: Arc<cu::CudaStream>,
+    /// Whether anybody else may have the stream, and capture it: one made here is nobody's until it is asked for.
+    lent: AtomicBool,
     name: &'static str,
     track: Arc<Track>,
     state: Mutex<State>,
@@ -52,18 +58,23 @@ impl CudaQueue {
         context.stored()?;
         let made = context.safe().new_stream();
         let stream = made.map_err(|error| context.heard("cuStreamCreate", error.0))?;
-        Ok(Self::over(context, stream, name))
+        Ok(Self::named(context, stream, false, name))
     }
 
-    /// A stream of the same context: the queue that it is already, or else a new one.
+    /// A stream of the same context that others have: the queue that it is already, or else a new one.
     pub(crate) fn over(context: &Arc<Context>, stream: Arc<cu::CudaStream>, name: &'static str) -> Self {
+        Self::named(context, stream, true, name)
+    }
+
+    fn named(context: &Arc<Context>, stream: Arc<cu::CudaStream>, lent: bool, name: &'static str) -> Self {
         let mut known_queues = context.queues();
         let mut known = known_queues.iter().filter_map(|QueueName(queue)| queue.upgrade());
         if let Some(known) = known.find(|queue| Context::is_same_stream(&queue.stream, &stream)) {
+            known.lent.fetch_or(lent, Release);
             return CudaQueue(known);
         }
         let (track, state) = (Track::new(context), Mutex::new(State::default()));
-        let queue = CudaQueue(Arc::new(Shared { stream, name, track, state }));
+        let queue = CudaQueue(Arc::new(Shared { stream, lent: lent.into(), name, track, state }));
         // A stream that is gone with its queue may leave its handle to another.
         known_queues.retain(|QueueName(queue)| queue.strong_count() > 0);
         known_queues.push(QueueName(Arc::downgrade(&queue.0)));
@@ -74,7 +85,21 @@ impl CudaQueue {
     ///
     /// Work submitted there from several threads while this queue is used is ordered as the driver happens to see it.
     pub fn stream(&self) -> &Arc<cu::CudaStream> {
+        self.0.lent.store(true, Release);
         &self.0.stream
+    }
+
+    /// The same, for what does not give it away.
+    pub(crate) fn inner(&self) -> &Arc<cu::CudaStream> {
+        &self.0.stream
+    }
+
+    /// Asks the driver only of a stream that somebody else may have: each question costs a move of 2 MiB some percent.
+    ///
+    /// # Errors
+    /// The stream is being captured.
+    fn check_capture(&self) -> Result<(), CudaError> {
+        if self.0.lent.load(Acquire) { self.context().check_capture(self.raw()) } else { Ok(()) }
     }
 
     pub(crate) fn context(&self) -> &Arc<Context> {
@@ -104,7 +129,7 @@ impl CudaQueue {
         let mut state = lock(state);
         let State { slots, cut } = &mut *state;
         let stream = self.raw();
-        self.context().check_capture(stream).map_err(Unrecorded::Refused)?;
+        self.check_capture().map_err(Unrecorded::Refused)?;
         slots.ready(track).map_err(Unrecorded::Refused)?;
         self.context().call(call, || enqueue(stream)).map_err(Unrecorded::Refused)?;
         slots.record(track, stream, cut, writes_host).map_err(Unrecorded::Enqueued)
@@ -115,16 +140,15 @@ impl CudaQueue {
     /// # Errors
     /// The context is lost, or the stream is being captured.
     pub(crate) fn turn(&self) -> Result<Turn<'_>, CudaError> {
-        let context = self.context();
-        context.check_lost()?;
-        context.check_capture(self.raw())?;
+        self.context().enter()?;
+        self.check_capture()?;
         Ok(Turn::new(self, lock(&self.0.state)))
     }
 
     /// Blocks until everything submitted so far has ended; reports nothing that an event will report.
     pub(crate) fn empty(&self) -> Result<(), CudaError> {
         let stream = self.raw();
-        self.context().check_capture(stream)?;
+        self.check_capture()?;
         // SAFETY: the stream is alive.
         self.context().call("cuStreamSynchronize", || unsafe { sys::cuStreamSynchronize(stream) })
     }
@@ -139,7 +163,7 @@ impl Queue for CudaQueue {
             return Ok(());
         }
         let (stream, raw) = (self.raw(), event.native());
-        self.context().check_capture(stream)?;
+        self.check_capture()?;
         self.context().call("cuStreamWaitEvent", || {
             // SAFETY: stream and event are alive; the wait is for what the event names now, and later uses of the driver
             // event do not change it.
@@ -148,7 +172,7 @@ impl Queue for CudaQueue {
     }
 
     fn record(&self) -> Result<CudaEvent, CudaError> {
-        self.context().check_capture(self.raw())?;
+        self.check_capture()?;
         let Shared { track, state, .. } = &*self.0;
         let State { slots, cut } = &mut *lock(state);
         // Who knows what it stands for.

@@ -56,7 +56,7 @@ impl<'a> Turn<'a> {
         let (context, stream) = (self.context(), self.queue.raw());
         for piece in pieces {
             let copy = || {
-                context.call(COPY, || {
+                context.call_here(COPY, || {
                     // SAFETY: both ranges lie in buffers that outlive the copy (their memory waits for this stream
                     // before it goes), and do not overlap.
                     unsafe { sys::cuMemcpyDtoDAsync_v2(piece.dst, piece.src, piece.len as usize, stream) }
@@ -120,7 +120,7 @@ impl<'a> Turn<'a> {
             flags: 0,
         };
         let (mut from, mut failed) = (0, usize::MAX);
-        self.context().call("cuMemcpyBatchAsync", || {
+        self.context().call_here("cuMemcpyBatchAsync", || {
             // SAFETY: the three lists have the count's length, the attributes apply from copy 0 on; the ranges as in
             // `copies`.
             unsafe {

@@ -57,7 +57,7 @@ impl CopyKernel {
         }
     }
 
-    /// Enqueues copies on a stream of the context: at most [`MOST`], each of at most [`MOST_BYTES`], that write none of one
+    /// Enqueues copies on a stream of the context, which is current: at most [`MOST`], each of at most [`MOST_BYTES`], that write none of one
     /// another's bytes, or their own.
     ///
     /// # Errors
@@ -74,7 +74,7 @@ impl CopyKernel {
         }
         let (copies, count) = list.parameters();
         let mut parameters: [*mut c_void; 2] = [copies.cast_mut(), count.cast_mut()];
-        context.call("cuLaunchKernel", || {
+        context.call_here("cuLaunchKernel", || {
             // SAFETY: the function is loaded; its parameters are the two, which the driver copies before it returns. Both ends
             // of each copy lie in buffers that outlive it, since their memory waits for this stream before it goes.
             unsafe {
