@@ -69,6 +69,9 @@ pub(crate) const KERNEL: &[&str] =
 /// Whether a stream is being captured: since CUDA 10.
 pub(crate) const CAPTURE: &str = "cuStreamIsCapturing\0";
 
+/// What the calling thread may do while streams are captured: since CUDA 10.1.
+pub(crate) const CAPTURE_MODE: &str = "cuThreadExchangeStreamCaptureMode\0";
+
 /// The identity of a device, or of the part of one that the process sees: since CUDA 11.4, and before that.
 pub(crate) const UUID: [&str; 2] = ["cuDeviceGetUuid_v2\0", "cuDeviceGetUuid\0"];
 

@@ -8,7 +8,7 @@
 mod common;
 
 use allocator_core::{Arena, DeviceBuffer, Request};
-use backend_cuda::cudarc::driver::sys::CUresult;
+use backend_cuda::cudarc::driver::sys::{CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode};
 use backend_cuda::{CudaBuffer, CudaDevice, CudaError, CudaOptions};
 use common::{Fault, SIMULATED, Sim};
 use pinned_host::{DeviceError, ErrorKind, Event, Queue, QueuedBuffer, Transfer};
@@ -98,6 +98,45 @@ fn many_copies_are_few_launches() {
         assert_eq!((sim.calls_of(BATCH), sim.calls_of(COPY)), (1, 1));
     }
     bench.check();
+}
+
+#[test]
+fn loading_it_spoils_no_capture() {
+    let sim = Sim::new(13);
+    let mut bench = Bench::new(&CudaOptions::new());
+    let stream = bench.device.cuda().new_stream().unwrap();
+    stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL).unwrap();
+    bench.copy_independent(&independent(100));
+    let none = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+    stream.end_capture(none).unwrap();
+    assert!(!SIMULATED || sim.calls_of(LAUNCH) == 1);
+    bench.check();
+}
+
+#[test]
+fn threads_share_the_scratch() {
+    let _sim = Sim::new(14);
+    let device = CudaDevice::new().unwrap();
+    std::thread::scope(|scope| {
+        for seed in 0..3u8 {
+            let device = &device;
+            scope.spawn(move || {
+                let mut buffer = device.buffer(64 << 10).unwrap();
+                let mut shadow: Vec<u8> = (0..64u32 << 10).map(|at| (at / 100) as u8 ^ seed).collect();
+                for round in 0..if SIMULATED { 40 } else { 400 } {
+                    device.write_now(&mut buffer, 0, &shadow).unwrap();
+                    for (src, dst) in slide(12, 4000, 96 + round % 7) {
+                        shadow.copy_within(src.start as usize..src.end as usize, dst as usize);
+                    }
+                    buffer.copies_within(&slide(12, 4000, 96 + round % 7)).unwrap();
+                    buffer.queue().record().unwrap().synchronize().unwrap();
+                    let mut found = vec![0; shadow.len()];
+                    device.read_now(&buffer, 0, &mut found).unwrap();
+                    assert!(found == shadow, "thread {seed}, round {round}");
+                }
+            });
+        }
+    });
 }
 
 #[test]

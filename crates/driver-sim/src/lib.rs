@@ -100,7 +100,7 @@
 //! Not counted and never struck: `cuInit`, `cuGetErrorName`, `cuGetErrorString`, `cuDriverGetVersion`,
 //! `cuCtxGetCurrent`, `cuCtxSetCurrent`, `cuCtxPushCurrent`, `cuCtxPopCurrent`, and queries of what does not change
 //! (`cuDeviceGet…`, `cuDevicePrimaryCtxGetState`, `cuCtxGet…`, `cuStreamGet…`, `cuStreamIsCapturing`,
-//! `cuMemGetAllocationGranularity`). They also go on answering on a broken device.
+//! `cuThreadExchangeStreamCaptureMode`, `cuMemGetAllocationGranularity`). They also go on answering on a broken device.
 //!
 //! # What counts as undefined use
 //!
@@ -143,7 +143,8 @@
 //! is not a matter of the seed alone.
 //!
 //! *Capture* can be begun, asked for and ended, and gives no graph: whatever uses the stream meanwhile answers
-//! `CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED` and spoils it.
+//! `CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED` and spoils it. So does loading a module on a thread to which the capture's mode
+//! forbids it; other calls that are not safe beside a capture are not forbidden here.
 //!
 //! *Not there:* managed memory and shareable handles are answered with `CUDA_ERROR_NOT_SUPPORTED`, a second
 //! device with `CUDA_ERROR_INVALID_DEVICE`. Graphs, arrays, textures and what else this crate's module `abi` lacks are

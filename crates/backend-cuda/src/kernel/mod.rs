@@ -38,6 +38,10 @@ impl CopyKernel {
     /// A driver without such functions or without a compiler, or that refuses the text.
     pub(crate) fn load(context: &Context) -> Result<Self, CudaError> {
         driver::require(driver::KERNEL)?;
+        beside_captures(|| Self::load_here(context))
+    }
+
+    fn load_here(context: &Context) -> Result<Self, CudaError> {
         let (mut module, mut function) = (core::ptr::null_mut(), core::ptr::null_mut());
         // SAFETY: points to a value of ours; the text ends with a NUL.
         context.call("cuModuleLoadData", || unsafe {
@@ -102,5 +106,24 @@ impl CopyKernel {
     }
 }
 
+/// Runs `f` on a thread to which nothing is forbidden: while any stream is captured, of whoever's, loading a module may be,
+/// and would spoil the capture.
+fn beside_captures<T>(f: impl FnOnce() -> T) -> T {
+    let mut mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+    let mut exchange = || {
+        // SAFETY: points to a value of ours.
+        driver::has(driver::CAPTURE_MODE)
+            && unsafe { sys::cuThreadExchangeStreamCaptureMode(&raw mut mode) } == DONE
+    };
+    let exchanged = exchange();
+    let done = f();
+    if exchanged {
+        // The driver wrote what it was before.
+        exchange();
+    }
+    done
+}
+
+const DONE: sys::CUresult = sys::CUresult::CUDA_SUCCESS;
 const TEXT: &str = concat!(include_str!("copy_many.ptx"), "\0");
 const NAME: &core::ffi::CStr = c"copy_many";
