@@ -32,9 +32,11 @@ impl Rules {
     pub(crate) fn next(&self, moves: &[Shift]) -> Group {
         let apart = self.apart(moves);
         let through = self.through(moves);
-        if through > apart.max(1) && self.cost_through(&moves[..through]) < self.cost_apart(&moves[..through])
-        {
-            return Group::Through(through);
+        if through > apart.max(1) {
+            let cost = self.cost_through(&moves[..through]);
+            if self.cost_apart(&moves[..through], cost) > cost {
+                return Group::Through(through);
+            }
         }
         if apart > 1 { Group::Apart(apart) } else { Group::Alone }
     }
@@ -67,10 +69,10 @@ impl Rules {
         moves.iter().take(self.most).take_while(|shift| is_nothing(shift) || fits(shift)).count()
     }
 
-    /// What moves cost in as few groups as need no scratch.
-    fn cost_apart(&self, mut moves: &[Shift]) -> u64 {
+    /// What moves cost in as few groups as need no scratch, or more than `enough`, when that is all there is to know.
+    fn cost_apart(&self, mut moves: &[Shift], enough: u64) -> u64 {
         let mut cost = 0u64;
-        while let Some((src, dst)) = moves.first() {
+        while let Some((src, dst)) = moves.first().filter(|_| cost <= enough) {
             let together = self.apart(moves);
             let (some, rest) = moves.split_at(together.max(1));
             let group = match together {
