@@ -17,10 +17,10 @@ pub(crate) struct Context {
     name: String,
     /// Whether the driver copies in batches, as far as it is known.
     pub(crate) batches: AtomicBool,
-    /// The kernel that makes many copies, once it was asked for; `None`: there is none.
-    kernel: OnceLock<Option<CopyKernel>>,
-    /// Whether the driver has refused to launch it.
-    kernel_refused: AtomicBool,
+    /// The kernel that makes many copies, once it was asked for, or why there is none.
+    kernel: OnceLock<Result<CopyKernel, CudaError>>,
+    /// Why the driver did not launch it.
+    kernel_refused: OnceLock<CudaError>,
     /// Whether something may run yet that could not be waited for.
     stray: AtomicBool,
     /// Whether it can be asked if a stream is being captured.
@@ -51,7 +51,7 @@ impl Context {
             name,
             batches: AtomicBool::new(driver::has(driver::BATCH)),
             kernel: OnceLock::new(),
-            kernel_refused: AtomicBool::new(false),
+            kernel_refused: OnceLock::new(),
             stray: AtomicBool::new(false),
             capture: driver::has(driver::CAPTURE),
             queues: Mutex::default(),
@@ -117,18 +117,21 @@ impl Context {
         }
     }
 
-    /// The kernel that makes many copies in one launch, which is loaded when it is first asked for. `None`: the driver does not
-    /// take it, for good.
-    pub(crate) fn kernel(&self) -> Option<&CopyKernel> {
-        if self.kernel_refused.load(Relaxed) {
-            return None;
+    /// The kernel that makes many copies in one launch, which is loaded when it is first asked for.
+    ///
+    /// # Errors
+    /// Why the driver does not take it, for good.
+    pub(crate) fn kernel(&self) -> Result<&CopyKernel, &CudaError> {
+        match self.kernel_refused.get() {
+            Some(error) => Err(error),
+            None => self.kernel.get_or_init(|| CopyKernel::load(self)).as_ref(),
         }
-        self.kernel.get_or_init(|| CopyKernel::load(self).ok()).as_ref()
     }
 
     /// No launch of the kernel is tried any more.
-    pub(crate) fn refuse_kernel(&self) {
-        self.kernel_refused.store(true, Relaxed);
+    pub(crate) fn refuse_kernel(&self, error: CudaError) {
+        // The first reason stays.
+        let _ = self.kernel_refused.set(error);
     }
 
     /// What was enqueued could not be waited for, so that what it uses is kept.
@@ -317,7 +320,7 @@ fn sync() -> CUresult {
 
 impl Drop for Context {
     fn drop(&mut self) {
-        let Some(kernel) = self.kernel.take().flatten() else { return };
+        let Some(Ok(kernel)) = self.kernel.take() else { return };
         // All that it copied between has gone before, and was waited for.
         if !*self.stray.get_mut() {
             let _restored = Restore::new();

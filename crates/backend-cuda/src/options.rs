@@ -112,7 +112,8 @@ impl CudaOptions {
     /// 170 in one launch (default 8 MiB, at most 1 GiB); 0: the driver makes every copy, and no kernel is loaded.
     ///
     /// From an H200: the driver takes some 4.5 µs to start a copy, also in a batch, in which 8 MiB are copied; so longer ones
-    /// occupy the device whoever makes them. Where the driver does not take the kernel, nothing but time is lost.
+    /// occupy the device whoever makes them. Where the driver does not take the kernel, nothing but time is lost;
+    /// [`CudaDevice::load_kernel`] says why.
     #[must_use]
     pub fn kernel_copies(mut self, bytes: u64) -> Self {
         self.kernel_copies = bytes.min(kernel::MOST_BYTES);

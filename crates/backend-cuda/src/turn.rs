@@ -166,11 +166,11 @@ impl<'a> Turn<'a> {
     /// The context is lost.
     pub(crate) fn launch(&mut self, pieces: &[Piece]) -> Result<bool, CudaError> {
         let context = self.context();
-        let Some(kernel) = context.kernel() else { return context.check_lost().map(|()| false) };
+        let Ok(kernel) = context.kernel() else { return context.check_lost().map(|()| false) };
         let Err(error) = kernel.launch(context, self.queue.raw(), pieces) else { return Ok(true) };
         context.check_lost()?;
         if error.code() != Some(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY) {
-            context.refuse_kernel();
+            context.refuse_kernel(error);
         }
         Ok(false)
     }
@@ -186,7 +186,7 @@ impl<'a> Turn<'a> {
 
     /// Whether there is the kernel, as far as is known.
     pub(crate) fn has_kernel(&self) -> bool {
-        self.context().kernel().is_some()
+        self.context().kernel().is_ok()
     }
 
     /// Notes that something was cut, for the next event.

@@ -89,6 +89,7 @@ fn many_copies_are_few_launches() {
         assert_eq!(sim.calls_of(COPY) + sim.calls_of(BATCH), 0);
     }
     bench.check();
+    assert!(bench.device.load_kernel().is_ok(), "{:?}", bench.device.load_kernel());
     // Those too long for it go as ever, and so does one by itself.
     let mut bench = Bench::new(&CudaOptions::new().kernel_copies(39_999));
     bench.copy_independent(&independent(400));
@@ -166,6 +167,8 @@ fn a_kernel_that_is_refused_is_not_asked_for_again() {
             assert_eq!(sim.calls_of(LAUNCH), u64::from(function == LAUNCH), "{function}");
             bench.check();
             assert!(!bench.device.is_lost() && bench.device.take_late_error().is_none());
+            let why = bench.device.load_kernel().unwrap_err();
+            assert!(matches!(why, CudaError::Driver { call, .. } if function.starts_with(*call)), "{why}");
             drop(bench);
             sim.check();
         }

@@ -126,6 +126,8 @@ impl Bench {
         }
         let batches = if device.has_batches() { "yes" } else { "no" };
         lines.push(("batched copies", batches.to_owned()));
+        let kernel = device.load_kernel().map_or_else(|why| format!("no: {why}"), |()| "yes".to_owned());
+        lines.push(("kernel of copies", kernel));
         lines.push(("measured", format!("median of {} rounds, peers alternating", self.rounds())));
         if simulated {
             let why = "a simulated driver in host memory: nothing here says anything about a GPU";
