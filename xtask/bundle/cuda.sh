@@ -41,7 +41,7 @@ facts
 # ---- What must be right
 
 conformance ''
-for program in conformance swap_conformance models_conformance cuda_device allocation_free; do
+for program in conformance swap_conformance models_conformance cuda_device many_copies allocation_free; do
     suite 300 $program
 done
 conformed

@@ -2,10 +2,11 @@
 
 use alloc::boxed::Box;
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
 
-use crate::execute::{Mover, by_copy};
+use crate::execute::{Mover, by_copies};
 use crate::params::Params;
 use crate::{
     AllocError, ApplyError, ArenaError, Block, DeviceBuffer, Explanation, GoodFit, Handle, Move, Observer,
@@ -62,7 +63,7 @@ pub enum Compaction {
 /// [`allocate`](Self::allocate) and [`compact`](Self::compact) move with the buffer's own `copy_within` and
 /// order it against nothing: they are for synchronous buffers, and for queued ones all of whose work runs
 /// on the same queue. Whoever has events plans ([`plan_room_into`](Self::plan_room_into)) and executes with
-/// [`apply`](Self::apply), ordering each copy in the closure.
+/// [`apply`](Self::apply), ordering each copy in the closure, or with [`apply_plan`](Self::apply_plan), ordering all.
 #[cfg_attr(feature = "conformance", doc = "```")]
 #[cfg_attr(not(feature = "conformance"), doc = "```ignore")]
 /// use allocator_core::conformance::VecBuffer;
@@ -92,6 +93,8 @@ pub struct Arena<B: DeviceBuffer, P: Placement = GoodFit> {
     pub(crate) remapped_bytes: u64,
     /// Kept for its buffers.
     pub(crate) plan: Plan,
+    /// The same, for the copies that a plan comes to.
+    pub(crate) copies: Vec<(Range<u64>, u64)>,
 }
 
 impl<B: DeviceBuffer> Arena<B> {
@@ -111,9 +114,9 @@ impl<B: DeviceBuffer, P: Placement> Arena<B, P> {
     /// As [`OffsetAllocator::with_grain`].
     pub fn with_placement(buffer: B, placement: P) -> Result<Self, AllocError> {
         let allocator = OffsetAllocator::with_placement(buffer.size(), buffer.grain(), placement)?;
-        let (params, plan) = (Params::default(), Plan::default());
-        let (compaction, observer, mover) = (Compaction::default(), None, by_copy as Mover<B>);
-        Ok(Self { buffer, allocator, params, compaction, observer, mover, remapped_bytes: 0, plan })
+        let (params, plan, copies) = (Params::default(), Plan::default(), Vec::new());
+        let (compaction, observer, mover) = (Compaction::default(), None, by_copies as Mover<B>);
+        Ok(Self { buffer, allocator, params, compaction, observer, mover, remapped_bytes: 0, plan, copies })
     }
 
     /// What happens when only fragmentation is in the way.

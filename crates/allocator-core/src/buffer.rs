@@ -2,6 +2,8 @@
 
 use core::ops::Range;
 
+use crate::CopiesRefused;
+
 /// A contiguous piece of device memory that an arena can rearrange.
 ///
 /// Offsets and lengths are bytes. The trait is usable as `dyn` because the one associated type that
@@ -39,6 +41,20 @@ pub trait DeviceBuffer {
     /// # Errors
     /// A range beyond the buffer or off the grain, or the backend's refusal. Then nothing was enqueued.
     fn copy_within(&mut self, src: Range<u64>, dst: u64) -> Result<(), Self::Error>;
+
+    /// Makes several copies, each of a source range to an offset, as if by [`copy_within`](Self::copy_within) one after the
+    /// other: a later one reads what an earlier one wrote.
+    ///
+    /// Backends on which it takes long to start a copy make many at once, where it makes no difference.
+    ///
+    /// # Errors
+    /// The first copy that is refused, as by `copy_within`. Those before it were enqueued, it and those after it were not.
+    fn copies_within(&mut self, copies: &[(Range<u64>, u64)]) -> Result<(), CopiesRefused<Self::Error>> {
+        for (made, (src, dst)) in copies.iter().enumerate() {
+            self.copy_within(src.clone(), *dst).map_err(|error| CopiesRefused { made, error })?;
+        }
+        Ok(())
+    }
 
     /// The backend's native view of `range`.
     ///

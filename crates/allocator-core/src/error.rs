@@ -77,6 +77,17 @@ pub enum AllocError {
         /// Epoch of the allocator now.
         now: u64,
     },
+    /// The allocator changed after the plan was made, which is to be carried out as a whole.
+    #[error("the plan was made at epoch {made}; the allocator is at epoch {now}")]
+    StalePlan {
+        /// Epoch at which the plan was made.
+        made: u64,
+        /// Epoch of the allocator now.
+        now: u64,
+    },
+    /// The plan was made by another allocator.
+    #[error("the plan comes from another allocator")]
+    ForeignPlan,
     /// The candidate was found by another allocator.
     #[error("the candidate comes from another allocator")]
     ForeignCandidate,
@@ -209,6 +220,18 @@ pub enum ApplyError<E> {
     /// The closure failed; nothing was committed.
     #[error("the copy was not enqueued")]
     Run(#[source] E),
+}
+
+/// Why several copies ([`DeviceBuffer::copies_within`](crate::DeviceBuffer::copies_within)), or the moves of a plan
+/// ([`Arena::apply_plan`](crate::Arena::apply_plan)), were not all made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("number {made} was refused, and none after it was made")]
+pub struct CopiesRefused<E> {
+    /// How many were made: all those before the one that was refused.
+    pub made: usize,
+    /// Why it was refused.
+    #[source]
+    pub error: E,
 }
 
 /// Why an arena did not become as long as it was told.

@@ -1,42 +1,103 @@
-//! Plans carried out with a buffer's own copies, or remaps.
+//! Plans carried out as a whole, with a buffer's own copies, or remaps, or the caller's.
 
 use core::ops::Range;
 
-use crate::{AllocError, Arena, ArenaError, DeviceBuffer, Move, Placement, Plan};
+use crate::{AllocError, ApplyError, Arena, ArenaError, CopiesRefused, DeviceBuffer, Move, Placement, Plan};
 
-/// How a range moves to an offset; returns how many bytes did so without a copy.
-pub(crate) type Mover<B> = fn(&mut B, Range<u64>, u64) -> Result<u64, <B as DeviceBuffer>::Error>;
+/// How copies are made one after the other; adds up how many bytes went without one.
+pub(crate) type Mover<B> =
+    fn(&mut B, &[(Range<u64>, u64)], &mut u64) -> Result<(), CopiesRefused<<B as DeviceBuffer>::Error>>;
 
 /// The [`Mover`] that every buffer has.
-pub(crate) fn by_copy<B: DeviceBuffer>(buffer: &mut B, src: Range<u64>, dst: u64) -> Result<u64, B::Error> {
-    buffer.copy_within(src, dst).map(|()| 0)
+pub(crate) fn by_copies<B: DeviceBuffer>(
+    buffer: &mut B,
+    copies: &[(Range<u64>, u64)],
+    _remapped: &mut u64,
+) -> Result<(), CopiesRefused<B::Error>> {
+    buffer.copies_within(copies)
 }
 
 impl<B: DeviceBuffer, P: Placement> Arena<B, P> {
-    /// Makes the moves of a plan that was made for the arena as it is.
+    /// Makes all moves of a plan that was made for the arena as it is: lets `run` enqueue the copies, and records those that it
+    /// enqueued.
     ///
-    /// Neighbours that move by the same distance one after the other are one copy: a compaction moves whole runs of blocks,
-    /// and one long copy is faster than many short ones.
-    pub(crate) fn execute(&mut self, plan: &Plan) -> Result<(), ArenaError<B::Error>> {
-        let mut rest = plan.moves();
-        while let Some(first) = rest.first() {
-            let (src, dst, count) = run(rest);
-            let (steps, others) = rest.split_at(count);
-            rest = others;
-            self.allocator().check_move(first)?;
-            let mover = self.mover;
-            self.remapped_bytes += mover(self.buffer_mut(), src, dst).map_err(ArenaError::Device)?;
-            for step in steps {
-                self.record(step)?;
-            }
+    /// `run` gets the buffer and the copies, each a source range and an offset, to be made one after the other, as
+    /// [`DeviceBuffer::copies_within`] does; and orders them against whatever else uses those bytes. Blocks that move by the
+    /// same distance one after the other are one copy. When it refuses one, the blocks of the copies before it have moved, and
+    /// the others are where they were. It is not called for a plan without moves. O(distance) for each move as
+    /// [`OffsetAllocator::check_move`](crate::OffsetAllocator::check_move).
+    ///
+    /// # Errors
+    /// [`ApplyError::Alloc`] with [`AllocError::StalePlan`] or [`AllocError::ForeignPlan`], and `run` was not called;
+    /// [`ApplyError::Run`] with what `run` returned, `made` being the number of moves.
+    #[cfg_attr(feature = "conformance", doc = "```")]
+    #[cfg_attr(not(feature = "conformance"), doc = "```ignore")]
+    /// use allocator_core::conformance::VecBuffer;
+    /// use allocator_core::{Arena, DeviceBuffer, Request};
+    ///
+    /// let mut arena = Arena::new(VecBuffer::new(100))?;
+    /// let blocks: Vec<_> = (0..10).map(|_| arena.allocate(Request::new(10))).collect::<Result<_, _>>()?;
+    /// arena.release(blocks[0])?;
+    /// arena.release(blocks[4])?;
+    /// let plan = arena.plan_compact(u64::MAX);
+    /// assert_eq!(plan.moves().len(), 8);
+    /// arena.apply_plan(&plan, |buffer, copies| {
+    ///     assert_eq!(copies, [(10..40, 0), (50..100, 30)]);
+    ///     buffer.copies_within(copies)
+    /// })?;
+    /// assert_eq!(arena.range(blocks[9])?, 70..80);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn apply_plan<E>(
+        &mut self,
+        plan: &Plan,
+        run: impl FnOnce(&mut B, &[(Range<u64>, u64)]) -> Result<(), CopiesRefused<E>>,
+    ) -> Result<(), ApplyError<CopiesRefused<E>>> {
+        self.allocator().check_plan(plan)?;
+        let mut copies = core::mem::take(&mut self.copies);
+        copies.clear();
+        copies.extend(Runs(plan.moves()).map(|(src, dst, _)| (src, dst)));
+        let outcome = if copies.is_empty() { Ok(()) } else { run(self.buffer_mut(), &copies) };
+        self.copies = copies;
+        let copied = outcome.as_ref().map_or_else(|refused| refused.made, |()| usize::MAX);
+        let made = Runs(plan.moves()).take(copied).map(|(_, _, count)| count).sum();
+        for step in &plan.moves()[..made] {
+            self.record(step)?;
         }
-        Ok(())
+        outcome.map_err(|CopiesRefused { error, .. }| ApplyError::Run(CopiesRefused { made, error }))
+    }
+
+    /// [`apply_plan`](Self::apply_plan) with what the arena moves by itself.
+    pub(crate) fn execute(&mut self, plan: &Plan) -> Result<(), ArenaError<B::Error>> {
+        let (mover, mut remapped) = (self.mover, 0);
+        let applied = self.apply_plan(plan, |buffer, copies| mover(buffer, copies, &mut remapped));
+        self.remapped_bytes += remapped;
+        applied.map_err(|refused| match refused {
+            ApplyError::Alloc(error) => ArenaError::Alloc(error),
+            ApplyError::Run(CopiesRefused { error, .. }) => ArenaError::Device(error),
+        })
     }
 
     fn record(&mut self, step: &Move) -> Result<(), AllocError> {
         self.allocator_mut().commit_move(step)?;
         self.observe(|observer| observer.on_move(step));
         Ok(())
+    }
+}
+
+/// The runs of moves that are one copy each: source, destination, how many moves.
+///
+/// A compaction moves whole runs of blocks, and one long copy is faster than many short ones.
+struct Runs<'a>(&'a [Move]);
+
+impl Iterator for Runs<'_> {
+    type Item = (Range<u64>, u64, usize);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.first()?;
+        let (src, dst, count) = run(self.0);
+        self.0 = &self.0[count..];
+        Some((src, dst, count))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use core::ops::Range;
 
-use crate::{AllocError, Handle, Move, MoveFault, OffsetAllocator};
+use crate::{AllocError, Handle, Move, MoveFault, OffsetAllocator, Plan};
 
 impl<P> OffsetAllocator<P> {
     /// Whether a move can be made now: the block is where the move says, is not leased, and its destination
@@ -35,6 +35,19 @@ impl<P> OffsetAllocator<P> {
         self.counts.moved_bytes = self.counts.moved_bytes.saturating_add(step.len());
         self.epoch += 1;
         Ok(())
+    }
+
+    /// Whether all moves of a plan can be made as it says: nothing has changed since it was made. O(1).
+    ///
+    /// # Errors
+    /// [`AllocError::StalePlan`], [`AllocError::ForeignPlan`]; not for a plan without moves.
+    pub(crate) fn check_plan(&self, plan: &Plan) -> Result<(), AllocError> {
+        match plan.made_at {
+            _ if plan.is_empty() => Ok(()),
+            (owner, _) if owner != self.owner => Err(AllocError::ForeignPlan),
+            (_, made) if made != self.epoch => Err(AllocError::StalePlan { made, now: self.epoch }),
+            _ => Ok(()),
+        }
     }
 
     /// The hole that has the part of the destination outside the block, `None` when there is no such part.

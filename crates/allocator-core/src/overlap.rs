@@ -21,6 +21,7 @@ pub enum CopyWay {
 /// assert_eq!(cost.way(1 << 20, 1 << 20), CopyWay::Once);
 /// assert_eq!(cost.way(1 << 20, 256 << 10), CopyWay::Steps); // 4 starts, each byte once
 /// assert_eq!(cost.way(1 << 20, 4 << 10), CopyWay::Bounce); // 256 starts would cost 16 MiB
+/// assert_eq!(cost.of(1 << 20, 4 << 10), (2 << 20) + 2 * cost.start);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CopyCost {
@@ -37,17 +38,30 @@ impl CopyCost {
     /// scratch full.
     #[must_use]
     pub fn way(self, len: u64, distance: u64) -> CopyWay {
-        if distance == 0 || distance >= len {
-            return CopyWay::Once;
+        self.cheapest(len, distance).0
+    }
+
+    /// What a copy of `len` bytes by `distance` bytes costs the cheapest way, in bytes. O(1).
+    #[must_use]
+    pub fn of(self, len: u64, distance: u64) -> u64 {
+        self.cheapest(len, distance).1
+    }
+
+    fn cheapest(self, len: u64, distance: u64) -> (CopyWay, u64) {
+        let copies = |bytes: u64, count: u64| bytes.saturating_add(self.start.saturating_mul(count));
+        if distance == 0 || len == 0 {
+            return (CopyWay::Once, 0);
         }
+        if distance >= len {
+            return (CopyWay::Once, copies(len, 1));
+        }
+        let steps = (CopyWay::Steps, copies(len, len.div_ceil(distance)));
         if self.scratch == 0 {
-            return CopyWay::Steps;
+            return steps;
         }
-        let times = |count: u64| self.start.saturating_mul(count);
-        let steps = len.saturating_add(times(len.div_ceil(distance)));
         let fills = len.div_ceil(self.scratch).saturating_mul(2);
-        let bounce = len.saturating_mul(2).saturating_add(times(fills));
-        if steps <= bounce { CopyWay::Steps } else { CopyWay::Bounce }
+        let bounce = (CopyWay::Bounce, copies(len.saturating_mul(2), fills));
+        if steps.1 <= bounce.1 { steps } else { bounce }
     }
 }
 
@@ -140,6 +154,8 @@ mod tests {
         assert_eq!(CopyCost { scratch: 0, ..cost }.way(10_000, 1), CopyWay::Steps);
         assert_eq!(cost.way(u64::MAX / 2, 1), CopyWay::Steps, "saturates");
         assert_eq!(cost.way(1000, 0), CopyWay::Once, "no copy at all");
+        assert_eq!([cost.of(1000, 0), cost.of(500, 500), cost.of(10_000, 100)], [0, 600, 20_000]);
+        assert_eq!(cost.of(10_000, 50), 22_000);
     }
 
     /// Both ways, over a model of memory that forbids overlap.

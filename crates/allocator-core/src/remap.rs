@@ -2,9 +2,9 @@
 
 use core::ops::Range;
 
-use crate::execute::by_copy;
+use crate::execute::by_copies;
 use crate::request::{align_down, align_up};
-use crate::{Arena, ArenaError, DeviceBuffer, Placement, Remap, check_copy, disjoint_steps};
+use crate::{Arena, ArenaError, CopiesRefused, DeviceBuffer, Placement, Remap, check_copy, disjoint_steps};
 
 /// Moves `src` to the range of the same length at `dst`: whole granules by [`Remap::remap`], ragged ends by
 /// [`DeviceBuffer::copy_within`]. Returns how many bytes were remapped.
@@ -86,7 +86,7 @@ impl<B: Remap, P: Placement> Arena<B, P> {
     /// For blocks that are not aligned there is [`compact_pages`](Self::compact_pages). Plans count a byte that is
     /// remapped like one that is copied.
     pub fn set_remap(&mut self, on: bool) {
-        self.mover = if on { remap_or_copy } else { by_copy };
+        self.mover = if on { by_remaps } else { by_copies };
     }
 
     /// [`compact`](Self::compact) so that large blocks move by whole pages, wherever they start: by
@@ -97,12 +97,25 @@ impl<B: Remap, P: Placement> Arena<B, P> {
     pub fn compact_pages(&mut self, budget: u64) -> Result<u64, ArenaError<B::Error>> {
         let mut plan = core::mem::take(&mut self.plan);
         self.allocator().plan_compact_pages_into(self.buffer().granule(), budget, &mut plan);
-        let mover = core::mem::replace(&mut self.mover, remap_or_copy);
+        let mover = core::mem::replace(&mut self.mover, by_remaps);
         let moved = self.execute(&plan).map(|()| plan.bytes());
         self.mover = mover;
         self.plan = plan;
         moved
     }
+}
+
+/// The way of an arena that remaps.
+fn by_remaps<B: Remap>(
+    buffer: &mut B,
+    copies: &[(Range<u64>, u64)],
+    remapped: &mut u64,
+) -> Result<(), CopiesRefused<B::Error>> {
+    for (made, (src, dst)) in copies.iter().enumerate() {
+        let moved = remap_or_copy(buffer, src.clone(), *dst);
+        *remapped += moved.map_err(|error| CopiesRefused { made, error })?;
+    }
+    Ok(())
 }
 
 /// The part of `src` that consists of whole granules which take the place of whole granules; empty if the copy is

@@ -1,10 +1,12 @@
 //! Buffers on the device, and copies within them.
 
+use crate::groups::{Group, Room, Rules, Shift, is_nothing};
 use crate::memory::Memory;
-use crate::queue::Piece;
-use crate::{CudaError, CudaQueue, CudaView, Plain};
+use crate::turn::{Piece, Progress, Turn};
+use crate::{CudaError, CudaOptions, CudaQueue, CudaView, Plain, kernel};
 use allocator_core::{
-    CopyCost, CopyWay, DeviceBuffer, Remap, bounce_pieces, check_copy, check_range, disjoint_steps,
+    CopiesRefused, CopyCost, CopyWay, DeviceBuffer, Remap, bounce_pieces, check_copy, check_range,
+    disjoint_steps,
 };
 use core::ops::Range;
 use cudarc::driver as cu;
@@ -26,12 +28,21 @@ pub struct CudaBuffer {
     /// Room for copies between ranges that overlap; used on `queue` alone, whose order parts its uses.
     scratch: Option<Arc<Memory>>,
     cost: CopyCost,
+    /// Longest copy that the kernel makes.
+    short: u64,
 }
 
 impl CudaBuffer {
-    pub(crate) fn new(memory: Memory, queue: &CudaQueue, scratch: Option<&Arc<Memory>>, step: u64) -> Self {
-        let cost = CopyCost { start: step, scratch: scratch.map_or(0, |scratch| scratch.size()) };
-        CudaBuffer { memory: Arc::new(memory), queue: queue.clone(), scratch: scratch.cloned(), cost }
+    pub(crate) fn new(
+        memory: Memory,
+        queue: &CudaQueue,
+        scratch: Option<&Arc<Memory>>,
+        options: &CudaOptions,
+    ) -> Self {
+        let start = options.step_cost;
+        let cost = CopyCost { start, scratch: scratch.map_or(0, |scratch| scratch.size()) };
+        let (memory, queue, scratch) = (Arc::new(memory), queue.clone(), scratch.cloned());
+        CudaBuffer { memory, queue, scratch, cost, short: options.kernel_copies }
     }
 
     /// Address of the first byte on the device.
@@ -46,8 +57,9 @@ impl CudaBuffer {
         self.memory.pages().is_some()
     }
 
-    /// Enqueues copies of `src` ranges to `dst` offsets that touch none of one another's bytes: independent moves, in
-    /// one call of a driver that has `cuMemcpyBatchAsync` (12.8), and one by one otherwise. O(n log n).
+    /// Enqueues copies of `src` ranges to `dst` offsets that touch none of one another's bytes: independent moves. Short ones
+    /// are made by a kernel, many in one launch ([`CudaOptions::kernel_copies`]); others in one call of a driver that has
+    /// `cuMemcpyBatchAsync` (12.8), and one by one otherwise. O(n log n).
     ///
     /// # Errors
     /// A range beyond the buffer; two copies that are not independent, or one that overlaps itself; the driver refuses
@@ -68,7 +80,7 @@ impl CudaBuffer {
         if found.is_empty() {
             return self.queue.context().check_lost();
         }
-        self.queue.batch(&found)
+        self.queue.turn()?.independent(&found, self.short)
     }
 
     /// Makes a virtual buffer longer or shorter, at its end and in place.
@@ -96,15 +108,75 @@ impl CudaBuffer {
     /// # Errors
     /// Clones or operations still use it, or it was no slice of `T`: the buffer comes back.
     pub fn into_slice<T: Plain>(self) -> Result<cu::CudaSlice<T>, CudaBuffer> {
-        let CudaBuffer { memory, queue, scratch, cost } = self;
+        let CudaBuffer { memory, queue, scratch, cost, short } = self;
         match Memory::into_slice(memory) {
             Ok(slice) => Ok(slice),
-            Err(memory) => Err(CudaBuffer { memory, queue, scratch, cost }),
+            Err(memory) => Err(CudaBuffer { memory, queue, scratch, cost, short }),
         }
     }
 
     pub(crate) fn memory(&self) -> &Arc<Memory> {
         &self.memory
+    }
+
+    /// Enqueues the first of these moves, or several that go together; how many.
+    ///
+    /// # Errors
+    /// The first is refused; nothing was enqueued.
+    fn some(&self, turn: &mut Turn<'_>, moves: &[Shift]) -> Result<usize, CudaError> {
+        // The kernel is not even loaded for one move.
+        let together = moves.len() > 1 && self.short > 0 && turn.has_kernel();
+        let most = if together { kernel::MOST } else { 1 };
+        let rules = Rules { cost: self.cost, short: self.short, most };
+        let launched = match rules.next(moves) {
+            Group::Apart(count) => turn.launch(&self.pieces(&moves[..count]))?.then_some(count),
+            Group::Through(count) => self.through(turn, &moves[..count])?.then_some(count),
+            Group::Alone => None,
+        };
+        match (launched, &moves[0]) {
+            (Some(count), _) => Ok(count),
+            (None, shift) if is_nothing(shift) => Ok(1),
+            (None, (src, dst)) => self.one(turn, src.clone(), *dst).map(|()| 1),
+        }
+    }
+
+    /// Enqueues one move in the cheapest way; it is none of nothing.
+    fn one(&self, turn: &mut Turn<'_>, src: Range<u64>, dst: u64) -> Result<(), CudaError> {
+        let len = src.end - src.start;
+        let whole = Progress::none(len);
+        match (self.cost.way(len, src.start.abs_diff(dst)), &self.scratch) {
+            (CopyWay::Bounce, Some(scratch)) => {
+                let (room, base) = (scratch.base(), self.memory.base());
+                let all = bounce_pieces(src, dst, scratch.size()).flat_map(|(from, to)| {
+                    let len = from.end - from.start;
+                    let out = Piece { src: base + from.start, dst: room, len };
+                    [out, Piece { src: room, dst: base + to, len }]
+                });
+                turn.copies(whole, all)
+            }
+            _ => turn.copies(whole, disjoint_steps(src, dst, 0).map(|(from, to)| self.piece(from, to))),
+        }
+    }
+
+    /// Enqueues moves that [`Group::Through`] names: all to the scratch, then all from there. `false`: refused, and no byte of
+    /// the buffer will change.
+    fn through(&self, turn: &mut Turn<'_>, moves: &[Shift]) -> Result<bool, CudaError> {
+        let Some(scratch) = &self.scratch else { return Ok(false) };
+        let mut room = Room::new(scratch.size());
+        let (mut out, mut back) = (Vec::with_capacity(moves.len()), Vec::with_capacity(moves.len()));
+        for shift in moves.iter().filter(|shift| !is_nothing(shift)) {
+            let Some(place) = room.take(&shift.0) else { return Ok(false) };
+            let Piece { src, dst, len } = self.piece(shift.0.clone(), shift.1);
+            let place = scratch.base() + place;
+            out.push(Piece { src, dst: place, len });
+            back.push(Piece { src: place, dst, len });
+        }
+        turn.launch_twice(&out, &back)
+    }
+
+    fn pieces(&self, moves: &[Shift]) -> Vec<Piece> {
+        let moving = moves.iter().filter(|shift| !is_nothing(shift));
+        moving.map(|(src, dst)| self.piece(src.clone(), *dst)).collect()
     }
 
     fn piece(&self, src: Range<u64>, dst: u64) -> Piece {
@@ -131,21 +203,29 @@ impl DeviceBuffer for CudaBuffer {
         let size = self.memory.hold();
         check_copy(*size, 1, &src, dst)?;
         self.memory.check()?;
-        let len = src.end - src.start;
-        if len == 0 || src.start == dst {
+        if is_nothing(&(src.clone(), dst)) {
             return self.queue.context().check_lost();
         }
-        match (self.cost.way(len, src.start.abs_diff(dst)), &self.scratch) {
-            (CopyWay::Bounce, Some(scratch)) => {
-                let (room, base) = (scratch.base(), self.memory.base());
-                let all = bounce_pieces(src, dst, scratch.size()).flat_map(|(from, to)| {
-                    let len = from.end - from.start;
-                    let out = Piece { src: base + from.start, dst: room, len };
-                    [out, Piece { src: room, dst: base + to, len }]
-                });
-                self.queue.copies(len, all)
-            }
-            _ => self.queue.copies(len, disjoint_steps(src, dst, 0).map(|(from, to)| self.piece(from, to))),
+        self.one(&mut self.queue.turn()?, src, dst)
+    }
+
+    /// Short copies that follow one another are made by a kernel, many in one launch, where their order makes no difference;
+    /// and by way of the scratch where that takes it away and costs less. Others as by
+    /// [`copy_within`](DeviceBuffer::copy_within).
+    fn copies_within(&mut self, copies: &[(Range<u64>, u64)]) -> Result<(), CopiesRefused<CudaError>> {
+        let refused = |made| move |error| CopiesRefused { made, error };
+        let size = self.memory.hold();
+        let checked = |(src, dst): &Shift| check_copy(*size, 1, src, *dst);
+        let good = copies.iter().position(|copy| checked(copy).is_err()).unwrap_or(copies.len());
+        self.memory.check().map_err(refused(0))?;
+        let mut turn = self.queue.turn().map_err(refused(0))?;
+        let mut made = 0;
+        while made < good {
+            made += self.some(&mut turn, &copies[made..good]).map_err(refused(made))?;
+        }
+        match copies.get(good).map(checked) {
+            Some(Err(error)) => Err(CopiesRefused { made, error: error.into() }),
+            _ => Ok(()),
         }
     }
 

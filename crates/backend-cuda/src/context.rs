@@ -1,12 +1,13 @@
 //! What everything on one device shares: the CUDA context, the memory account, and whether the context is lost.
 
 use crate::error::is_loss;
+use crate::kernel::CopyKernel;
 use crate::queue::QueueName;
 use crate::{CudaError, driver};
 use cudarc::driver as cu;
 use cudarc::driver::sys::{self, CUresult};
 use pinned_host::DeviceMemory;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// A CUDA context as one device value uses it.
@@ -16,6 +17,12 @@ pub(crate) struct Context {
     name: String,
     /// Whether the driver copies in batches, as far as it is known.
     pub(crate) batches: AtomicBool,
+    /// The kernel that makes many copies, once it was asked for, or why there is none.
+    kernel: OnceLock<Result<CopyKernel, CudaError>>,
+    /// Why the driver did not launch it.
+    kernel_refused: OnceLock<CudaError>,
+    /// Whether something may run yet that could not be waited for.
+    stray: AtomicBool,
     /// Whether it can be asked if a stream is being captured.
     capture: bool,
     /// The streams that are queues, so that each is one.
@@ -43,6 +50,9 @@ impl Context {
         Ok(Arc::new(Context {
             name,
             batches: AtomicBool::new(driver::has(driver::BATCH)),
+            kernel: OnceLock::new(),
+            kernel_refused: OnceLock::new(),
+            stray: AtomicBool::new(false),
             capture: driver::has(driver::CAPTURE),
             queues: Mutex::default(),
             blocking,
@@ -107,6 +117,28 @@ impl Context {
         }
     }
 
+    /// The kernel that makes many copies in one launch, which is loaded when it is first asked for.
+    ///
+    /// # Errors
+    /// Why the driver does not take it, for good.
+    pub(crate) fn kernel(&self) -> Result<&CopyKernel, &CudaError> {
+        match self.kernel_refused.get() {
+            Some(error) => Err(error),
+            None => self.kernel.get_or_init(|| CopyKernel::load(self)).as_ref(),
+        }
+    }
+
+    /// No launch of the kernel is tried any more.
+    pub(crate) fn refuse_kernel(&self, error: CudaError) {
+        // The first reason stays.
+        let _ = self.kernel_refused.set(error);
+    }
+
+    /// What was enqueued could not be waited for, so that what it uses is kept.
+    pub(crate) fn keep_stray(&self) {
+        self.stray.store(true, Relaxed);
+    }
+
     /// The queues there are, for [`CudaQueue::over`](crate::CudaQueue::over) to look up.
     pub(crate) fn queues(&self) -> MutexGuard<'_, Vec<QueueName>> {
         lock(&self.queues)
@@ -118,7 +150,28 @@ impl Context {
     /// The loss, or what the call returned.
     pub(crate) fn call(&self, name: &'static str, f: impl FnOnce() -> CUresult) -> Result<(), CudaError> {
         self.check_lost()?;
-        match self.call_raw(f) {
+        self.call_here(name, || self.call_raw(f))
+    }
+
+    /// Makes this context current on the thread, for calls by [`call_here`](Self::call_here).
+    ///
+    /// # Errors
+    /// The loss, or what the driver said.
+    pub(crate) fn enter(&self) -> Result<(), CudaError> {
+        self.check_lost()?;
+        self.call_here("cuCtxSetCurrent", || bind(self.safe.cu_ctx()))
+    }
+
+    /// Calls the driver on a thread on which this context is current.
+    ///
+    /// # Errors
+    /// What the call returned.
+    pub(crate) fn call_here(
+        &self,
+        name: &'static str,
+        f: impl FnOnce() -> CUresult,
+    ) -> Result<(), CudaError> {
+        match f() {
             CUresult::CUDA_SUCCESS => Ok(()),
             code => Err(self.heard(name, code)),
         }
@@ -263,6 +316,17 @@ pub(crate) fn synchronize(safe: &cu::CudaContext) -> CUresult {
 fn sync() -> CUresult {
     // SAFETY: takes nothing.
     unsafe { sys::cuCtxSynchronize() }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        let Some(Ok(kernel)) = self.kernel.take() else { return };
+        // All that it copied between has gone before, and was waited for.
+        if !*self.stray.get_mut() {
+            let _restored = Restore::new();
+            kernel.unload(self);
+        }
+    }
 }
 
 /// Gives the thread back the context it had, when dropped.

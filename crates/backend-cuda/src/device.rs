@@ -166,6 +166,15 @@ impl CudaDevice {
         self.context.batches.load(Relaxed)
     }
 
+    /// Loads the kernel that makes many copies in one launch ([`CudaOptions::kernel_copies`]), ahead of the first of them that come
+    /// together: the driver compiles it, which takes some milliseconds. Once it is loaded this does nothing.
+    ///
+    /// # Errors
+    /// Why the driver does not take it, or did not launch it. It is not tried again, and copies are made in other ways.
+    pub fn load_kernel(&self) -> Result<(), &CudaError> {
+        self.context.kernel().map(|_| ())
+    }
+
     /// How many driver events the device's three queues have made: no more once warm.
     pub fn events(&self) -> usize {
         [&self.compute, &self.upload, &self.download].into_iter().map(CudaQueue::events).sum()
@@ -194,7 +203,7 @@ impl CudaDevice {
     }
 
     fn buffer_of(&self, memory: Memory) -> CudaBuffer {
-        CudaBuffer::new(memory, &self.compute, self.scratch.as_ref(), self.options.step_cost)
+        CudaBuffer::new(memory, &self.compute, self.scratch.as_ref(), &self.options)
     }
 
     /// Checks that `buffer` is in this context, whole, and has `len` bytes from `at`, which `lane` uses from now on (or

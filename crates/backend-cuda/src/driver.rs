@@ -62,8 +62,15 @@ pub(crate) const VIRTUAL: &[&str] = &[
 /// Many copies in one call: since CUDA 12.8.
 pub(crate) const BATCH: &str = "cuMemcpyBatchAsync\0";
 
+/// What a kernel needs.
+pub(crate) const KERNEL: &[&str] =
+    &["cuModuleLoadData\0", "cuModuleGetFunction\0", "cuModuleUnload\0", "cuLaunchKernel\0"];
+
 /// Whether a stream is being captured: since CUDA 10.
 pub(crate) const CAPTURE: &str = "cuStreamIsCapturing\0";
+
+/// What the calling thread may do while streams are captured: since CUDA 10.1.
+pub(crate) const CAPTURE_MODE: &str = "cuThreadExchangeStreamCaptureMode\0";
 
 /// The identity of a device, or of the part of one that the process sees: since CUDA 11.4, and before that.
 pub(crate) const UUID: [&str; 2] = ["cuDeviceGetUuid_v2\0", "cuDeviceGetUuid\0"];

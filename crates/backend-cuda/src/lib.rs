@@ -23,7 +23,10 @@
 //! # Moves
 //! CUDA forbids copies that overlap themselves. A move by at least its length is one copy; a shorter one is made in steps
 //! as long as the distance, or by way of a bounce buffer, whichever costs less by a model of two numbers
-//! ([`CudaOptions::scratch`], [`CudaOptions::step_cost`]), whose defaults fit an H200. With virtual memory, whole pages
+//! ([`CudaOptions::scratch`], [`CudaOptions::step_cost`]), whose defaults fit an H200. Short moves that come together, as those
+//! of a compaction do ([`DeviceBuffer::copies_within`](allocator_core::DeviceBuffer::copies_within)), are made by a kernel, up to
+//! 170 in a launch: those that touch nothing of one another's in one launch, those of a slide in two, by way of the scratch.
+//! With virtual memory, whole pages
 //! move without a copy ([`allocator_core::Remap`]): on an H200 that takes twice the time of the copy with pages of 64 MiB and
 //! fifty times with pages of 2 MiB, so it is for buffers that grow, and for memory too full to copy through.
 //!
@@ -62,13 +65,16 @@ mod device;
 mod driver;
 mod error;
 mod event;
+mod groups;
 mod host;
+mod kernel;
 mod memory;
 mod options;
 mod pages;
 mod pinned;
 mod plain;
 mod queue;
+mod turn;
 mod view;
 
 pub use buffer::CudaBuffer;

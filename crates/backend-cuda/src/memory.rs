@@ -184,7 +184,7 @@ impl Memory {
     /// `queue` uses it from now on: a lane of another device in the same context, say.
     pub(crate) fn lend_to(&self, queue: &CudaQueue) {
         if !self.streams.iter().any(|known| known.same_queue(queue)) {
-            self.lend(queue.stream().context());
+            self.lend(queue.inner().context());
         }
     }
 
@@ -246,6 +246,9 @@ impl Drop for Memory {
         let _restored = Restore::new();
         let (context, held) = (&self.context, self.held());
         let ended = context.late(self.wait_out()) || context.is_lost();
+        if !ended {
+            context.keep_stray();
+        }
         match &mut self.backing {
             // What may yet be in use is leaked.
             Backing::Slice(slice) if !ended => std::mem::forget(slice.take()),

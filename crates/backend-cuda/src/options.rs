@@ -1,7 +1,7 @@
 //! How a device is chosen, opened, or made over what the caller has.
 
 use crate::context::Context;
-use crate::{CudaDevice, CudaError, HostMemory, Select, choose, driver};
+use crate::{CudaDevice, CudaError, HostMemory, Select, choose, driver, kernel};
 use cudarc::driver as cu;
 use std::sync::Arc;
 
@@ -21,6 +21,7 @@ pub struct CudaOptions {
     pub(crate) reserve: u64,
     pub(crate) scratch: u64,
     pub(crate) step_cost: u64,
+    pub(crate) kernel_copies: u64,
     pub(crate) host_memory: HostMemory,
     blocking: bool,
 }
@@ -51,6 +52,7 @@ impl CudaOptions {
             reserve: 0,
             scratch: SCRATCH,
             step_cost: STEP_COST,
+            kernel_copies: KERNEL_COPIES,
             host_memory: HostMemory::default(),
             blocking: false,
         }
@@ -103,6 +105,18 @@ impl CudaOptions {
     #[must_use]
     pub fn step_cost(mut self, bytes: u64) -> Self {
         self.step_cost = bytes;
+        self
+    }
+
+    /// Bytes up to which copies within the device's memory that come together are made by a kernel of this crate's, up to
+    /// 170 in one launch (default 8 MiB, at most 1 GiB); 0: the driver makes every copy, and no kernel is loaded.
+    ///
+    /// From an H200: the driver takes some 4.5 µs to start a copy, also in a batch, in which 8 MiB are copied; so longer ones
+    /// occupy the device whoever makes them. Where the driver does not take the kernel, nothing but time is lost;
+    /// [`CudaDevice::load_kernel`] says why.
+    #[must_use]
+    pub fn kernel_copies(mut self, bytes: u64) -> Self {
+        self.kernel_copies = bytes.min(kernel::MOST_BYTES);
         self
     }
 
@@ -178,3 +192,5 @@ impl From<Arc<cu::CudaStream>> for Streams {
 const SCRATCH: u64 = 32 << 20;
 /// Default cost of starting a copy in bytes.
 const STEP_COST: u64 = 4 << 20;
+/// Default of the longest copy that the kernel makes, in bytes.
+const KERNEL_COPIES: u64 = 8 << 20;

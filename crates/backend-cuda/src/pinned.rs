@@ -108,7 +108,7 @@ impl CudaPinned {
     ///
     /// Not with cudarc's `SyncOnDrop::Sync`: that waits for nothing where the context has kept an unrelated error.
     fn start(&self, stream: &cu::CudaStream) -> SyncOnDrop<'static> {
-        let ours = Context::is_same_stream(stream, self.queue.stream());
+        let ours = Context::is_same_stream(stream, self.queue.inner());
         let before = {
             let mut busy = lock(&self.busy);
             let before = busy.clone();
@@ -142,7 +142,7 @@ impl HostSlice<u8> for CudaPinned {
         stream: &'a cu::CudaStream,
     ) -> (&'a mut [u8], SyncOnDrop<'a>) {
         // What this ends is struck off; what it cannot wait for stays, and is waited for again.
-        let ours = Context::is_same_stream(stream, self.queue.stream());
+        let ours = Context::is_same_stream(stream, self.queue.inner());
         let alone = self.busy.get_mut().is_ok_and(|busy| ours && busy.elsewhere.is_empty());
         if !alone {
             let settled = self.settle();

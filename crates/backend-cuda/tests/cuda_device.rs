@@ -231,7 +231,7 @@ fn a_buffer_grows_and_shrinks_in_place() {
 #[test]
 fn independent_copies_go_in_one_call_where_the_driver_takes_it() {
     let sim = Sim::new(9);
-    let device = CudaDevice::new().unwrap();
+    let device = CudaOptions::new().kernel_copies(0).open().unwrap();
     let mut buffer = device.buffer(64 << 10).unwrap();
     let mut expected: Vec<u8> = (0..64 << 10).map(|at: u32| (at / 256) as u8).collect();
     device.write_now(&mut buffer, 0, &expected).unwrap();

@@ -52,7 +52,13 @@ fn gpu_rates_measures_every_row_and_says_that_this_is_no_gpu() {
         let how = ["", ", forced steps", ", forced bounce"];
         rows.extend(how.map(|how| format!("move {block} by {distance}{how}")));
     }
-    rows.push("50 moves of 1 KiB, batched".to_owned());
+    let many = ["50 moves of 64 B, disjoint", "50 moves of 1 KiB, disjoint", "512 moves of 16 KiB, disjoint"];
+    let many = many.into_iter().chain(["256 moves of 32 KiB, disjoint", "128 moves of 64 KiB, disjoint"]);
+    let many =
+        many.chain(["64 moves of 128 KiB, disjoint", "50 blocks of 64 B, slid", "50 blocks of 1 KiB, slid"]);
+    for what in many.chain(["Arena::compact of 50 blocks of 1 KiB"]) {
+        rows.extend(["", ", no kernel"].map(|how| format!("{what}{how}")));
+    }
     rows.extend(["cuMemFree", "cuMemFreeAsync"].map(|by| format!("release + allocate, 50 live, / {by}")));
     for pages in ["2 MiB", "4 MiB"] {
         rows.push(format!("compaction by remap, pages of {pages}, 0 B copied"));

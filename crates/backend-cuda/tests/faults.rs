@@ -95,6 +95,7 @@ fn run(_sim: &Sim) -> Result<(), CudaError> {
     story.buffer.resize(6 * GRANULE)?;
     story.buffer.resize(4 * GRANULE)?;
     story.copy_independent()?;
+    story.copies_within()?;
     story.end()?;
     drop(device);
     Ok(())
@@ -206,6 +207,22 @@ impl<'a> Story<'a> {
         let event = self.buffer.queue().record()?;
         self.hazards.after(&whole, &event);
         self.download(GRANULE..GRANULE + LEN)
+    }
+
+    /// A slide, which goes through the scratch.
+    fn copies_within(&mut self) -> Result<(), CudaError> {
+        let whole = [(0..2 * GRANULE, Access::Write)];
+        self.order(self.buffer.queue(), &whole)?;
+        let copies: Vec<_> = (0..6).map(|n| (100 + n * 340..400 + n * 340, n * 300)).collect();
+        let copied = self.buffer.copies_within(&copies);
+        let made = copied.as_ref().map_or_else(|refused| refused.made, |()| copies.len());
+        for (src, dst) in &copies[..made] {
+            self.shadow.copy_within(src.start as usize..src.end as usize, *dst as usize);
+        }
+        copied.map_err(|refused| refused.error)?;
+        let event = self.buffer.queue().record()?;
+        self.hazards.after(&whole, &event);
+        self.download(0..LEN)
     }
 
     fn download(&mut self, range: Range<u64>) -> Result<(), CudaError> {

@@ -99,6 +99,9 @@ fn every_seed_keeps_the_promises() {
             ("device_buffer::copy_of_distance_shorter_than_length", |cuda| {
                 device_buffer::copy_of_distance_shorter_than_length(&mut Buffers(cuda.device()));
             }),
+            ("device_buffer::copies_together_take_effect_in_order", |cuda| {
+                device_buffer::copies_together_take_effect_in_order(&mut Buffers(cuda.device()));
+            }),
             ("device_buffer::copies_take_effect_in_order", |cuda| {
                 device_buffer::copies_take_effect_in_order(&mut Buffers(cuda.device()));
             }),

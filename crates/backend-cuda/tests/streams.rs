@@ -143,6 +143,38 @@ fn a_stream_that_is_captured_takes_nothing() {
     buffer.queue().record().unwrap().synchronize().unwrap();
 }
 
+/// Of streams that were made here nobody asks whether they are captured, until somebody else has them.
+#[test]
+fn a_stream_made_here_may_be_captured_once_it_was_given_out() {
+    let sim = Sim::new(8);
+    for way in 0..3 {
+        sim.reset(8);
+        let device = CudaDevice::new().unwrap();
+        let mut buffer = device.buffer(4096).unwrap();
+        device.write_now(&mut buffer, 0, &[1; 4096]).unwrap();
+        buffer.copy_within(0..64, 64).unwrap();
+        let view = buffer.view(0..64).unwrap();
+        let stream = match way {
+            0 => Arc::clone(device.queue().stream()),
+            1 => Arc::clone(cu::DeviceSlice::stream(&view)),
+            _ => Arc::clone(device.lane(Lane::Upload).stream()),
+        };
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        stream.begin_capture(mode).unwrap();
+        let pool = HostPool::new(vec![device.locker().lock(4096).unwrap()], 64).unwrap();
+        let error = if way == 2 {
+            device.upload(pool.allocate(64).unwrap(), &mut buffer, 0).unwrap_err().error
+        } else {
+            buffer.copies_within(&[(0..64, 64), (128..192, 192)]).unwrap_err().error
+        };
+        assert!(matches!(error, CudaError::Capturing), "{error}");
+        let none = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+        assert!(stream.end_capture(none).unwrap().is_none());
+        drop((pool, buffer, stream, device));
+        sim.check();
+    }
+}
+
 #[test]
 fn a_device_over_three_streams_makes_a_fourth_when_it_needs_one() {
     let sim = Sim::new(6);

@@ -117,7 +117,7 @@ fn plain_reads_leave_no_copy_in_borrowed_memory() {
 fn a_driver_that_takes_no_batches_is_asked_once() {
     for fault in [Fault::NotSupported, Fault::InvalidValue] {
         let sim = Sim::new(6);
-        let device = CudaDevice::new().unwrap();
+        let device = CudaOptions::new().kernel_copies(0).open().unwrap();
         let mut buffer = device.buffer(4096).unwrap();
         device.write_now(&mut buffer, 0, &[1; 4096]).unwrap();
         let copies = [(0..64, 64), (128..192, 192)];

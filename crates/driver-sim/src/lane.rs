@@ -78,9 +78,21 @@ pub(crate) struct StreamState {
 pub(crate) enum Capture {
     #[default]
     None,
-    Active,
+    /// Since when some calls are forbidden to this thread; or to all, or to none.
+    Active(Forbids),
     /// A call that is not allowed meanwhile has spoilt it.
     Invalidated,
+}
+
+/// Whom a capture forbids calls that are not safe beside it, by its mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Forbids {
+    /// `CU_STREAM_CAPTURE_MODE_GLOBAL`.
+    All,
+    /// `CU_STREAM_CAPTURE_MODE_THREAD_LOCAL`: who began it.
+    Thread(std::thread::ThreadId),
+    /// `CU_STREAM_CAPTURE_MODE_RELAXED`.
+    Nobody,
 }
 
 /// What is known of an event.

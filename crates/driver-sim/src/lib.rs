@@ -93,21 +93,21 @@
 //!
 //! A call that releases something (`cuMemFree`, `cuStreamDestroy`, …) on a broken device still answers the error, and
 //! is accounted as having released it: what is reported as a leak is what nobody tried to release. Page-locked memory that
-//! is kept on a broken device is no leak, and neither are the contexts: nobody can say when a copy to the host that an
+//! is kept on a broken device is no leak, and neither are the contexts and their modules: nobody can say when a copy to the host that an
 //! engine had begun ends, so keeping its memory is the careful thing, and giving back what such a copy was to write is an
 //! undefined use.
 //!
 //! Not counted and never struck: `cuInit`, `cuGetErrorName`, `cuGetErrorString`, `cuDriverGetVersion`,
 //! `cuCtxGetCurrent`, `cuCtxSetCurrent`, `cuCtxPushCurrent`, `cuCtxPopCurrent`, and queries of what does not change
 //! (`cuDeviceGet…`, `cuDevicePrimaryCtxGetState`, `cuCtxGet…`, `cuStreamGet…`, `cuStreamIsCapturing`,
-//! `cuMemGetAllocationGranularity`). They also go on answering on a broken device.
+//! `cuThreadExchangeStreamCaptureMode`, `cuMemGetAllocationGranularity`). They also go on answering on a broken device.
 //!
 //! # What counts as undefined use
 //!
 //! | what | when it is found |
 //! |---|---|
 //! | two uses of a byte, one a write, that nothing orders | the later one is enqueued |
-//! | a device copy onto itself; copies of one batch that touch one another | enqueue |
+//! | a device copy onto itself; copies of one batch, or of one launch of `copy_many`, that touch one another | enqueue |
 //! | a range outside of live memory: freed, beyond the end, never allocated, reserved but not mapped, mapped without access | enqueue; the call answers `CUDA_ERROR_INVALID_VALUE`, a kernel breaks the context |
 //! | a host pointer where a device pointer belongs, and the reverse | the call |
 //! | memory freed, unmapped or unregistered while work uses it, or before the host knows that the work has ended; freed twice; a pointer that was not allocated so | the call |
@@ -143,7 +143,8 @@
 //! is not a matter of the seed alone.
 //!
 //! *Capture* can be begun, asked for and ended, and gives no graph: whatever uses the stream meanwhile answers
-//! `CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED` and spoils it.
+//! `CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED` and spoils it. So does loading a module on a thread to which the capture's mode
+//! forbids it; other calls that are not safe beside a capture are not forbidden here.
 //!
 //! *Not there:* managed memory and shareable handles are answered with `CUDA_ERROR_NOT_SUPPORTED`, a second
 //! device with `CUDA_ERROR_INVALID_DEVICE`. Graphs, arrays, textures and what else this crate's module `abi` lacks are
@@ -172,6 +173,7 @@
 //! | `add_u32` | `u64 dst, u64 n, u32 value` | `dst[i] += value`, wrapping |
 //! | `copy_u32` | `u64 dst, u64 src, u64 n` | `dst[i] = src[i]`; ranges that overlap are undefined |
 //! | `move_bytes` | `u64 dst, u64 src, u64 n` | `memmove`, in one block |
+//! | `copy_many` | `u8 copies[4080], u32 count` | the kernel of `backend-cuda`: a copy is `u64 src, u64 dst, u32 bytes, u32 pieces`, these being the pieces of 16 KiB of it and of all before it, and each block makes one; copies that touch one another are undefined |
 //!
 //! The first three work on element `blockIdx.x * blockDim.x + threadIdx.x`: a grid that is too small leaves the rest.
 

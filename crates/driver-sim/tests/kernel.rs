@@ -18,6 +18,7 @@ const PTX: &CStr = c"
 .visible .entry add_u32(.param .u64 dst, .param .u64 n, .param .u32 value) { ret; }
 .visible .entry copy_u32(.param .u64 dst, .param .u64 src, .param .u64 n) { ret; }
 .visible .entry move_bytes(.param .u64 dst, .param .u64 src, .param .u64 n) { ret; }
+.visible .entry copy_many(.param .align 8 .b8 copies[4080], .param .u32 count) { ret; }
 .visible .entry has_no_twin(.param .u64 dst) { ret; }
 ";
 
@@ -70,6 +71,73 @@ fn twins_do_what_the_kernels_would() {
         ok(cuStreamDestroy_v2(a));
         device.finish();
     }
+}
+
+/// Launches `copy_many` over source, destination and length of each copy, with so many blocks of so many threads.
+fn launch_many(
+    function: Function,
+    (blocks, threads): (u32, u32),
+    copies: &[(u64, u64, u32)],
+    stream: Stream,
+) -> CuResult {
+    let (mut list, mut pieces) = (Vec::new(), 0);
+    for &(src, dst, len) in copies {
+        pieces += len.div_ceil(16 << 10);
+        list.extend([src.to_le_bytes(), dst.to_le_bytes()].concat());
+        list.extend([len.to_le_bytes(), pieces.to_le_bytes()].concat());
+    }
+    list.resize(4080, 0);
+    let count = copies.len() as u32;
+    let params: [*const c_void; 2] = [list.as_ptr().cast(), (&raw const count).cast()];
+    let extra = std::ptr::null();
+    // SAFETY: the parameters have the lengths that the kernel says.
+    unsafe { cuLaunchKernel(function, blocks, 1, 1, threads, 1, 1, 0, stream, params.as_ptr(), extra) }
+}
+
+#[test]
+fn many_copies_go_piece_by_piece() {
+    const K: u64 = 1 << 10;
+    let device = Device::new(1);
+    let (module, a, src, dst) = (load(PTX), stream(), alloc(64 << 10), alloc(64 << 10));
+    let (all, wanted) = (Pinned::new(64 << 10), Pinned::new(64 << 10));
+    wanted.bytes().iter_mut().enumerate().for_each(|(at, byte)| *byte = (at / 100) as u8);
+    upload(src, &wanted, a);
+    upload(dst, &all, a);
+    synchronize(a);
+    let many = function(module, c"copy_many");
+    let copies = [(src + 1, dst, 7), (src + 8 * K, dst + 8 * K, 40 << 10), (src + 50 * K, dst + 50 * K, 100)];
+    fails(launch_many(many, (5, 128), &copies, a), CuError::INVALID_VALUE);
+    // The last piece of the second copy and all of the third are left out.
+    ok(launch_many(many, (3, 256), &copies, a));
+    download(&all, dst, a);
+    synchronize(a);
+    let expect = |all: &Pinned, ranges: &[(std::ops::Range<usize>, usize)]| {
+        let mut expected = vec![0; 64 << 10];
+        for (to, from) in ranges {
+            expected[to.clone()].copy_from_slice(&wanted.bytes()[*from..][..to.len()]);
+        }
+        assert!(all.bytes() == expected);
+    };
+    expect(&all, &[(0..7, 1), (8 << 10..40 << 10, 8 << 10)]);
+    assert_eq!(simCopiedBytes(3), 7 + (32 << 10));
+    // As many as it takes, and one too many.
+    ok(launch_many(many, (6, 256), &copies, a));
+    download(&all, dst, a);
+    synchronize(a);
+    expect(&all, &[(0..7, 1), (8 << 10..48 << 10, 8 << 10), (50 << 10..(50 << 10) + 100, 50 << 10)]);
+    // The second reads what the first writes; both write the same; one overlaps itself.
+    ok(launch_many(many, (2, 256), &[(src, dst, 100), (dst + 99, dst + 200, 100)], a));
+    ok(launch_many(many, (2, 256), &[(src, dst, 100), (src + 100, dst + 99, 100)], a));
+    ok(launch_many(many, (1, 256), &[(src, src + 50, 100)], a));
+    expect_undefined(&["touch the same bytes", "touch the same bytes", "overlaps itself"]);
+    synchronize(a);
+    free(src);
+    free(dst);
+    all.free();
+    wanted.free();
+    ok(cuModuleUnload(module));
+    ok(cuStreamDestroy_v2(a));
+    device.finish();
 }
 
 #[test]

@@ -89,14 +89,12 @@ impl<B: DeviceBuffer, E: Element> ContiguousAllocator<B, E> {
     /// A move that the device refuses; what was moved before stays moved and valid.
     pub fn defragment(&mut self) -> Result<u64, SwapError> {
         let plan = self.arena.allocator().plan_slide();
-        for m in plan.moves() {
-            let applied = self.arena.apply(m, |buffer, m| buffer.copy_within(m.src.clone(), m.dst));
-            applied.map_err(|error| match error {
-                ApplyError::Run(error) => device_error(error),
-                ApplyError::Alloc(error) => error.into(),
-                other => device_error(other),
-            })?;
-        }
+        let applied = self.arena.apply_plan(&plan, |buffer, copies| buffer.copies_within(copies));
+        applied.map_err(|error| match error {
+            ApplyError::Run(refused) => device_error(refused.error),
+            ApplyError::Alloc(error) => error.into(),
+            other => device_error(other),
+        })?;
         Ok(plan.bytes() / width::<E>())
     }
 

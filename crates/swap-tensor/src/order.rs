@@ -7,7 +7,7 @@ use crate::{
     observe::Step,
     pool::Inner,
 };
-use allocator_core::{ApplyError, DeviceBuffer, Move, Plan, Request};
+use allocator_core::{ApplyError, CopiesRefused, DeviceBuffer, Move, Plan, Request};
 use core::ops::Range;
 use pinned_host::{Access, Queue, QueueError, Transfer};
 use std::time::Instant;
@@ -42,22 +42,17 @@ impl<T: Transfer> Inner<T> {
         }
         books.devices[on].list_accesses(plan.moves());
         self.order(books, on, queue, "order a move")?;
-        let mut refused = None;
-        let mut done = 0;
-        for m in plan.moves() {
-            let arena = &mut books.devices[on].arena;
-            let applied = arena.apply(m, |buffer, m| buffer.copy_within(m.src.clone(), m.dst));
-            match applied {
-                Ok(()) => done += 1,
-                Err(ApplyError::Alloc(error)) => refused = Some(SwapError::from(error)),
-                Err(ApplyError::Run(error)) => refused = Some(SwapError::device("move a block", error)),
-                Err(_) => refused = Some(self.lost(on)),
+        let arena = &mut books.devices[on].arena;
+        let applied = arena.apply_plan(plan, |buffer, copies| buffer.copies_within(copies));
+        let (done, refused) = match applied {
+            Ok(()) => (plan.moves().len(), None),
+            Err(ApplyError::Run(CopiesRefused { made, error })) => {
+                (made, Some(SwapError::device("move a block", error)))
             }
-            if refused.is_some() {
-                break;
-            }
-            books.devices[on].counters.moved_bytes += m.src.end - m.src.start;
-        }
+            Err(ApplyError::Alloc(error)) => (0, Some(SwapError::from(error))),
+            Err(_) => (0, Some(self.lost(on))),
+        };
+        books.devices[on].counters.moved_bytes += bytes(&plan.moves()[..done]);
         if done > 0 {
             let made = &plan.moves()[..done];
             books.devices[on].list_accesses(made);

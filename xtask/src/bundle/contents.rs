@@ -54,6 +54,7 @@ pub(super) static CUDA: Bundle = Bundle {
     programs: &[
         test("conformance", "conformance", "crates/backend-cuda/tests/conformance.rs"),
         test("cuda_device", "cuda_device", "crates/backend-cuda/tests/cuda_device.rs"),
+        test("many_copies", "many_copies", "crates/backend-cuda/tests/many_copies.rs"),
         test("allocation_free", "allocation_free", "crates/backend-cuda/tests/allocation_free.rs"),
         test("swap_conformance", "cuda_conformance", "crates/swap-tensor/tests/cuda_conformance.rs"),
         test("models_conformance", "cuda_conformance", "crates/models/tests/cuda_conformance.rs"),

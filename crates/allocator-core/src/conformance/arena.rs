@@ -3,7 +3,9 @@
 use alloc::vec::Vec;
 
 use super::{Harness, fresh, pattern};
-use crate::{AllocError, ApplyError, Arena, ArenaError, Compaction, DeviceBuffer, Handle, Plan, Request};
+use crate::{
+    AllocError, ApplyError, Arena, ArenaError, Compaction, CopiesRefused, DeviceBuffer, Handle, Plan, Request,
+};
 
 /// A request that only fragmentation refuses is served by moving blocks, and their bytes go with them.
 pub fn fragmented_room_is_made_by_moving<H: Harness>(harness: &mut H) {
@@ -134,6 +136,49 @@ pub fn refused_copies_commit_nothing<H: Harness>(harness: &mut H) {
     }
     assert_eq!(bench.arena.stats(), before);
     bench.verify();
+}
+
+/// A plan is carried out in one, by copies that are made together; afterwards it is stale, and refused.
+pub fn plans_are_carried_out_together<H: Harness>(harness: &mut H) {
+    let mut bench = Bench::fragmented(harness);
+    let plan = bench.arena.plan_compact(u64::MAX);
+    let carried_out = bench.arena.apply_plan(&plan, |buffer, copies| buffer.copies_within(copies));
+    assert!(carried_out.is_ok(), "{:?}", carried_out.err());
+    assert_eq!(bench.arena.stats().moves, plan.moves().len() as u64);
+    assert_eq!(bench.arena.largest_hole(), bench.arena.total_free());
+    bench.verify();
+    let again = bench.arena.apply_plan(&plan, |_, _| -> Result<(), CopiesRefused<AllocError>> {
+        panic!("copies were asked for by a stale plan");
+    });
+    assert!(matches!(again, Err(ApplyError::Alloc(AllocError::StalePlan { .. }))), "{again:?}");
+    bench.verify();
+}
+
+/// When a copy of a plan is refused, the blocks of those before it have moved, and the others are where they were.
+pub fn a_plan_ends_where_a_copy_is_refused<H: Harness>(harness: &mut H) {
+    for copied in 0..4 {
+        let mut bench = Bench::fragmented(harness);
+        let plan = bench.arena.plan_compact(u64::MAX);
+        let applied = bench.arena.apply_plan(&plan, |buffer, copies| {
+            let some = &copies[..copied.min(copies.len())];
+            assert!(buffer.copies_within(some).is_ok(), "{some:?}");
+            Err(CopiesRefused { made: some.len(), error: AllocError::ZeroSize })
+        });
+        let Err(ApplyError::Run(CopiesRefused { made, error: AllocError::ZeroSize })) = applied else {
+            panic!("{applied:?}");
+        };
+        assert!(
+            made >= copied && (made < plan.moves().len() || copied > 0),
+            "{made} moves of {copied} copies"
+        );
+        for (number, step) in plan.moves().iter().enumerate() {
+            let place = bench.arena.block(step.handle).expect("the block is live").range;
+            assert_eq!(place, if number < made { step.dst_range() } else { step.src.clone() });
+        }
+        bench.verify();
+        bench.arena.compact(u64::MAX).expect("the device copies");
+        bench.verify();
+    }
 }
 
 /// A compaction moves no more than its budget, and calls add up to a full one.

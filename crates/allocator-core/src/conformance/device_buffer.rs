@@ -77,6 +77,60 @@ pub fn copies_take_effect_in_order<H: Harness>(harness: &mut H) {
     assert!(read_all(harness, &buffer) == expected, "copies took effect out of order");
 }
 
+/// Copies that are made together take effect one after the other, however they overlap and follow from one another: lists at
+/// random, slides down and up, and such as have nothing to do with one another.
+pub fn copies_together_take_effect_in_order<H: Harness>(harness: &mut H) {
+    let (mut buffer, grain) = fresh(harness);
+    let grains = buffer.size() / grain;
+    let mut random = Random(7);
+    for round in 0..if cfg!(miri) { 8 } else { 60 } {
+        let copies = list(round, grains, grain, &mut random);
+        let mut expected = pattern(round, buffer.size());
+        harness.write(&mut buffer, 0, &expected);
+        let copied = buffer.copies_within(&copies);
+        assert!(copied.is_ok(), "{copies:?}: {:?}", copied.err());
+        copies_of(&copies, &mut expected);
+        assert!(read_all(harness, &buffer) == expected, "round {round}: {copies:?}");
+    }
+}
+
+/// Of copies that are made together, those before the first that is refused are made, it and those after it are not, and the
+/// error says how many were.
+pub fn copies_together_end_where_one_is_refused<H: Harness>(harness: &mut H) {
+    let (mut buffer, grain) = fresh(harness);
+    let (size, grains) = (buffer.size(), buffer.size() / grain);
+    let mut random = Random(11);
+    for wrong in [(0..size + grain, 0), (0..grain, size), (inverted(2 * grain, grain), 0)] {
+        for round in 0..4 {
+            let mut copies = list(round, grains, grain, &mut random);
+            let at = (round as usize * copies.len() / 3).min(copies.len());
+            copies.insert(at, wrong.clone());
+            let mut expected = pattern(round, size);
+            harness.write(&mut buffer, 0, &expected);
+            let refused = buffer.copies_within(&copies).expect_err("a copy was not refused");
+            assert_eq!(refused.made, at, "{copies:?}");
+            assert_names_rule(&refused.error, check_copy(size, grain, &wrong.0, wrong.1));
+            copies_of(&copies[..at], &mut expected);
+            assert!(read_all(harness, &buffer) == expected, "{at} of {copies:?}");
+        }
+    }
+}
+
+/// No copies, and copies of nothing and onto themselves, are no error; those among them are made.
+pub fn copies_together_may_be_of_nothing<H: Harness>(harness: &mut H) {
+    let (mut buffer, grain) = fresh(harness);
+    let end = buffer.size();
+    let mut expected = pattern(5, end);
+    harness.write(&mut buffer, 0, &expected);
+    let nothing = [(0..0, 0), (end..end, end), (grain..3 * grain, grain), (0..0, end)];
+    assert!(buffer.copies_within(&[]).is_ok() && buffer.copies_within(&nothing).is_ok());
+    assert!(read_all(harness, &buffer) == expected, "copies of nothing changed bytes");
+    let copies = [nothing[0].clone(), (0..grain, grain), nothing[2].clone(), (grain..2 * grain, end - grain)];
+    assert!(buffer.copies_within(&copies).is_ok());
+    copies_of(&copies, &mut expected);
+    assert!(read_all(harness, &buffer) == expected, "copies among copies of nothing");
+}
+
 /// The trait works as a trait object, for callers that keep buffers of several backends.
 pub fn copy_works_behind_dyn<H: Harness>(harness: &mut H) {
     let (mut buffer, grain) = fresh(harness);
@@ -85,6 +139,10 @@ pub fn copy_works_behind_dyn<H: Harness>(harness: &mut H) {
     let dynamic: &mut dyn DeviceBuffer<Error = <H::Buffer as DeviceBuffer>::Error> = &mut buffer;
     dynamic.copy_within(0..2 * grain, grain).expect("a copy within bounds");
     expected.copy_within(0..2 * grain as usize, grain as usize);
+    let dynamic: &mut dyn DeviceBuffer<Error = <H::Buffer as DeviceBuffer>::Error> = &mut buffer;
+    let copies = [(0..2 * grain, 3 * grain), (4 * grain..5 * grain, grain)];
+    assert!(dynamic.copies_within(&copies).is_ok());
+    copies_of(&copies, &mut expected);
     assert!(read_all(harness, &buffer) == expected, "the copy behind dyn differs");
 }
 
@@ -172,6 +230,50 @@ fn copies<H: Harness>(harness: &mut H, distances: impl Fn(u64) -> Vec<u64>) {
             copies_as_memmove(harness, &mut buffer, low..low + len * grain, high);
             copies_as_memmove(harness, &mut buffer, high..high + len * grain, low);
         }
+    }
+}
+
+/// What copies do to bytes.
+fn copies_of(copies: &[(Range<u64>, u64)], bytes: &mut [u8]) {
+    for (src, dst) in copies {
+        bytes.copy_within(src.start as usize..src.end as usize, *dst as usize);
+    }
+}
+
+/// Copies within so many grains, of a kind that the round says.
+fn list(round: u64, grains: u64, grain: u64, random: &mut Random) -> Vec<(Range<u64>, u64)> {
+    let count = 1 + random.below(24);
+    // Where the next one is, of what moves in order.
+    let (mut from, mut to) = (0, 0);
+    let mut copies = Vec::new();
+    for _ in 0..count {
+        if from.max(to) + 12 > grains / 2 {
+            break;
+        }
+        let len = 1 + random.below(8);
+        let (src, dst) = match round % 4 {
+            0 => (random.below(grains - len), random.below(grains - len)),
+            // From the upper half to the lower.
+            1 => (grains / 2 + random.below(grains / 2 - len), to),
+            // Down by ever more, as in a compaction; or up, the last one first.
+            kind => {
+                from += random.below(3);
+                if kind == 2 { (from, to) } else { (grains - from - len, grains - to - len) }
+            }
+        };
+        (from, to) = (from + len, to + len);
+        copies.push((src * grain..(src + len) * grain, dst * grain));
+    }
+    copies
+}
+
+/// Numbers that look random.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound
     }
 }
 

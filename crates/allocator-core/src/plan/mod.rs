@@ -50,7 +50,8 @@ impl Move {
 ///
 /// Each move's destination is free (but for the part the block itself covers) when its turn comes and the
 /// moves before it have been made. Frees, allocations and leases may happen in between: a move they make
-/// impossible is then refused by [`check_move`](crate::OffsetAllocator::check_move), the others stand.
+/// impossible is then refused by [`check_move`](crate::OffsetAllocator::check_move), the others stand. Only who carries it out
+/// as a whole ([`Arena::apply_plan`](crate::Arena::apply_plan)) needs it fresh.
 ///
 /// A plan keeps its buffers, and those of the search that made it, when it is cleared or filled again:
 /// planning into the same plan allocates nothing once it has seen an arena of that size.
@@ -79,6 +80,8 @@ impl Move {
 pub struct Plan {
     moves: Vec<Move>,
     bytes: u64,
+    /// The allocator that made it, by its number, and the epoch at which it did.
+    pub(crate) made_at: (u32, u64),
     layout: Layout,
     search: Search,
     exact: Exact,

@@ -41,6 +41,7 @@ impl<P> OffsetAllocator<P> {
     /// [`find`](Self::find) for requests no allocator could serve. The plan is then empty.
     pub fn plan_room_into(&self, request: Request, plan: &mut Plan) -> Result<(), AllocError> {
         plan.clear();
+        plan.made_at = (self.owner, self.epoch);
         let fit = request.fit(self.grain)?;
         if fit.size <= self.counts.free && self.search_room(&fit, true, plan) {
             return Ok(());

@@ -50,6 +50,7 @@ impl<P> OffsetAllocator<P> {
     /// [`plan_compact_pages`](Self::plan_compact_pages) into a plan whose buffers are used again.
     pub fn plan_compact_pages_into(&self, granule: u64, budget: u64, plan: &mut Plan) {
         plan.clear();
+        plan.made_at = (self.owner, self.epoch);
         let mut layout = core::mem::take(&mut plan.layout);
         layout.load(self, true);
         let mut left = budget;

@@ -11,6 +11,7 @@
 //! Exit code 0: measured, bars met or not. 1: a wrong byte or an error. 2: no driver or device, or wrong arguments.
 
 mod allocations;
+mod many;
 mod moves;
 mod pattern;
 mod race;
@@ -103,6 +104,7 @@ impl Bench {
         self.header(device)?;
         transfers::run(self, device)?;
         moves::run(self, device)?;
+        many::run(self, device)?;
         allocations::run(self, device)?;
         remap::run(self, device)
     }
@@ -124,6 +126,8 @@ impl Bench {
         }
         let batches = if device.has_batches() { "yes" } else { "no" };
         lines.push(("batched copies", batches.to_owned()));
+        let kernel = device.load_kernel().map_or_else(|why| format!("no: {why}"), |()| "yes".to_owned());
+        lines.push(("kernel of copies", kernel));
         lines.push(("measured", format!("median of {} rounds, peers alternating", self.rounds())));
         if simulated {
             let why = "a simulated driver in host memory: nothing here says anything about a GPU";

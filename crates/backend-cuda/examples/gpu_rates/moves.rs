@@ -26,7 +26,7 @@ pub(crate) fn run(bench: &Bench, device: &CudaDevice) -> Outcome<()> {
     for (block, distance) in [(64 * MIB, MIB), (2 * MIB, 256 * KIB), (64 * MIB, 64 * KIB)] {
         sides.overlapping(bench, bench.bytes(block), bench.bytes(distance))?;
     }
-    sides.batched(bench)
+    Ok(())
 }
 
 struct Sides<'a> {
@@ -91,34 +91,6 @@ impl Sides<'_> {
                 bar: if how.is_empty() { Bar::Ratio(0.45) } else { Bar::None },
             });
         }
-        Ok(())
-    }
-
-    /// Many small moves that have nothing to do with one another, in one call and one by one.
-    fn batched(&mut self, bench: &Bench) -> Outcome<()> {
-        let (count, block, set) = (bench.count(1000), bench.bytes(64 * KIB), self.set);
-        let what = format!("{count} moves of {}, batched", size(block));
-        let bytes = count * block;
-        let copies: Vec<_> =
-            (0..count).map(|n| (set + n * block..set + (n + 1) * block, n * block)).collect();
-        let [ours, raw] = race(bench.rounds(), |peer, step| match step {
-            Step::Prepare { checked: false } => Ok(()),
-            Step::Prepare { .. } => fill(self.device, &mut self.buffers[0], 7, 2 * set),
-            Step::Pass if peer == 0 => {
-                self.buffers[0].copy_independent(&copies)?;
-                Ok(self.buffers[0].queue().record()?.synchronize()?)
-            }
-            Step::Pass => self.raw(bytes, block),
-            Step::Verify => check(self.device, (&self.buffers[0], 0, bytes), (7, set), &what),
-        })?;
-        bench.table.row(&Row {
-            what,
-            ours: rate(bytes, ours),
-            peer: rate(bytes, raw),
-            peer_is: "cuMemcpyDtoDAsync, one by one",
-            ratio: raw / ours,
-            bar: Bar::None,
-        });
         Ok(())
     }
 

@@ -328,7 +328,10 @@ impl Batch<'_> {
             let copy = unsafe { sim.plan_copy(name, (dst, End::Any), (src, End::Any), size as u64, when) };
             copies.push(copy.inspect_err(|_| *failed = index)?);
         }
-        if let Some((first, second)) = collision(&copies) {
+        let touches = copies.iter().enumerate();
+        let touches =
+            touches.flat_map(|(index, copy)| copy.touches().into_iter().map(move |touch| (index, touch)));
+        if let Some((first, second)) = collision(touches) {
             sim.report(format!("{name}: copies {first} and {second} of the batch touch the same bytes"));
         }
         let waits = copies.iter().any(Copy::is_to_pageable);
@@ -336,11 +339,9 @@ impl Batch<'_> {
     }
 }
 
-/// Two copies of a batch, one of which writes what the other uses.
-fn collision(copies: &[Copy]) -> Option<(usize, usize)> {
-    let touches = copies.iter().enumerate().flat_map(|(index, copy)| {
-        copy.touches().into_iter().map(move |touch| (touch.part.store, touch.part.range, touch.access, index))
-    });
+/// Two copies, by the numbers beside what they touch, one of which writes what the other uses.
+pub(super) fn collision(touches: impl Iterator<Item = (usize, Touch)>) -> Option<(usize, usize)> {
+    let touches = touches.map(|(index, Touch { part, access })| (part.store, part.range, access, index));
     let mut touches: Vec<_> = touches.collect();
     touches.sort_by_key(|(store, range, ..)| (*store, range.start));
     // Those before the present one, in order, that reach to where it starts.

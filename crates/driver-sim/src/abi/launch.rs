@@ -1,5 +1,6 @@
 //! Work that is a program's own: kernels, and functions of the host.
 
+use super::copy::collision;
 use crate::clock::Access;
 use crate::fault::Class;
 use crate::kernel::{Effect, Launch, Twin};
@@ -97,12 +98,14 @@ unsafe fn launch(
     }
     let threads: u64 = config.block.iter().map(|&side| u64::from(side)).product();
     let sides = config.grid.iter().chain(&config.block);
-    if sides.into_iter().any(|&side| side == 0) || threads > MOST_THREADS || params.is_null() {
+    let wrong_block = twin.block != 0 && config.block != [twin.block, 1, 1];
+    if sides.into_iter().any(|&side| side == 0) || threads > MOST_THREADS || params.is_null() || wrong_block {
         return Err(CuError::INVALID_VALUE);
     }
-    let threads = u64::from(config.grid[0]) * u64::from(config.block[0]);
+    let blocks = config.grid[0];
+    let threads = u64::from(blocks) * u64::from(config.block[0]);
     // SAFETY: by the contract of this function.
-    let launch = Launch { args: unsafe { arguments(twin, params)? }, threads };
+    let launch = Launch { args: unsafe { arguments(twin, params)? }, blocks, threads };
     let effects = match resolve(sim, twin, &launch) {
         Ok(effects) => effects,
         Err(error) => {
@@ -123,18 +126,18 @@ unsafe fn launch(
 
 /// # Safety
 /// `params` points to as many pointers as the twin has parameters, each to a value of the parameter's size.
-unsafe fn arguments(twin: &Twin, params: *const *const c_void) -> Result<Vec<u64>, CuError> {
+unsafe fn arguments(twin: &Twin, params: *const *const c_void) -> Result<Vec<Vec<u8>>, CuError> {
     let mut args = Vec::with_capacity(twin.params.len());
     for (index, &size) in twin.params.iter().enumerate() {
-        let mut bytes = [0; 8];
+        let mut bytes = vec![0; size];
         // SAFETY: by the contract of this function.
         let at = unsafe { *params.add(index) };
         if at.is_null() {
             return Err(CuError::INVALID_VALUE);
         }
-        // SAFETY: by the contract of this function; a twin's parameters have at most 8 bytes.
+        // SAFETY: by the contract of this function.
         unsafe { std::ptr::copy_nonoverlapping(at.cast::<u8>(), bytes.as_mut_ptr(), size) };
-        args.push(u64::from_le_bytes(bytes));
+        args.push(bytes);
     }
     Ok(args)
 }
@@ -165,7 +168,21 @@ fn resolve(sim: &mut Session, twin: &Twin, launch: &Launch) -> Result<Vec<Resolv
         }
         resolved.push(ResolvedEffect { effect, parts, into });
     }
+    if let Some((first, second)) = collision(touched(&resolved)) {
+        let (first, second) = (resolved[first].effect, resolved[second].effect);
+        sim.report(format!("{call}: {first:?} and {second:?} touch the same bytes"));
+    }
     Ok(resolved)
+}
+
+/// What the copies of a launch touch, each with its number.
+fn touched(effects: &[ResolvedEffect]) -> impl Iterator<Item = (usize, Touch)> {
+    let copies = effects.iter().enumerate();
+    let copies = copies.filter(|(_, resolved)| matches!(resolved.effect, Effect::Copy { .. }));
+    copies.flat_map(|(index, ResolvedEffect { parts, into, .. })| {
+        let touch = move |access| move |part: &Part| (index, Touch { part: part.clone(), access });
+        parts.iter().map(touch(Access::Read)).chain(into.iter().map(touch(Access::Write)))
+    })
 }
 
 /// Most threads of a block.

@@ -1,6 +1,7 @@
 //! Modules: PTX text, and the twins of its entries.
 
 use super::given;
+use super::stream::unsafe_beside_captures;
 use crate::fault::Class;
 use crate::kernel::{Twin, entries, twin};
 use crate::result::{CuError, CuResult};
@@ -133,6 +134,7 @@ pub extern "C" fn cuFuncSetAttribute(function: Function, attribute: u32, _value:
 }
 
 fn load(sim: &mut Session, module: Out<'_, Module>, image: &str) -> Result<(), CuError> {
+    unsafe_beside_captures(sim)?;
     let module = given(module)?;
     let mut twins = Vec::new();
     for entry in entries(image).ok_or(CuError::INVALID_PTX)? {

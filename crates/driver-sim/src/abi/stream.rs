@@ -3,12 +3,13 @@
 use super::context::{GREATEST_PRIORITY, LEAST_PRIORITY};
 use super::given;
 use crate::fault::Class;
-use crate::lane::{Capture, StreamState};
+use crate::lane::{Capture, Forbids, StreamState};
 use crate::result::{CuError, CuResult};
 use crate::run::Work;
-use crate::session::{call, current_context};
+use crate::session::{Session, call, current_context};
 use crate::sim::new_handle;
 use crate::types::{Context, Event, Out, Stream};
+use std::cell::Cell;
 
 /// Makes a stream. With flag 1 it knows nothing of the default stream.
 #[unsafe(no_mangle)]
@@ -122,7 +123,11 @@ pub extern "C" fn cuStreamBeginCapture_v2(stream: Stream, mode: u32) -> CuResult
         let name = sim.name;
         sim.lane_of(name, stream)?;
         match sim.streams.get_mut(&stream) {
-            Some(state) if mode <= MODES => state.capture = Capture::Active,
+            Some(state) if mode <= RELAXED => {
+                let thread = std::thread::current().id();
+                let forbids = [Forbids::All, Forbids::Thread(thread), Forbids::Nobody][mode as usize];
+                state.capture = Capture::Active(forbids);
+            }
             Some(_) => return Err(CuError::INVALID_VALUE),
             // The legacy default stream cannot be captured; of a thread's own it is not there.
             None => return Err(CuError::STREAM_CAPTURE_UNSUPPORTED),
@@ -138,7 +143,7 @@ pub extern "C" fn cuStreamEndCapture(stream: Stream, graph: Out<'_, usize>) -> C
         let capture = sim.streams.get_mut(&stream).map(|state| std::mem::take(&mut state.capture));
         given(graph)?.write(0);
         match capture {
-            Some(Capture::Active) => Ok(()),
+            Some(Capture::Active(_)) => Ok(()),
             Some(Capture::Invalidated) => Err(CuError::STREAM_CAPTURE_INVALIDATED),
             _ => Err(CuError::ILLEGAL_STATE),
         }
@@ -155,13 +160,49 @@ pub extern "C" fn cuStreamIsCapturing(stream: Stream, status: Out<'_, u32>) -> C
         };
         given(status)?.write(match capture {
             Capture::None => 0,
-            Capture::Active => 1,
+            Capture::Active(_) => 1,
             Capture::Invalidated => 2,
         });
         Ok(())
     })
 }
 
-/// The last mode of a capture.
-const MODES: u32 = 2;
+/// Exchanges the mode in which this thread stands beside captures: with 2, relaxed, nothing is forbidden to it.
+#[unsafe(no_mangle)]
+pub extern "C" fn cuThreadExchangeStreamCaptureMode(mode: Option<&mut u32>) -> CuResult {
+    call("cuThreadExchangeStreamCaptureMode", Class::Constant, |_| {
+        let mode = mode.ok_or(CuError::INVALID_VALUE)?;
+        if *mode > RELAXED {
+            return Err(CuError::INVALID_VALUE);
+        }
+        *mode = THREAD_MODE.replace(*mode);
+        Ok(())
+    })
+}
+
+/// A call that is not safe beside a capture: it spoils those that forbid it to this thread.
+pub(super) fn unsafe_beside_captures(sim: &mut Session) -> Result<(), CuError> {
+    if THREAD_MODE.get() == RELAXED {
+        return Ok(());
+    }
+    let thread = std::thread::current().id();
+    let forbidden = |capture| match capture {
+        Capture::Active(Forbids::All) => true,
+        Capture::Active(Forbids::Thread(other)) => other == thread,
+        _ => false,
+    };
+    let mut spoilt = false;
+    for state in sim.streams.values_mut().filter(|state| forbidden(state.capture)) {
+        (state.capture, spoilt) = (Capture::Invalidated, true);
+    }
+    if spoilt { Err(CuError::STREAM_CAPTURE_UNSUPPORTED) } else { Ok(()) }
+}
+
+std::thread_local! {
+    /// The mode of this thread; global at first.
+    static THREAD_MODE: Cell<u32> = const { Cell::new(0) };
+}
+
+/// The last mode of a capture, and of a thread.
+const RELAXED: u32 = 2;
 const NON_BLOCKING: u32 = 1;

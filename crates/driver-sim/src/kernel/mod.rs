@@ -1,5 +1,6 @@
 //! Kernels: names and parameters from PTX text, and the host twins that run in their place.
 
+mod copy_many;
 mod ptx;
 mod twins;
 
@@ -9,8 +10,10 @@ use twins::TWINS;
 /// A function of the host that does what the kernel of the same name does.
 pub(crate) struct Twin {
     pub(crate) name: &'static str,
-    /// Bytes of each parameter, each at most 8.
+    /// Bytes of each parameter.
     pub(crate) params: &'static [usize],
+    /// Threads of a block in x, where the kernel says so (`.reqntid`); 0: as many as the launch has.
+    pub(crate) block: u32,
     /// Which bytes a launch uses. It sees arguments and shape only, so it runs when the launch is enqueued.
     pub(crate) effects: fn(&Launch) -> Vec<Effect>,
     /// Does it.
@@ -29,10 +32,24 @@ impl core::fmt::Debug for Twin {
 /// Arguments and shape of one launch.
 #[derive(Debug)]
 pub(crate) struct Launch {
-    /// One per parameter, zero-extended.
-    pub(crate) args: Vec<u64>,
+    /// The bytes of each parameter.
+    pub(crate) args: Vec<Vec<u8>>,
+    /// Blocks in x.
+    pub(crate) blocks: u32,
     /// Threads in x, over all blocks.
     pub(crate) threads: u64,
+}
+
+impl Launch {
+    /// A parameter of at most 8 bytes, zero-extended.
+    pub(crate) fn arg(&self, index: usize) -> u64 {
+        number(&self.args[index])
+    }
+}
+
+/// The number in at most 8 bytes.
+fn number(bytes: &[u8]) -> u64 {
+    bytes.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte))
 }
 
 /// What a kernel does to bytes. Addresses must be multiples of the size of what it reads or writes there.
@@ -48,7 +65,8 @@ pub(crate) enum Effect {
         len: u64,
         align: u64,
     },
-    /// Copies between ranges that must not overlap; bytes nobody wrote stay so.
+    /// Copies between ranges that must not overlap, nor touch what another copy of the launch writes; bytes nobody wrote
+    /// stay so.
     Copy {
         dst: u64,
         src: u64,
