@@ -51,6 +51,12 @@ pub trait Transfer: Sized + Send + Sync + 'static {
         false
     }
 
+    /// About how many bytes the device moves within its memory in the time in which it transfers one to or from host memory, at
+    /// least 1: what an arena's owner weighs by whether to move blocks, or to let one more go.
+    fn moves_per_transfer(&self) -> u32 {
+        1
+    }
+
     /// A buffer of `size` bytes; its contents are unspecified.
     ///
     /// # Errors

@@ -12,20 +12,36 @@ use core::ops::Range;
 use pinned_host::{Access, Queue, QueueError, Transfer};
 use std::time::Instant;
 
+/// What came of an attempt to make one hole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Moved {
+    /// There is one.
+    Made,
+    /// It would take more than it is worth.
+    NotWorth,
+    /// Leased blocks are in the way.
+    NoPlan,
+}
+
 impl<T: Transfer> Inner<T> {
-    /// Moves blocks of a device so that `request` finds one hole. `false`: no plan, leased blocks are in the way.
+    /// Moves blocks of a device so that `request` finds one hole, if so many bytes are `worth` it.
     pub(crate) fn move_for(
         &self,
         books: &mut Books<T>,
         on: DeviceIndex,
         request: Request,
-    ) -> Result<bool, SwapError> {
+        worth: impl FnOnce(&mut Books<T>, u64) -> bool,
+    ) -> Result<Moved, SwapError> {
         let device = &mut books.devices[on];
         let mut plan = core::mem::take(&mut device.plan);
         let planned = device.arena.plan_room_into(request, &mut plan).is_ok() && !plan.is_empty();
-        let moved = if planned { self.apply(books, on, &plan) } else { Ok(()) };
+        let moved = match planned {
+            true if worth(books, plan.bytes()) => self.apply(books, on, &plan).map(|()| Moved::Made),
+            true => Ok(Moved::NotWorth),
+            false => Ok(Moved::NoPlan),
+        };
         books.devices[on].plan = plan;
-        moved.map(|()| planned)
+        moved
     }
 
     /// Runs a plan as one operation on the buffer's queue: all waits, the copies in order, one event.

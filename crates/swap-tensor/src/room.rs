@@ -6,6 +6,7 @@ use crate::{
     device::{Device, DeviceBooks, DeviceIndex, Spot},
     lock::Guard,
     observe::{Kind, Reason, Step},
+    order::Moved,
     policy::{Fetch, Tier},
     pool::Inner,
     rule::For,
@@ -70,12 +71,15 @@ impl<T: Transfer> Inner<T> {
         let prefetch = effort.why != Why::Lease;
         let mut failures = books.failures(on);
         let patient = Instant::now() + self.patience;
+        // What was given up so far so that less need move.
+        let mut spent = 0;
         loop {
             books.reap();
             if books.devices[on].lost {
                 let error = self.lost(on);
                 return (books, Err(error));
             }
+            let mut dear = None;
             // Free bytes that the budget, which may be less than the arena, lets tensors have.
             let mut free = books.devices[on].spare();
             if free >= bytes {
@@ -84,9 +88,19 @@ impl<T: Transfer> Inner<T> {
                     Err(AllocError::OutOfMemory { free: all, .. }) => free = free.min(all),
                     Err(other) => return (books, Err(other.into())),
                 }
-                match self.move_for(&mut books, on, request) {
-                    Ok(true) => continue,
-                    Ok(false) => {}
+                // When something failed room is made in the surest way.
+                let failed = books.failures(on) > failures;
+                let worth = |books: &mut Books<T>, moved| {
+                    dear = if failed {
+                        None
+                    } else {
+                        self.cheaper(books, on, (moved, bytes, spent), effort.why)
+                    };
+                    dear.is_none()
+                };
+                match self.move_for(&mut books, on, request, worth) {
+                    Ok(Moved::Made) => continue,
+                    Ok(Moved::NotWorth | Moved::NoPlan) => {}
                     Err(error) => return (books, Err(error)),
                 }
             }
@@ -108,16 +122,28 @@ impl<T: Transfer> Inner<T> {
             let mut refusal = None;
             let leaving = books.devices[on].leaving;
             if leaving == 0 || free + leaving < bytes {
-                match self.evict_one(&mut books, on, effort.why) {
-                    Ok(Evicted::Freed | Evicted::Started) => continue,
-                    Ok(Evicted::Waiting) => {}
-                    Ok(Evicted::Nobody(why)) => refusal = why,
-                    Err(error) => return (books, Err(error)),
+                match (self.evict_one(&mut books, on, effort.why), dear) {
+                    (Ok(Evicted::Freed | Evicted::Started), _) => {
+                        spent += dear.unwrap_or(0);
+                        continue;
+                    }
+                    // Then blocks move after all.
+                    (_, Some(_)) => {
+                        spent = u64::MAX;
+                        continue;
+                    }
+                    (Ok(Evicted::Waiting), None) => {}
+                    (Ok(Evicted::Nobody(why)), None) => refusal = why,
+                    (Err(error), None) => return (books, Err(error)),
                 }
             }
             // What is in flight may become room, or evictable, when it ends.
             if let Some(event) = books.job_in_flight(on) {
                 books = self.wait_for(books, &event);
+                continue;
+            }
+            if dear.is_some() {
+                spent = u64::MAX;
                 continue;
             }
             if books.spills > 0 && Instant::now() < patient {
@@ -135,6 +161,30 @@ impl<T: Transfer> Inner<T> {
                 }
             }
         }
+    }
+
+    /// What it costs, in bytes that travel, to let one more tensor go, if that and what was `spent` so far is less than `moved`
+    /// bytes within the device for room of `bytes`; `None`: those are worth it.
+    ///
+    /// Free room in many small holes can take moving nearly all of an arena. One tensor more that leaves, which a schedule would have
+    /// leave soon anyway, makes a hole where it was. To give up no more than the moves would have cost is at most twice the best choice.
+    fn cheaper(
+        &self,
+        books: &mut Books<T>,
+        on: DeviceIndex,
+        (moved, bytes, spent): (u64, u64, u64),
+        why: Why,
+    ) -> Option<u64> {
+        let ratio = u64::from(self.on(on).transfer.moves_per_transfer().max(1));
+        let below = |cost: u64| moved > cost.saturating_add(spent).saturating_mul(ratio);
+        if !below(bytes) {
+            return None;
+        }
+        let spare = Spare { fetched: !books.rules[on].follows(), below: self.keep_below };
+        let (at, clean) = books.victim(on, why, spare, false)?;
+        // It comes in again, and goes down first if it must.
+        let cost = books.entry(at).padded.saturating_mul(if clean { 1 } else { 2 });
+        below(cost).then_some(cost)
     }
 
     /// Evicts until tensors take no more than the budget, as far as nobody's lease is in the way. The bytes taken beyond it then.
@@ -379,5 +429,42 @@ impl<T: Transfer> Inner<T> {
         let mut books = self.lock();
         books.reap();
         books
+    }
+}
+
+#[cfg(all(test, feature = "cpu"))]
+mod tests {
+    use super::Why;
+    use crate::{DType, DeviceIndex, SwapPool, TensorSpec};
+    use backend_cpu::CpuDevice;
+
+    const UNIT: u64 = 1 << 16;
+
+    #[test]
+    fn blocks_move_unless_it_is_cheaper_that_one_leaves() {
+        let builder = SwapPool::builder(CpuDevice::new().unwrap()).device_memory(4 * UNIT);
+        let pool = builder.host_memory(4 * UNIT).build().unwrap();
+        let [a, b] = ["a", "b"].map(|name| {
+            let spec = TensorSpec::new(name, DType::U8, [UNIT]).unwrap();
+            pool.create(spec, &[1; UNIT as usize]).unwrap()
+        });
+        let cheaper = |moved: u64, bytes: u64, spent: u64| {
+            let (inner, mut books) = (&pool.inner, pool.inner.lock());
+            let units = (moved * UNIT, bytes * UNIT, spent.saturating_mul(UNIT));
+            inner.cheaper(&mut books, DeviceIndex::FIRST, units, Why::Lease).map(|cost| cost / UNIT)
+        };
+        assert_eq!(cheaper(10, 1, 0), None, "nobody is there");
+        a.read().unwrap().wait().unwrap();
+        assert_eq!(cheaper(10, 1, 0), Some(1), "it comes in again");
+        assert_eq!(cheaper(10, 10, 0), None, "no more than the room itself");
+        assert_eq!(cheaper(1, 1, 0), None);
+        assert_eq!([8, 9, u64::MAX].map(|spent| cheaper(10, 1, spent)), [Some(1), None, None]);
+        drop(a.write().unwrap());
+        pool.settle().unwrap();
+        assert_eq!([cheaper(10, 1, 0), cheaper(2, 1, 0)], [Some(2), None], "it goes down first");
+        let _lease = a.read().unwrap();
+        assert_eq!(cheaper(10, 1, 0), None, "it cannot leave");
+        b.read().unwrap().wait().unwrap();
+        assert_eq!(cheaper(10, 1, 0), Some(1));
     }
 }

@@ -287,6 +287,12 @@ impl Transfer for VulkanDevice {
         &self.locker
     }
 
+    /// 4 on a discrete GPU: an H200 moves 0.16 TB/s, barriers and submissions counted, and transfers 40 GB/s. 1 where device and
+    /// host share their memory.
+    fn moves_per_transfer(&self) -> u32 {
+        if self.info().kind == crate::DeviceKind::Discrete { 4 } else { 1 }
+    }
+
     /// A buffer in device-local memory, for copies and storage bindings, with a device address where there are such.
     ///
     /// # Errors
