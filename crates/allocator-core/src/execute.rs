@@ -24,7 +24,8 @@ impl<B: DeviceBuffer, P: Placement> Arena<B, P> {
     /// `run` gets the buffer and the copies, each a source range and an offset, to be made one after the other, as
     /// [`DeviceBuffer::copies_within`] does; and orders them against whatever else uses those bytes. Blocks that move by the
     /// same distance one after the other are one copy. When it refuses one, the blocks of the copies before it have moved, and
-    /// the others are where they were. It is not called for a plan without moves. O(distance) for each move as
+    /// the others are where they were. Should it panic, no move is recorded, whatever it had enqueued. It is not called for a plan
+    /// without moves. O(distance) for each move as
     /// [`OffsetAllocator::check_move`](crate::OffsetAllocator::check_move).
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use crate::groups::{Group, Room, Rules, Shift, is_nothing};
 use crate::memory::Memory;
-use crate::turn::{Piece, Progress, Turn};
+use crate::turn::{Launched, Piece, Progress, Turn};
 use crate::{CudaError, CudaOptions, CudaQueue, CudaView, Plain, kernel};
 use allocator_core::{
     CopiesRefused, CopyCost, CopyWay, DeviceBuffer, Remap, bounce_pieces, check_copy, check_range,
@@ -128,16 +128,27 @@ impl CudaBuffer {
         let together = moves.len() > 1 && self.short > 0 && turn.has_kernel();
         let most = if together { kernel::MOST } else { 1 };
         let rules = Rules { cost: self.cost, short: self.short, most };
+        // Whether these moves are being read although none of them is made.
+        let mut reading = false;
         let launched = match rules.next(moves) {
             Group::Apart(count) => turn.launch(&self.pieces(&moves[..count]))?.then_some(count),
-            Group::Through(count) => self.through(turn, &moves[..count])?.then_some(count),
+            Group::Through(count) => {
+                let launched = self.through(turn, &moves[..count])?;
+                reading = launched == Launched::First;
+                (launched == Launched::Both).then_some(count)
+            }
             Group::Alone => None,
         };
-        match (launched, &moves[0]) {
+        let made = match (launched, &moves[0]) {
             (Some(count), _) => Ok(count),
             (None, shift) if is_nothing(shift) => Ok(1),
             (None, (src, dst)) => self.one(turn, src.clone(), *dst).map(|()| 1),
+        };
+        if reading {
+            // Whoever is told that a move was not made orders nothing behind it. It is rare: once refused, the kernel is given up.
+            turn.empty();
         }
+        made
     }
 
     /// Enqueues one move in the cheapest way; it is none of nothing.
@@ -158,14 +169,14 @@ impl CudaBuffer {
         }
     }
 
-    /// Enqueues moves that [`Group::Through`] names: all to the scratch, then all from there. `false`: refused, and no byte of
-    /// the buffer will change.
-    fn through(&self, turn: &mut Turn<'_>, moves: &[Shift]) -> Result<bool, CudaError> {
-        let Some(scratch) = &self.scratch else { return Ok(false) };
+    /// Enqueues moves that [`Group::Through`] names: all to the scratch, then all from there. Unless both are, no byte of the
+    /// buffer will change.
+    fn through(&self, turn: &mut Turn<'_>, moves: &[Shift]) -> Result<Launched, CudaError> {
+        let Some(scratch) = &self.scratch else { return Ok(Launched::Neither) };
         let mut room = Room::new(scratch.size());
         let (mut out, mut back) = (Vec::with_capacity(moves.len()), Vec::with_capacity(moves.len()));
         for shift in moves.iter().filter(|shift| !is_nothing(shift)) {
-            let Some(place) = room.take(&shift.0) else { return Ok(false) };
+            let Some(place) = room.take(&shift.0) else { return Ok(Launched::Neither) };
             let Piece { src, dst, len } = self.piece(shift.0.clone(), shift.1);
             let place = scratch.base() + place;
             out.push(Piece { src, dst: place, len });

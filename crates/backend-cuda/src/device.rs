@@ -169,6 +169,10 @@ impl CudaDevice {
     /// Loads the kernel that makes many copies in one launch ([`CudaOptions::kernel_copies`]), ahead of the first of them that come
     /// together: the driver compiles it, which takes some milliseconds. Once it is loaded this does nothing.
     ///
+    /// Worth a call where the device is opened: otherwise the first compaction waits for the compiler, and with it whoever waits
+    /// for room; and loading code may wait for kernels that run, which must not themselves wait for what this thread does next.
+    /// `swap_tensor::backends::open_device` calls it.
+    ///
     /// # Errors
     /// Why the driver does not take it, or did not launch it. It is not tried again, and copies are made in other ways.
     pub fn load_kernel(&self) -> Result<(), &CudaError> {

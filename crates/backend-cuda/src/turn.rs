@@ -25,6 +25,14 @@ pub(crate) struct Piece {
     pub(crate) len: u64,
 }
 
+/// What of two launches was enqueued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Launched {
+    Both,
+    First,
+    Neither,
+}
+
 /// How far something has come that is whole only if all of it is made.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Progress {
@@ -176,12 +184,22 @@ impl<'a> Turn<'a> {
     }
 
     /// Enqueues at most [`MOST`] copies that touch none of one another's bytes, and as many more that read what these wrote, as
-    /// two launches. `false`: the first or the second was refused, and the second not enqueued.
+    /// two launches.
     ///
     /// # Errors
     /// The context is lost.
-    pub(crate) fn launch_twice(&mut self, first: &[Piece], second: &[Piece]) -> Result<bool, CudaError> {
-        Ok(self.launch(first)? && self.launch(second)?)
+    pub(crate) fn launch_twice(&mut self, first: &[Piece], second: &[Piece]) -> Result<Launched, CudaError> {
+        match self.launch(first)? {
+            true if self.launch(second)? => Ok(Launched::Both),
+            true => Ok(Launched::First),
+            false => Ok(Launched::Neither),
+        }
+    }
+
+    /// Blocks until what was enqueued has ended, as far as the driver lets it.
+    pub(crate) fn empty(&mut self) {
+        // It waited, or the context is lost, or nothing more can be done.
+        let _ = self.queue.empty();
     }
 
     /// Whether there is the kernel, as far as is known.

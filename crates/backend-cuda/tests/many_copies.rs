@@ -11,7 +11,7 @@ use allocator_core::{Arena, DeviceBuffer, Request};
 use backend_cuda::cudarc::driver::sys::{CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode};
 use backend_cuda::{CudaBuffer, CudaDevice, CudaError, CudaOptions};
 use common::{Fault, SIMULATED, Sim};
-use pinned_host::{DeviceError, ErrorKind, Event, Queue, QueuedBuffer, Transfer};
+use pinned_host::{DeviceError, ErrorKind, Event, HostPool, PageLocker, Queue, QueuedBuffer, Transfer};
 use std::ops::Range;
 
 type Copies = Vec<(Range<u64>, u64)>;
@@ -186,6 +186,33 @@ fn a_launch_without_memory_is_made_another_way_this_time() {
     bench.copy_independent(&independent(400));
     assert_eq!((sim.calls_of(LAUNCH), sim.calls_of(BATCH)), (6, 1));
     bench.check();
+}
+
+/// The launch to the scratch is taken, the launch back and the copy of the first move are refused: no move is made, and nobody
+/// orders anything behind it. So the reads must be over, too.
+#[test]
+#[cfg_attr(feature = "gpu-tests", ignore = "needs a fault of the simulated driver")]
+fn moves_that_are_refused_half_way_are_not_being_read() {
+    for seed in 0..20 {
+        let sim = Sim::new(seed);
+        let mut bench = Bench::new(&CudaOptions::new());
+        bench.device.load_kernel().unwrap();
+        let (step, len) = (4608, 4096);
+        let moves: Vec<_> = (0..100).map(|n| (512 + n * step..512 + n * step + len, n * len)).collect();
+        sim.inject_at(Fault::OutOfMemory, LAUNCH, 2);
+        sim.inject_at(Fault::OutOfMemory, COPY, 1);
+        assert_eq!(bench.buffer.copies_within(&moves).unwrap_err().made, 0);
+        assert_eq!(sim.faults_struck(), 2);
+        let pool = HostPool::new(vec![bench.device.locker().lock(1 << 16).unwrap()], 64).unwrap();
+        let mut slice = pool.allocate(len as usize).unwrap();
+        slice.as_mut_slice().fill(9);
+        let to = 512 + 99 * step;
+        drop(bench.device.upload(slice, &mut bench.buffer, to).unwrap().wait().unwrap());
+        bench.shadow[to as usize..(to + len) as usize].fill(9);
+        bench.check();
+        drop((pool, bench));
+        sim.check();
+    }
 }
 
 /// As of a copy in pieces: once something is enqueued, what is refused for good is told by the next event.

@@ -99,7 +99,10 @@ pub fn open_device<V: Visitor>(name: &str, device: Option<&str>, visitor: V) -> 
         "cuda" => {
             let select = device.map(backend_cuda::Select::parse).unwrap_or_default();
             let device = CudaOptions::new().select(select).open();
-            Ok(visitor.visit(device.map_err(|e| SwapError::device("open the CUDA device", e))?))
+            let device = device.map_err(|e| SwapError::device("open the CUDA device", e))?;
+            // Now, and not in somebody's lease; without it moves are made in other ways.
+            let _ = device.load_kernel();
+            Ok(visitor.visit(device))
         }
         #[cfg(feature = "vulkan")]
         "vulkan" => {

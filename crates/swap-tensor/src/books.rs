@@ -34,6 +34,8 @@ pub(crate) struct Books<T: Transfer> {
     pub(crate) spares: Spares,
     /// Transfers in flight that own a host copy's memory.
     pub(crate) jobs: Vec<Job<T>>,
+    /// How many of those, and of writes to the lower tier, have begun so far: the number of the next.
+    pub(crate) begun: u64,
     /// Leases that are open now.
     pub(crate) open: OpenLeases,
     /// Tensors being written to the lower tier, and bytes of host memory that will be free after it.
@@ -50,6 +52,7 @@ pub(crate) struct Books<T: Transfer> {
 
 /// A transfer in flight between a host copy and a device.
 pub(crate) struct Job<T: Transfer> {
+    pub(crate) number: u64,
     pub(crate) spot: Spot,
     pub(crate) kind: JobKind,
     /// The version it carries.
@@ -76,6 +79,7 @@ impl<T: Transfer> Books<T> {
             names: HashMap::new(),
             spares: Spares::default(),
             jobs: Vec::new(),
+            begun: 0,
             open: OpenLeases::new(),
             spills: 0,
             spilling: 0,
@@ -105,6 +109,12 @@ impl<T: Transfer> Books<T> {
 
     pub(crate) fn live(&self) -> impl Iterator<Item = (u32, &Entry<T>)> {
         self.entries.iter().enumerate().filter(|(_, e)| e.live).map(|(at, e)| (at as u32, e))
+    }
+
+    /// The number of what begins now.
+    pub(crate) fn begin(&mut self) -> u64 {
+        self.begun += 1;
+        self.begun - 1
     }
 
     /// Enters a tensor without copies under its name.

@@ -34,8 +34,8 @@ pub(crate) struct Entry<T: Transfer> {
     pub(crate) disk: LowerSlot,
     /// Its copy that is being written to the lower tier.
     pub(crate) spill: Spill,
-    /// How many such writes have ended.
-    pub(crate) spilled: u32,
+    /// The number of the last such write.
+    pub(crate) spill_number: u64,
     /// Its place in an attached file, which holds version 0.
     pub(crate) file: Option<FileCopy>,
     pub(crate) busy: Busy,
@@ -103,7 +103,7 @@ impl<T: Transfer> Entry<T> {
             host: HostSlot { state: SlotState::Absent, slice: None, share: Share::default(), entered: false },
             disk: LowerSlot::default(),
             spill: Spill::No,
-            spilled: 0,
+            spill_number: 0,
             file: None,
             busy: Busy::No,
             jobs: 0,

@@ -193,7 +193,8 @@ impl<T: Transfer> Inner<T> {
                 device.hazards.after(&[(range, Access::Write)], ticket.event());
                 device.counters.uploaded_bytes += bytes;
                 let counted = probe.transfer(Kind::Upload, &spec, bytes, (ticket.event(), started));
-                books.jobs.push(Job { spot, kind: JobKind::SwapIn, version, ticket, _counted: counted });
+                let (number, kind) = (books.begin(), JobKind::SwapIn);
+                books.jobs.push(Job { number, spot, kind, version, ticket, _counted: counted });
                 Ok(())
             }
             Err(refused) => {

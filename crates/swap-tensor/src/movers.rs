@@ -130,6 +130,9 @@ impl<T: Transfer> Movers<T> {
         };
         drop(state);
         forgotten.iter().for_each(Wish::forget);
+        if !forgotten.is_empty() {
+            self.shared.done.notify_all();
+        }
         drop(forgotten);
         self.shared.work.notify_all();
     }
@@ -364,5 +367,30 @@ mod tests {
             let tick = state.next_tick(at);
             assert!(tick >= at && tick - at < TICK && state.next_tick(tick) == tick);
         }
+    }
+
+    /// One hint is being served, another comes: who waited for the first goes on when that has ended.
+    #[test]
+    fn who_waits_for_hints_does_not_wait_for_later_ones() {
+        let builder = SwapPool::builder(CpuDevice::new().unwrap()).device_memory(1 << 16);
+        let pool = builder.host_memory(1 << 16).build().unwrap();
+        let shared = Arc::clone(&pool.inner.movers.shared);
+        shared.lock().hints.poke(&pool.inner);
+        let (number, _) = shared.lock().hints.begin().unwrap();
+        let (done, ended) = std::sync::mpsc::channel();
+        let waiting = SwapPool::clone(&pool);
+        let thread = std::thread::spawn(move || {
+            waiting.wait_prefetch();
+            done.send(()).unwrap();
+        });
+        assert!(ended.recv_timeout(Duration::from_millis(50)).is_err(), "it is being served");
+        let mut state = shared.lock();
+        state.hints.poke(&pool.inner); // no thread is there to serve it
+        state.hints.served(number);
+        drop(state);
+        shared.done.notify_all();
+        ended.recv_timeout(Duration::from_secs(20)).expect("it does not wait for the second");
+        thread.join().unwrap();
+        shared.lock().hints.unpoke();
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     observe::Step,
     pool::Inner,
 };
-use allocator_core::{ApplyError, CopiesRefused, DeviceBuffer, Move, Plan, Request};
+use allocator_core::{AllocError, ApplyError, CopiesRefused, DeviceBuffer, Move, Plan, Request};
 use core::ops::Range;
 use pinned_host::{Access, Queue, QueueError, Transfer};
 use std::time::Instant;
@@ -15,7 +15,7 @@ use std::time::Instant;
 /// What came of an attempt to make one hole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Moved {
-    /// There is one.
+    /// There is one, or there may be: another look.
     Made,
     /// It would take more than it is worth.
     NotWorth,
@@ -65,6 +65,8 @@ impl<T: Transfer> Inner<T> {
             Err(ApplyError::Run(CopiesRefused { made, error })) => {
                 (made, Some(SwapError::device("move a block", error)))
             }
+            // What was found out while it was ordered gave a block back: there is more room, and another plan.
+            Err(ApplyError::Alloc(AllocError::StalePlan { .. })) => return Ok(()),
             Err(ApplyError::Alloc(error)) => (0, Some(SwapError::from(error))),
             Err(_) => (0, Some(self.lost(on))),
         };
@@ -198,5 +200,53 @@ impl<T: Transfer> DeviceBooks<T> {
             }
             joins
         });
+    }
+}
+
+#[cfg(all(test, feature = "cpu"))]
+mod tests {
+    use super::Moved;
+    use crate::{DType, DeviceIndex, SwapPool, TensorSpec, device::Spot};
+    use allocator_core::Request;
+    use backend_cpu::CpuDevice;
+    use pinned_host::Queue;
+
+    /// A change that is found to have failed when the order of a plan is made gives a block back: the plan is stale then.
+    #[test]
+    fn a_block_that_goes_while_a_plan_is_ordered_costs_nobody_a_lease() {
+        let unit = 1u64 << 12;
+        let builder = SwapPool::builder(CpuDevice::new().unwrap()).device_memory(8 * unit);
+        let pool = builder.host_memory(64 * unit).build().unwrap();
+        let make = |name: &str, n: u64| {
+            let spec = TensorSpec::new(name, DType::U8, [n * unit]).unwrap();
+            pool.create(spec, &vec![1; (n * unit) as usize]).unwrap()
+        };
+        let ts: Vec<_> = (0..8).map(|i| make(&format!("t{i}"), 1)).collect();
+        for t in &ts {
+            t.read().unwrap().wait().unwrap();
+        }
+        pool.settle().unwrap();
+        // t7 is leased for writing on the pool's own queue, t6 is idle and clean; holes where t1 and t3 were.
+        let writer = ts[7].write().unwrap();
+        assert!(ts[1].evict() && ts[3].evict());
+        pool.settle().unwrap();
+        let inner = &pool.inner;
+        let on = DeviceIndex::FIRST;
+        let mut books = inner.lock();
+        // Work on t6 that failed, which nobody has looked at yet.
+        inner.on(on).queue.launch(|| Err(backend_cpu::CpuError::TooLarge { bytes: 1 })).unwrap();
+        let event = inner.on(on).queue.record().unwrap();
+        while matches!(pinned_host::Event::query(&event), Ok(false)) {
+            std::thread::yield_now();
+        }
+        let block = books.slot(Spot { at: ts[6].at(), on }).block.unwrap();
+        books.devices[on].changes.push((event, block));
+        books.devices[on].look_at = 0; // as with 64 changes under way
+        let moved = inner.move_for(&mut books, on, Request::new(2 * unit), |_, _| true);
+        drop(books);
+        drop(writer);
+        assert_eq!(moved.unwrap(), Moved::Made, "another look");
+        drop(make("t8", 2).read().unwrap());
+        pool.check().unwrap();
     }
 }

@@ -328,7 +328,9 @@ impl<T: Transfer> Inner<T> {
                 device.counters.write_backs += 1;
                 device.counters.downloaded_bytes += bytes;
                 let counted = probe.transfer(Kind::Download, &spec, bytes, (ticket.event(), started));
-                books.jobs.push(Job { spot, kind: JobKind::WriteBack, version, ticket, _counted: counted });
+                let number = books.begin();
+                let kind = JobKind::WriteBack;
+                books.jobs.push(Job { number, spot, kind, version, ticket, _counted: counted });
                 Ok(())
             }
             Err(error) => {
@@ -412,6 +414,11 @@ impl<T: Transfer> Books<T> {
             false => 2,
         };
         self.jobs.iter().min_by_key(worth).map(|job| job.ticket.event().clone())
+    }
+
+    /// The event of a transfer in flight that began before number `end`.
+    pub(crate) fn job_before(&self, end: u64) -> Option<T::Event> {
+        self.jobs.iter().find(|job| job.number < end).map(|job| job.ticket.event().clone())
     }
 
     /// The event of the transfer in flight for one tensor.

@@ -11,11 +11,11 @@ use std::{sync::Arc, time::Instant};
 
 impl<T: Transfer> SwapPool<T> {
     /// Blocks until every transfer of this pool that was asked for before is done, or has failed; not for what other threads ask for
-    /// meanwhile. O(tensors).
+    /// meanwhile. O(tensors) for each write to disk that it waits for.
     ///
     /// # Errors
     /// The first write-back that failed and that nobody was told of yet: its source is still valid. [`SwapError::Timeout`] when the
-    /// disk tier ends nothing for as long as its deadline.
+    /// disk tier ends nothing of that for as long as its deadline.
     pub fn settle(&self) -> Result<(), SwapError> {
         self.inner.settle()
     }
@@ -53,20 +53,19 @@ impl<T: Transfer> Inner<T> {
     fn settle(&self) -> Result<(), SwapError> {
         self.movers.wait_hints();
         let mut books = self.lock();
-        books.reap();
-        let events: Vec<T::Event> = books.jobs.iter().map(|job| job.ticket.event().clone()).collect();
-        let mut spills = books.spills_under_way();
-        for event in &events {
-            books = self.wait_for(books, event);
-        }
-        let (mut since, mut left) = (Instant::now(), spills.len());
+        let end = books.begun;
+        let (mut since, mut left) = (Instant::now(), usize::MAX);
         loop {
             books.reap();
-            spills.retain(|spill| books.is_under_way(spill));
-            if spills.is_empty() {
+            if let Some(event) = books.job_before(end) {
+                books = self.wait_for(books, &event);
+                continue;
+            }
+            let spills = books.spills_before(end);
+            if spills == 0 {
                 return books.fault.take().map_or(Ok(()), |(_, error)| Err(error));
             }
-            if core::mem::replace(&mut left, spills.len()) != left {
+            if core::mem::replace(&mut left, spills) != spills {
                 since = Instant::now();
             }
             let waited = since.elapsed();

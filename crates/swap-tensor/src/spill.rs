@@ -15,7 +15,7 @@ use crate::{
     pool::Inner,
     rule::{For, Rule},
 };
-use core::ops::Range;
+use core::{cmp::Ordering, ops::Range};
 use pinned_host::{Access, Lane, SliceOf, Transfer};
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 
@@ -29,13 +29,6 @@ pub(crate) enum Spill {
     Host,
     /// That on a device. The tensor can be read meanwhile, not written.
     Device(DeviceIndex),
-}
-
-/// One write of a tensor to the lower tier.
-pub(crate) struct SpillId {
-    at: usize,
-    /// How many of that tensor's had ended before.
-    round: u32,
 }
 
 /// What becomes of a device copy once it was written to a lower tier.
@@ -85,8 +78,9 @@ impl<T: Transfer> Inner<T> {
         if books.entries[spot.at as usize].spill != Spill::No || arena.lease(block).is_err() {
             return false;
         }
+        let number = books.begin();
         let entry = books.entry_mut(spot.at);
-        entry.spill = Spill::Device(spot.on);
+        (entry.spill, entry.spill_number) = (Spill::Device(spot.on), number);
         entry.disk.begin();
         if then == Then::Leave {
             books.leave(spot);
@@ -352,7 +346,11 @@ impl<T: Transfer> Books<T> {
         }
         let coldest =
             rule.first(Tier::Host, For::Lease, |other| entries[other as usize].may_spill().then_some(other));
-        coldest.is_none_or(|other| waits(rule, at) > waits(rule, other))
+        // What matters less goes first, whenever it is needed.
+        coldest.is_none_or(|other| match rule.priority(at).cmp(&rule.priority(other)) {
+            Ordering::Equal => waits(rule, at) > waits(rule, other),
+            lower => lower == Ordering::Less,
+        })
     }
 
     /// The coldest host copy that is the only one of its tensor and that nobody works with.
@@ -385,8 +383,9 @@ impl<T: Transfer> Books<T> {
     }
 
     fn begin_host_spill(&mut self, at: u32) {
+        let number = self.begin();
         let entry = self.entry_mut(at);
-        entry.spill = Spill::Host;
+        (entry.spill, entry.spill_number) = (Spill::Host, number);
         entry.busy = Busy::Host;
         entry.disk.begin();
         let padded = entry.padded;
@@ -405,20 +404,13 @@ impl<T: Transfer> Books<T> {
     fn end_spill(&mut self, at: u32) {
         let entry = self.entry_mut(at);
         entry.spill = Spill::No;
-        entry.spilled = entry.spilled.wrapping_add(1);
         self.spills -= 1;
     }
 
-    /// The tensors being written to the lower tier now: what [`is_under_way`](Self::is_under_way) asks about.
-    pub(crate) fn spills_under_way(&self) -> Vec<SpillId> {
-        let spilling = |(_, entry): &(usize, &Entry<T>)| entry.spill != Spill::No;
-        let entries = self.entries.iter().enumerate().filter(spilling);
-        entries.map(|(at, entry)| SpillId { at, round: entry.spilled }).collect()
-    }
-
-    /// Whether that write has not ended.
-    pub(crate) fn is_under_way(&self, SpillId { at, round }: &SpillId) -> bool {
-        self.entries.get(*at).is_some_and(|entry| entry.spill != Spill::No && entry.spilled == *round)
+    /// How many tensors are being written to the lower tier since before number `end`. O(tensors).
+    pub(crate) fn spills_before(&self, end: u64) -> usize {
+        let before = |entry: &&Entry<T>| entry.spill != Spill::No && entry.spill_number < end;
+        if self.spills == 0 { 0 } else { self.entries.iter().filter(before).count() }
     }
 
     fn end_device_spill(&mut self, spot: Spot) {
@@ -447,27 +439,118 @@ const MOST: usize = 1024;
 
 #[cfg(all(test, feature = "cpu"))]
 mod tests {
-    use crate::{DType, DeviceIndex, SwapPool, Tensor, TensorSpec, device::Spot, policy::State};
+    #[cfg(feature = "disk")]
+    use super::Then;
+    use crate::{
+        DType, DeviceIndex, SwapPool, Tensor, TensorSpec,
+        device::Spot,
+        policy::{Priority, State},
+    };
     use backend_cpu::CpuDevice;
     use std::time::{Duration, Instant};
 
-    #[test]
-    fn a_later_write_of_the_same_tensor_is_another_one() {
+    fn two(host: u64) -> (SwapPool<CpuDevice>, [Tensor<CpuDevice>; 2]) {
         let builder = SwapPool::builder(CpuDevice::new().unwrap()).device_memory(1 << 16);
-        let pool = builder.host_memory(1 << 16).build().unwrap();
-        let tensor = pool.create(TensorSpec::new("t", DType::U8, [64]).unwrap(), &[1; 64]).unwrap();
+        let pool = builder.host_memory(host).build().unwrap();
+        let make = |name| pool.create(TensorSpec::new(name, DType::U8, [64]).unwrap(), &[1; 64]).unwrap();
+        let tensors = [make("a"), make("b")];
+        (pool, tensors)
+    }
+
+    /// A spill that nobody carries out, and its end.
+    fn end(pool: &SwapPool<CpuDevice>, at: u32) {
         let mut books = pool.inner.lock();
-        assert!(books.spills_under_way().is_empty());
-        books.begin_host_spill(tensor.at());
-        let under_way = books.spills_under_way();
-        assert!(under_way.len() == 1 && books.is_under_way(&under_way[0]));
-        books.end_host_spill(tensor.at());
-        assert!(!books.is_under_way(&under_way[0]));
-        books.entry_mut(tensor.at()).disk.give_up();
-        books.begin_host_spill(tensor.at());
-        assert!(!books.is_under_way(&under_way[0]) && books.is_under_way(&books.spills_under_way()[0]));
-        books.end_host_spill(tensor.at());
-        books.entry_mut(tensor.at()).disk.give_up();
+        books.end_host_spill(at);
+        books.entry_mut(at).disk.give_up();
+        pool.inner.wake(&books);
+    }
+
+    #[test]
+    fn writes_are_told_apart_by_when_they_began_and_not_by_the_tensor() {
+        let (pool, [a, b]) = two(1 << 16);
+        let mut books = pool.inner.lock();
+        books.begin_host_spill(a.at());
+        let now = books.begun;
+        books.begin_host_spill(b.at());
+        assert_eq!((books.spills_before(now), books.spills_before(books.begun)), (1, 2));
+        drop(books);
+        end(&pool, a.at());
+        pool.inner.lock().begin_host_spill(a.at());
+        assert_eq!(pool.inner.lock().spills_before(now), 0, "another write of the same");
+        end(&pool, a.at());
+        let at = a.at();
+        drop(a);
+        let c = pool.create(TensorSpec::new("c", DType::U8, [64]).unwrap(), &[1; 64]).unwrap();
+        assert_eq!(c.at(), at, "the number is used again");
+        pool.inner.lock().begin_host_spill(at);
+        assert_eq!(pool.inner.lock().spills_before(now), 0, "a write of another tensor");
+        end(&pool, at);
+        end(&pool, b.at());
+    }
+
+    #[test]
+    fn settling_waits_for_what_is_being_written_and_not_for_what_comes_then() {
+        let (pool, [a, b]) = two(1 << 16);
+        pool.inner.lock().begin_host_spill(a.at());
+        let (settled, ended) = std::sync::mpsc::channel();
+        let waiting = SwapPool::clone(&pool);
+        let thread = std::thread::spawn(move || settled.send(waiting.settle()));
+        while pool.inner.lock().sleepers == 0 {
+            std::thread::yield_now();
+        }
+        pool.inner.lock().begin_host_spill(b.at());
+        assert!(ended.try_recv().is_err(), "`a` is being written");
+        end(&pool, a.at());
+        ended.recv_timeout(Duration::from_secs(20)).expect("it does not wait for `b`").unwrap();
+        thread.join().unwrap().unwrap();
+        end(&pool, b.at());
+    }
+
+    #[test]
+    #[cfg(feature = "disk")]
+    fn what_is_needed_last_goes_to_disk_itself_and_else_the_host_makes_room() {
+        let store = crate::disk::DiskConfig::new(std::env::temp_dir(), 64 << 16).open().unwrap();
+        let pool = SwapPool::builder(CpuDevice::new().unwrap()).device_memory(4 << 16).host_memory(8 << 16);
+        let pool = pool.schedule(true).disk(store).build().unwrap();
+        let [a, b, c, d] = four(&pool);
+        // `a` and `b` are on the device alone, `c` and `d` in host memory, and `c` is next.
+        [&a, &b].into_iter().for_each(|tensor| use_it(&pool, tensor));
+        let spilled = |tensor: &Tensor<CpuDevice>| {
+            let spot = Spot { at: tensor.at(), on: DeviceIndex::FIRST };
+            assert!(pool.inner.spill_for(&mut pool.inner.lock(), spot, Then::Leave));
+            pool.settle().unwrap();
+            let books = pool.inner.lock();
+            [&a, &b, &c, &d].map(|tensor| books.entry(tensor.at()).disk.copy().is_some())
+        };
+        assert_eq!(spilled(&b), [false, true, false, false]);
+        // Now `d` is next, then `a`, and of `b` host memory has the contents.
+        use_it(&pool, &c);
+        b.load(&[5; 1 << 16]).unwrap();
+        pool.settle().unwrap();
+        // Small ones go together with what comes next.
+        assert_eq!(spilled(&a)[..2], [false, true], "host memory has what is needed later");
+    }
+
+    /// Tensors of which a schedule knows the order, all in host memory, before the first of them is used.
+    fn four(pool: &SwapPool<CpuDevice>) -> [Tensor<CpuDevice>; 4] {
+        let make = |name| pool.create(TensorSpec::new(name, DType::U8, [1 << 16]).unwrap(), &[1; 1 << 16]);
+        let tensors = ["a", "b", "c", "d"].map(|name| make(name).unwrap());
+        pool.mark_step();
+        tensors.iter().for_each(|tensor| use_it(pool, tensor));
+        pool.mark_step();
+        let until = Instant::now() + Duration::from_secs(20);
+        while pool.schedule_state() != Some(State::Following) {
+            assert!(Instant::now() < until, "{:?}", pool.schedule_state());
+            std::thread::yield_now();
+        }
+        tensors.iter().for_each(|tensor| tensor.load(&[2; 1 << 16]).unwrap());
+        tensors
+    }
+
+    /// Its contents are on the device alone then.
+    fn use_it(pool: &SwapPool<CpuDevice>, tensor: &Tensor<CpuDevice>) {
+        drop(tensor.write().unwrap());
+        pool.settle().unwrap();
     }
 
     /// What has its only copy on the device, and is used after all that host memory could do without, needs no place there.
@@ -475,37 +558,31 @@ mod tests {
     fn what_a_schedule_needs_last_outlasts_the_host() {
         let pool = SwapPool::builder(CpuDevice::new().unwrap()).device_memory(4 << 16).host_memory(8 << 16);
         let pool = pool.schedule(true).build().unwrap();
-        let tensors = ["a", "b", "c", "d"].map(|name| {
-            pool.create(TensorSpec::new(name, DType::U8, [1 << 16]).unwrap(), &[1; 1 << 16]).unwrap()
-        });
         let outlasts = |tensor: &Tensor<CpuDevice>| {
             pool.inner.lock().outlasts_the_host(Spot { at: tensor.at(), on: DeviceIndex::FIRST })
         };
-        let use_them = |tensors: &[Tensor<CpuDevice>]| {
-            tensors.iter().for_each(|tensor| tensor.write().map(drop).unwrap());
-            pool.settle().unwrap();
-        };
-        pool.mark_step();
-        use_them(&tensors);
-        assert!(!tensors.iter().any(outlasts), "nothing is known of the order");
-        pool.mark_step();
-        let until = Instant::now() + Duration::from_secs(20);
-        while pool.schedule_state() != Some(State::Following) {
-            assert!(Instant::now() < until, "{:?}", pool.schedule_state());
-            std::thread::yield_now();
-        }
+        let [a, b, c, d] = four(&pool);
         // Host memory has all but `b`, written just now, of which only the device has the contents.
-        tensors.iter().for_each(|tensor| tensor.load(&[2; 1 << 16]).unwrap());
-        use_them(&tensors[..1]);
-        tensors[0].load(&[3; 1 << 16]).unwrap();
-        use_them(&tensors[1..2]);
-        assert_eq!([0, 1, 2, 3].map(|i| outlasts(&tensors[i])), [false, true, false, false]);
+        use_it(&pool, &a);
+        a.load(&[3; 1 << 16]).unwrap();
+        use_it(&pool, &b);
+        assert_eq!([&a, &b, &c, &d].map(outlasts), [false, true, false, false]);
+        b.set_priority(Priority::HIGH);
+        assert!(!outlasts(&b), "host memory has what matters less");
+        [&b, &d].into_iter().for_each(|tensor| tensor.set_priority(Priority::LOW));
+        assert_eq!([&b, &c, &d].map(outlasts), [true, false, false]);
+        [&b, &d].into_iter().for_each(|tensor| tensor.set_priority(Priority::NORMAL));
         // From here on `a` comes later than `b`.
-        use_them(&tensors[2..]);
+        [&c, &d].into_iter().for_each(|tensor| use_it(&pool, tensor));
         pool.mark_step();
-        tensors[1].load(&[4; 1 << 16]).unwrap();
-        tensors[2].load(&[4; 1 << 16]).unwrap();
-        use_them(&tensors[..1]);
-        assert_eq!([0, 1, 2, 3].map(|i| outlasts(&tensors[i])), [true, false, false, true]);
+        b.load(&[4; 1 << 16]).unwrap();
+        c.load(&[4; 1 << 16]).unwrap();
+        use_it(&pool, &a);
+        assert_eq!([&a, &b, &c, &d].map(outlasts), [true, false, false, true]);
+        let fresh = SwapPool::builder(CpuDevice::new().unwrap()).device_memory(1 << 16).host_memory(1 << 16);
+        let fresh = fresh.schedule(true).build().unwrap();
+        let only = fresh.create(TensorSpec::new("a", DType::U8, [64]).unwrap(), &[1; 64]).unwrap();
+        let spot = Spot { at: only.at(), on: DeviceIndex::FIRST };
+        assert!(!fresh.inner.lock().outlasts_the_host(spot), "nothing is known of the order");
     }
 }

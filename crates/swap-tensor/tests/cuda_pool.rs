@@ -9,9 +9,9 @@ mod common;
 
 use backend_cuda::cudarc::driver as cu;
 use backend_cuda::{CudaOptions, Streams};
-use common::Sim;
+use common::{Fault, Sim};
 use std::sync::Arc;
-use swap_tensor::{DType, SwapPool, TensorSpec};
+use swap_tensor::{DType, Residency, SwapPool, TensorSpec};
 
 #[test]
 fn a_pool_lives_in_a_slice_of_the_callers_and_gives_it_back() {
@@ -66,4 +66,26 @@ fn compute_on_view_runs() {
         assert!(ran.status.success(), "seed {seed}, {}: {said}{warned}", ran.status);
         assert!(said.ends_with("told on cuda\n"), "{said}");
     }
+}
+
+/// A wait that the driver refuses once has not waited.
+#[test]
+fn settling_waits_although_a_wait_is_refused() {
+    let mut settled = 0;
+    for seed in 0..300 {
+        let sim = Sim::new(seed);
+        let builder = SwapPool::builder(CudaOptions::new().open().unwrap()).device_memory(1 << 20);
+        let pool = builder.host_memory(1 << 20).build().unwrap();
+        let spec = TensorSpec::new("t", DType::U8, [64 << 10]).unwrap();
+        let tensor = pool.create(spec, &[7; 64 << 10]).unwrap();
+        pool.prefetch(&[&tensor]);
+        pool.wait_prefetch();
+        sim.inject_at(Fault::NotSupported, "cuEventSynchronize", 1);
+        let waited = pool.settle();
+        assert!(waited.is_err() || tensor.residency() == Residency::Device, "seed {seed}: {waited:?}");
+        settled += u32::from(waited.is_ok());
+        sim.clear_faults();
+        drop((tensor, pool));
+    }
+    assert!(settled > 0);
 }

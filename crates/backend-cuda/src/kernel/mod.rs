@@ -102,7 +102,8 @@ impl CopyKernel {
     /// Gives it back, lost context or not. None of its launches may be under way.
     pub(crate) fn unload(self, context: &Context) {
         // SAFETY: loaded by `load`, and forgotten here.
-        context.late(context.give_back("cuModuleUnload", || unsafe { sys::cuModuleUnload(self.module) }));
+        let unload = || unsafe { sys::cuModuleUnload(self.module) };
+        context.late(beside_captures(|| context.give_back("cuModuleUnload", unload)));
     }
 }
 

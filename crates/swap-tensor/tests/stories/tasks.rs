@@ -7,6 +7,7 @@ use futures::{
     future::{FutureExt, join_all, poll_immediate},
     task::{LocalSpawnExt, SpawnExt},
 };
+use pinned_host::{Lane, Transfer};
 use std::{
     future::IntoFuture,
     time::{Duration, Instant},
@@ -35,11 +36,15 @@ fn reads(tensor: &Tensor<CpuDevice>, value: u8) {
 fn what_is_on_the_device_is_leased_at_the_first_look() {
     let pool = pool(2, 8);
     let a = tensor(&pool, "a", 1, 7);
+    // Its copy up cannot land yet: a queue is ordered behind it.
+    let (open, gate) = std::sync::mpsc::channel::<()>();
+    pool.device().lane(Lane::Upload).launch(move || Ok(gate.recv().unwrap_or(()))).unwrap();
     drop(block_on(a.lease().into_future()).unwrap());
-    // Its copy up may not have landed yet: a queue is ordered behind it.
+    assert_eq!(a.residency(), Residency::SwappingIn);
     let ready = block_on(poll_immediate(a.lease().into_future()));
     assert!(matches!(ready, Some(Ok(_))), "no thread is needed for a hit");
     drop(ready);
+    drop(open);
     pool.settle().unwrap(); // before the host copy goes stale, the one on the device must be known to be good
     assert!(matches!(block_on(poll_immediate(a.lease_mut().into_future())), Some(Ok(_))));
 }
