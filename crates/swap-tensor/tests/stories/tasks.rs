@@ -38,7 +38,12 @@ fn what_is_on_the_device_is_leased_at_the_first_look() {
     let a = tensor(&pool, "a", 1, 7);
     // Its copy up cannot land yet: a queue is ordered behind it.
     let (open, gate) = std::sync::mpsc::channel::<()>();
-    pool.device().lane(Lane::Upload).launch(move || Ok(gate.recv().unwrap_or(()))).unwrap();
+    let wait = move || {
+        // Until the other end is gone.
+        let _ = gate.recv();
+        Ok(())
+    };
+    pool.device().lane(Lane::Upload).launch(wait).unwrap();
     drop(block_on(a.lease().into_future()).unwrap());
     assert_eq!(a.residency(), Residency::SwappingIn);
     let ready = block_on(poll_immediate(a.lease().into_future()));
