@@ -438,6 +438,7 @@ const SMALL: u64 = 256 << 10;
 const MOST: usize = 1024;
 
 #[cfg(all(test, feature = "cpu"))]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on should stop where it stands")]
 mod tests {
     #[cfg(feature = "disk")]
     use super::Then;
