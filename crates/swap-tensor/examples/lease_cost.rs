@@ -37,16 +37,9 @@ fn main() -> Outcome<()> {
     println!("ns per lease; each figure is the least of {runs} runs of {leases} leases");
     println!("| tensors | create | hit | clean miss | dirty miss | full host |");
     println!("|---|---|---|---|---|---|");
-    let mut first: Option<[f64; 5]> = None;
+    let mut first = None;
     for &tensors in counts {
-        let costs = costs(tensors, leases, runs)?;
-        let first = first.get_or_insert(costs);
-        let cells: Vec<String> = costs
-            .iter()
-            .zip(first)
-            .map(|(cost, first)| format!("{cost:.0} ({:.2})", cost / *first))
-            .collect();
-        println!("| {tensors} | {} |", cells.join(" | "));
+        row(tensors, costs(tensors, leases, runs)?, &mut first);
     }
     println!("in brackets: how many times the first row's");
     println!("copy: {:.0} ns", least_of(runs, || copy(leases))?);
@@ -55,18 +48,20 @@ fn main() -> Outcome<()> {
         "| tasks that wait at a time | hit on one tensor, all to write it | room for one of their tensors |"
     );
     println!("|---|---|---|");
-    let mut first: Option<[f64; 2]> = None;
+    let mut first = None;
     for tasks in if quick { [2, 8, 32] } else { [10, 100, 1_000] } {
         let costs = [least_of(runs, || crowd(tasks, true))?, least_of(runs, || crowd(tasks, false))?];
-        let first = first.get_or_insert(costs);
-        let cells: Vec<String> = costs
-            .iter()
-            .zip(first)
-            .map(|(cost, first)| format!("{cost:.0} ({:.2})", cost / *first))
-            .collect();
-        println!("| {tasks} | {} |", cells.join(" | "));
+        row(tasks, costs, &mut first);
     }
     Ok(())
+}
+
+/// A row of nanoseconds, each beside its ratio to the first row's.
+fn row<const N: usize>(what: u64, costs: [f64; N], first: &mut Option<[f64; N]>) {
+    let first = first.get_or_insert(costs);
+    let cell = |(cost, first): (&f64, &mut f64)| format!("{cost:.0} ({:.2})", cost / *first);
+    let cells: Vec<String> = costs.iter().zip(first).map(cell).collect();
+    println!("| {what} | {} |", cells.join(" | "));
 }
 
 /// Nanoseconds of a lease for which as many tasks as `tasks` wait at first, and one less after each.

@@ -156,8 +156,8 @@ impl OpenLeases {
 
     /// Whether one on this tensor is open on a device. O(open leases).
     pub(crate) fn is_open(&self, spec: &Arc<TensorSpec>, on: DeviceIndex) -> bool {
-        let leases = self.slots.iter().filter_map(|slot| slot.lease.as_ref());
-        leases.into_iter().any(|lease| Arc::ptr_eq(&lease.spec, spec) && lease.device == on)
+        let is_on = |lease: &Taken| Arc::ptr_eq(&lease.spec, spec) && lease.device == on;
+        self.slots.iter().any(|slot| slot.lease.as_ref().is_some_and(is_on))
     }
 
     /// Those that are open, the oldest first.

@@ -75,6 +75,7 @@ mod books;
 mod builder;
 mod check;
 mod claim;
+mod coldest;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod contents;

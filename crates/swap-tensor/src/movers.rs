@@ -188,8 +188,12 @@ impl<T: Transfer> Movers<T> {
 
     /// Blocks until every hint there is now has been served or given up: not for those that others give meanwhile.
     pub(crate) fn wait_hints(&self) {
+        let end = self.shared.lock().hints.end();
+        self.wait_hints_before(end);
+    }
+
+    fn wait_hints_before(&self, end: u64) {
         let mut state = self.shared.lock();
-        let end = state.hints.end();
         while state.hints.any_before(end) {
             state = self.shared.done.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -377,10 +381,11 @@ mod tests {
         let shared = Arc::clone(&pool.inner.movers.shared);
         shared.lock().hints.poke(&pool.inner);
         let (number, _) = shared.lock().hints.begin().unwrap();
+        let end = shared.lock().hints.end();
         let (done, ended) = std::sync::mpsc::channel();
         let waiting = SwapPool::clone(&pool);
         let thread = std::thread::spawn(move || {
-            waiting.wait_prefetch();
+            waiting.inner.movers.wait_hints_before(end);
             done.send(()).unwrap();
         });
         assert!(ended.recv_timeout(Duration::from_millis(50)).is_err(), "it is being served");
